@@ -1,0 +1,159 @@
+"""Checking a value against a schema of the contract: every fault as a pointer and a sentence, never the value itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from itertools import islice
+from typing import Any
+
+from jsonschema_rs import Draft202012Validator, ValidationError
+
+from .contract import Schema
+from .dialect import to_json_schema
+
+MAX_FAULTS = 50
+_NEAR = 0.75
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing wrong: a JSON pointer (RFC 6901) to it and a sentence without a subject, such as `must be text`."""
+
+    pointer: str
+    detail: str
+
+
+class Check:
+    """A schema, compiled. Thread-safe; make it once and keep it."""
+
+    def __init__(self, schema: Schema) -> None:
+        self.schema = schema
+        self._validator = Draft202012Validator(
+            to_json_schema(schema, null="type"), validate_formats=True, mask="value"
+        )
+
+    def faults(self, value: Any, at: str = "") -> list[Fault]:
+        """What is wrong with `value`, a fault a place, at most MAX_FAULTS + 1 of them; `at` is the pointer to `value`."""
+        if self._validator.is_valid(value):
+            return []
+        found: dict[str, Fault] = {}
+        for error in self._validator.iter_errors(value):
+            fault = _fault(error, at)
+            if (
+                fault.pointer not in found or error.kind.name == "format"
+            ):  # reads better than a pattern beside it
+                found[fault.pointer] = fault
+            if len(found) > MAX_FAULTS:
+                break
+        return list(found.values())
+
+    def misspelt(self, value: Any, at: str = "") -> tuple[list[Fault], list[str]]:
+        """Members of `value` that the schema does not name, as (faults, pointers).
+
+        A fault is a member that looks like a misspelling of a known one, or is one of its `x-aliases`; the pointers
+        are those of all other unknown members. At most MAX_FAULTS + 1 of each.
+        """
+        faults: list[Fault] = []
+        unknown: list[str] = []
+        for pointer, name, properties in islice(_strangers(value, self.schema, at), 4 * MAX_FAULTS):
+            meant = near_name(name, properties)
+            if meant:
+                faults.append(Fault(pointer, f"is not a known member; did you mean {meant}?"))
+            else:
+                unknown.append(pointer)
+        return faults[: MAX_FAULTS + 1], unknown[: MAX_FAULTS + 1]
+
+
+def near_name(name: str, properties: dict[str, Schema] | Iterable[str]) -> str | None:
+    """The known name that `name` probably stands for: an alias, the same letters in another case style, or a near spelling."""
+    schemas = properties if isinstance(properties, dict) else {known: {} for known in properties}
+    spellings = {_letters(known): known for known in schemas}
+    for known, schema in schemas.items():
+        spellings |= {_letters(alias): known for alias in schema.get("x-aliases", ())}
+    near = get_close_matches(_letters(name)[:64], spellings, n=1, cutoff=_NEAR)
+    return spellings[near[0]] if near else None
+
+
+def pointer_token(token: str | int) -> str:
+    """`token` as one step of a JSON pointer (RFC 6901 section 3), cut at a length that no honest name has."""
+    return str(token)[:100].replace("~", "~0").replace("/", "~1")
+
+
+def _letters(name: str) -> str:
+    return name.replace("_", "").replace("-", "").lower()
+
+
+def _strangers(value: Any, schema: Schema, at: str) -> Iterator[tuple[str, str, dict[str, Schema]]]:
+    """(pointer, name, known properties) of each member that an object schema with named properties does not name."""
+    if isinstance(value, dict) and (properties := schema.get("properties")):
+        for name, member in value.items():
+            if name in properties:
+                yield from _strangers(member, properties[name], f"{at}/{name}")
+            else:
+                yield f"{at}/{pointer_token(name)}", name, properties
+    elif isinstance(value, list) and (properties := schema.get("items", {}).get("properties")):
+        known = properties.keys()
+        deep = any(child.get("properties") or child.get("items") for child in properties.values())
+        for index, item in enumerate(value):
+            # The quick test keeps ten thousand well-spelt items cheap.
+            if isinstance(item, dict) and (deep or not item.keys() <= known):
+                yield from _strangers(item, schema["items"], f"{at}/{index}")
+
+
+def _fault(error: ValidationError, at: str) -> Fault:
+    kind = error.kind
+    pointer = at + "".join(f"/{pointer_token(step)}" for step in error.instance_path)
+    if kind.name == "required":
+        return Fault(f"{pointer}/{pointer_token(kind.value)}", "is required")
+    if kind.name == "propertyNames":
+        return Fault(pointer, f"has a member whose name {_sentence(kind.value.kind)}")
+    return Fault(pointer, _sentence(kind))
+
+
+def _sentence(kind: Any) -> str:
+    sentence = _SENTENCES.get(kind.name)
+    return sentence(kind.value) if sentence else f"breaks the rule {kind.name}"
+
+
+_TYPES = {
+    "string": "text",
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+    "object": "an object",
+    "array": "an array",
+    "null": "null",
+}
+
+
+def _one_of(values: list[Any]) -> str:
+    return f"must be one of {', '.join(str(value) for value in values if value is not None)}"
+
+
+_SENTENCES: dict[str, Callable[[Any], str]] = {
+    "type": lambda types: f"must be {' or '.join(_TYPES[name] for name in types)}",
+    "enum": _one_of,
+    "const": lambda value: f"must be {value}",
+    "format": lambda name: f"must be a valid {name}",
+    "pattern": lambda pattern: f"must match {pattern}",
+    "minLength": lambda limit: f"must have at least {limit} character{'' if limit == 1 else 's'}",
+    "maxLength": lambda limit: f"must have at most {limit} characters",
+    "minimum": lambda limit: f"must be at least {limit}",
+    "maximum": lambda limit: f"must be at most {limit}",
+    "exclusiveMinimum": lambda limit: f"must be above {limit}",
+    "exclusiveMaximum": lambda limit: f"must be below {limit}",
+    "multipleOf": lambda step: f"must be a multiple of {step}",
+    "minItems": lambda limit: f"must have at least {limit} item{'' if limit == 1 else 's'}",
+    "maxItems": lambda limit: f"must have at most {limit} items",
+    "uniqueItems": lambda _: "must not repeat an item",
+    "minProperties": lambda limit: f"must have at least {limit} member{'' if limit == 1 else 's'}",
+    "maxProperties": lambda limit: f"must have at most {limit} members",
+    "additionalProperties": lambda names: (
+        f"has {len(names)} unknown member{'' if len(names) == 1 else 's'}"
+    ),
+    "not": lambda _: "is not allowed",
+    "anyOf": lambda _: "fits none of the allowed forms",
+    "oneOf": lambda _: "must fit exactly one of the allowed forms",
+}

@@ -1,0 +1,335 @@
+"""The derived OpenAPI document as operations, parameters and tools: what both processes run on.
+
+`load` is the only way in. It inlines every local `$ref`, so that no later reader resolves one. The document's
+own extensions are read here and nowhere else:
+
+* root `x-naftiko`: `baseUri`, `authentication`, `environment`, `ports`, optionally `product` (our name towards
+  the upstream) and `answerHeaders` (upstream headers that reach the caller);
+* operation `x-naftiko`: upstream `method` and `path`, optionally `names` (caller's name -> upstream's name, where
+  they differ) and `constants` (inputs that are always sent);
+* operation `x-mcp-tool`: the operation's tool; root `x-mcp-server`: the server that offers the tools.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+Schema = dict[str, Any]
+
+DEFAULT_DOCUMENT = Path(__file__).with_name("openapi.yaml")
+METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
+_PLACEHOLDER = re.compile(r"\{\{\s*([\w.-]+)\s*\}\}")
+_PATH_VARIABLE = re.compile(r"\{([^{}]+)\}")
+
+
+class ContractError(ValueError):
+    """The document cannot be run; the message names the file, the place and the reason in one line."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One input outside the body.
+
+    `location` is `path`, `query` or `header`; `schema` is an OpenAPI 3.0 schema without `$ref`. `explode` false
+    joins an array's items with commas, true repeats the parameter.
+    """
+
+    name: str
+    location: str
+    required: bool
+    schema: Schema
+    description: str
+    explode: bool
+    upstream_name: str
+
+    @property
+    def takes_unknown(self) -> bool:
+        """True for an exploded query object: each of its members is a query parameter of its own (OpenAPI 3.0.3, style form)."""
+        return self.location == "query" and self.explode and self.schema.get("type") == "object"
+
+
+@dataclass(frozen=True)
+class Body:
+    """The JSON request body: whether it is required, and its schema without `$ref`."""
+
+    required: bool
+    schema: Schema
+    description: str
+
+
+@dataclass(frozen=True)
+class Constant:
+    """An input that every call sends upstream and no caller can change."""
+
+    location: str
+    name: str
+    value: str
+
+
+@dataclass(frozen=True)
+class Tool:
+    """An operation's MCP face.
+
+    `arguments` maps a tool argument to the REST parameter it fills, where the two names differ; `defaults` are the
+    arguments that a call sends when it leaves them out; `shortened` tells a model how to get what was cut from a result.
+    """
+
+    name: str
+    title: str
+    description: str
+    read_only: bool
+    destructive: bool
+    idempotent: bool
+    open_world: bool
+    arguments: Mapping[str, str]
+    defaults: Mapping[str, Any]
+    shortened: str
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One row of the contract: how it is called here, and what is called upstream for it."""
+
+    id: str
+    method: str
+    path: str
+    summary: str
+    description: str
+    parameters: tuple[Parameter, ...]
+    body: Body | None
+    response_schema: Schema
+    upstream_method: str
+    upstream_path: str
+    constants: tuple[Constant, ...]
+    tool: Tool | None
+
+    @property
+    def safe(self) -> bool:
+        """True when calling changes nothing upstream, so that it may be repeated or abandoned."""
+        return self.method in ("GET", "HEAD")
+
+    @property
+    def takes_unknown_query(self) -> bool:
+        """True when a query parameter that is not declared is data of the caller's (see `Parameter.takes_unknown`)."""
+        return any(parameter.takes_unknown for parameter in self.parameters)
+
+
+@dataclass(frozen=True)
+class Authentication:
+    """How the upstream is told who calls: `type` is none, bearer, basic or apikey; `fields` are templates over `{{env.X}}`."""
+
+    type: str
+    fields: Mapping[str, str]
+
+    @property
+    def variables(self) -> list[str]:
+        """The template variables that must have a value, in order of appearance (`env.X`)."""
+        return [name for text in self.fields.values() for name in _PLACEHOLDER.findall(text)]
+
+    def render(self, values: Mapping[str, str]) -> dict[str, str]:
+        """The fields with each `{{variable}}` replaced from `values`; KeyError for one that has none."""
+        return {
+            key: _PLACEHOLDER.sub(lambda match: values[match[1]], text)
+            for key, text in self.fields.items()
+        }
+
+
+@dataclass(frozen=True)
+class Contract:
+    """The whole document. `environment` maps a template variable to the environment variables that may hold it, best first."""
+
+    source: str
+    document: dict[str, Any]
+    operations: Mapping[str, Operation]
+    base_url: str
+    authentication: Authentication
+    environment: Mapping[str, tuple[str, ...]]
+    ports: Mapping[str, int]
+    product: str
+    answer_headers: frozenset[str]
+    title: str
+    version: str
+    mcp_name: str
+    mcp_instructions: str
+
+    @cached_property
+    def _routes(self) -> list[tuple[re.Pattern[str], str]]:
+        return [
+            (_path_pattern(operation.path), operation.method)
+            for operation in self.operations.values()
+        ]
+
+    def allowed_methods(self, path: str) -> list[str]:
+        """The methods that the decoded `path` answers, HEAD and OPTIONS included; empty for a path that is not in the contract."""
+        methods = {method for pattern, method in self._routes if pattern.fullmatch(path)}
+        if not methods:
+            return []
+        return sorted(methods | {"OPTIONS"} | ({"HEAD"} if "GET" in methods else set()))
+
+
+def load(source: Path = DEFAULT_DOCUMENT) -> Contract:
+    """The contract in the file `source`; ContractError when it cannot be read or lacks what running needs."""
+    document = read_document(source)
+    try:
+        return _contract(str(source), _inline(document, document, ()))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ContractError(
+            f"{source}: a member that running needs is missing or misshapen: {error}"
+        ) from error
+
+
+def read_document(source: Path) -> dict[str, Any]:
+    """The document in the file `source` as it stands, `$ref`s included; ContractError when it is not a derived document."""
+    try:
+        document = yaml.load(source.read_text(encoding="utf-8"), Loader=_LOADER)  # noqa: S506 - both loaders are safe
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ContractError(
+            f"{source}: cannot be read as YAML: {' '.join(str(error).split())}"
+        ) from error
+    if not isinstance(document, dict) or "x-naftiko" not in document:
+        raise ContractError(
+            f"{source}: no x-naftiko member: not a document derived from a capability"
+        )
+    return document
+
+
+_LOADER = getattr(
+    yaml, "CSafeLoader", yaml.SafeLoader
+)  # the compiled one where PyYAML was built with it
+
+
+def path_variables(template: str) -> list[str]:
+    """The variable names in a path template, in order."""
+    return _PATH_VARIABLE.findall(template)
+
+
+def _contract(source: str, document: dict[str, Any]) -> Contract:
+    upstream = document["x-naftiko"]
+    authentication = dict(upstream.get("authentication") or {"type": "none"})
+    server = document.get("x-mcp-server", {})
+    info = document["info"]
+    return Contract(
+        source=source,
+        document=document,
+        operations={operation.id: operation for operation in _operations(document)},
+        base_url=upstream["baseUri"],
+        authentication=Authentication(
+            authentication.pop("type"), {k: str(v) for k, v in authentication.items()}
+        ),
+        environment={
+            name: tuple(sources) for name, sources in upstream.get("environment", {}).items()
+        },
+        ports=upstream["ports"],
+        product=upstream.get("product", "naftiko-gateway"),
+        answer_headers=frozenset(name.lower() for name in upstream.get("answerHeaders", [])),
+        title=info["title"],
+        version=info["version"],
+        mcp_name=server.get("name", "naftiko-gateway"),
+        mcp_instructions=server.get("instructions", ""),
+    )
+
+
+def _operations(document: dict[str, Any]) -> Iterator[Operation]:
+    for path, item in document["paths"].items():
+        for method in METHODS:
+            if method in item:
+                yield _operation(path, method.upper(), item[method], item.get("parameters", []))
+
+
+def _operation(
+    path: str, method: str, declared: dict[str, Any], shared: list[dict[str, Any]]
+) -> Operation:
+    upstream = declared["x-naftiko"]
+    names = upstream.get("names", {})
+    tool = declared.get("x-mcp-tool")
+    return Operation(
+        id=declared["operationId"],
+        method=method,
+        path=path,
+        summary=declared.get("summary", ""),
+        description=declared.get("description", ""),
+        parameters=tuple(
+            _parameter(parameter, names) for parameter in [*shared, *declared.get("parameters", [])]
+        ),
+        body=_body(declared["requestBody"]) if "requestBody" in declared else None,
+        response_schema=_json_content(declared["responses"].get("200", {})),
+        upstream_method=upstream["method"],
+        upstream_path=upstream["path"],
+        constants=tuple(
+            Constant(constant["in"], constant["name"], str(constant["value"]))
+            for constant in upstream.get("constants", [])
+        ),
+        tool=_tool(tool) if tool else None,
+    )
+
+
+def _parameter(declared: dict[str, Any], names: Mapping[str, str]) -> Parameter:
+    style = declared.get("style", "form" if declared["in"] == "query" else "simple")
+    return Parameter(
+        name=declared["name"],
+        location=declared["in"],
+        required=declared.get("required", False),
+        schema=declared["schema"],
+        description=declared.get("description", ""),
+        explode=declared.get("explode", style == "form"),
+        upstream_name=names.get(declared["name"], declared["name"]),
+    )
+
+
+def _body(declared: dict[str, Any]) -> Body:
+    return Body(
+        declared.get("required", False), _json_content(declared), declared.get("description", "")
+    )
+
+
+def _json_content(declared: dict[str, Any]) -> Schema:
+    schema: Schema = declared.get("content", {}).get("application/json", {}).get("schema", {})
+    return schema
+
+
+def _tool(declared: dict[str, Any]) -> Tool:
+    hints = declared["hints"]
+    return Tool(
+        name=declared["name"],
+        title=declared.get("title", declared["name"]),
+        description=declared["description"],
+        read_only=hints["readOnly"],
+        destructive=hints["destructive"],
+        idempotent=hints["idempotent"],
+        open_world=hints["openWorld"],
+        arguments=declared.get("arguments", {}),
+        defaults=declared.get("defaults", {}),
+        shortened=declared.get("shortened", ""),
+    )
+
+
+def _inline(node: Any, document: dict[str, Any], trail: tuple[str, ...]) -> Any:
+    if isinstance(node, list):
+        return [_inline(item, document, trail) for item in node]
+    if not isinstance(node, dict):
+        return node
+    reference = node.get("$ref")
+    if not isinstance(reference, str):
+        return {key: _inline(value, document, trail) for key, value in node.items()}
+    if not reference.startswith("#/") or reference in trail:
+        raise ContractError(
+            f"$ref {reference}: only references within the document that do not recur can be run"
+        )
+    target: Any = document
+    for token in reference[2:].split("/"):
+        target = target[token.replace("~1", "/").replace("~0", "~")]
+    return _inline(target, document, (*trail, reference))
+
+
+def _path_pattern(template: str) -> re.Pattern[str]:
+    pieces = re.split(r"(\{[^{}]+\})", template)
+    return re.compile(
+        "".join("[^/]+" if piece.startswith("{") else re.escape(piece) for piece in pieces)
+    )

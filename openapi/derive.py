@@ -1,0 +1,312 @@
+"""Derives the OpenAPI document from a capability and an overlay: `python -m openapi.derive`.
+
+The document says everything that running needs: routes, inputs and their upstream places,
+authentication, tools (`contract` documents the extensions). What a capability cannot say, an
+OpenAPI Overlay adds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from openapi import overlay
+from openapi.capability import Caller, Capability, CapabilityError, Declared, hint, read
+from openapi.inputs import Asked, Inputs, pair
+
+HERE = Path(__file__).parent
+OWN_CAPABILITY, OWN_OVERLAY, OWN_DOCUMENT = (
+    HERE / name for name in ("batch-batch-jobs.yaml", "overlay.yaml", "openapi.yaml")
+)
+MCP_PORT = 9090
+_TEMPLATE = re.compile(r"\{\{\s*([\w-]+(?:\.[\w-]+)?)\s*\}\}")
+
+Binds = Mapping[str, Mapping[str, str]]
+
+
+def derive(capability: Capability) -> dict[str, Any]:
+    """The OpenAPI 3.0.3 document, fixed paths before variable ones; CapabilityError."""
+    info = capability.declared["info"]
+    document: dict[str, Any] = {
+        "openapi": "3.0.3",
+        "info": {
+            "title": info["label"],
+            "description": info.get("description", info["label"]),
+            "version": info.get("version", "1.0.0"),
+        },
+        "servers": [{"url": "/"}],
+        "tags": list(_tags(capability)),
+        "paths": {},
+        "x-naftiko": _upstream(capability),
+    }
+    if capability.mcp:
+        document["x-mcp-server"] = {
+            "name": capability.mcp["namespace"],
+            "instructions": capability.mcp.get("description", ""),
+        }
+    for caller in sorted(capability.operations, key=lambda each: _variability(each.route)):
+        item = document["paths"].setdefault(caller.route, {})
+        item[caller.declared["method"].lower()] = _operation(caller, capability)
+    return document
+
+
+def render(document: Mapping[str, Any], origin: str) -> str:
+    """The document as YAML under a comment that names its `origin`; deterministic."""
+    body = yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+    return f"# Derived, do not edit. Written by: {origin}\n{body}"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command, see `--help`: 0, or 1 for a stale document (`--check`), or 2 with a line why."""
+    options = _options(arguments)
+    try:
+        text = _derived(options)
+        if options.check:
+            return _check(text, options.output)
+        _write(text, options.output)
+    except (CapabilityError, overlay.OverlayError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m openapi.derive",
+        description="Derive the OpenAPI document of a capability; without arguments the project's.",
+    )
+    add = parser.add_argument
+    add("capability", nargs="?", type=Path, metavar="CAPABILITY", help="a Naftiko capability file")
+    add("--overlay", type=Path, metavar="OVERLAY", help="an OpenAPI Overlay to apply")
+    add("--output", type=Path, metavar="FILE", help="where to write; - prints")
+    add("--check", action="store_true", help="only compare: exit 1 with a diff if FILE is stale")
+    options = parser.parse_args(arguments)
+    options.own = options.capability is None
+    if options.own:
+        options.capability = OWN_CAPABILITY
+        options.overlay = options.overlay or OWN_OVERLAY
+        options.output = options.output or OWN_DOCUMENT
+    options.output = options.output or Path("-")
+    if options.check and str(options.output) == "-":
+        parser.error("--check needs --output FILE")
+    return options
+
+
+def _derived(options: argparse.Namespace) -> str:
+    try:
+        document = derive(read(options.capability))
+    except CapabilityError as error:
+        raise CapabilityError(str(options.capability), str(error)) from error
+    if options.overlay:
+        document = overlay.apply(document, options.overlay)
+    return render(document, _origin(options))
+
+
+def _origin(options: argparse.Namespace) -> str:
+    # File names without directories, so that the text does not depend on where the command ran.
+    words = ["python -m openapi.derive"]
+    if not options.own:
+        words.append(options.capability.name)
+        words += ["--overlay", options.overlay.name] if options.overlay else []
+    return " ".join(words)
+
+
+def _write(text: str, output: Path) -> None:
+    if str(output) == "-":
+        sys.stdout.write(text)
+        return
+    try:
+        output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise CapabilityError(str(output), f"cannot be written: {error.strerror}") from error
+
+
+def _check(text: str, committed: Path) -> int:
+    current = committed.read_text(encoding="utf-8") if committed.exists() else ""
+    old, new = current.splitlines(keepends=True), text.splitlines(keepends=True)
+    sys.stdout.writelines(difflib.unified_diff(old, new, str(committed), "derived now"))
+    return int(current != text)
+
+
+class _Dumper(yaml.SafeDumper):
+    """YAML for people: no aliases, long text folded into blocks."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+    def represent_text(self, text: str) -> yaml.Node:
+        style = "|" if "\n" in text else ">" if len(text) > 90 and " " in text else None
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _Dumper.represent_text)
+
+
+# --- the document ---------------------------------------------------------------------------------
+
+
+def _tags(capability: Capability) -> Iterator[dict[str, str]]:
+    seen = set()
+    for resource in capability.rest["resources"]:
+        if resource["name"] not in seen:
+            seen.add(resource["name"])
+            text = resource.get("description")
+            yield {"name": resource["name"], **({"description": text} if text else {})}
+
+
+def _variability(path: str) -> list[int]:
+    # Segment by segment: fixed text before mixed text before a whole variable.
+    return [
+        0 if "{" not in part else 2 if re.fullmatch(r"\{[^{}]+\}", part) else 1
+        for part in path.split("/")
+    ]
+
+
+def _upstream(capability: Capability) -> dict[str, Any]:
+    authentication, environment = _authentication(capability)
+    return {
+        "specification": capability.declared["naftiko"],
+        "namespace": capability.consumes["namespace"],
+        "baseUri": capability.consumes["baseUri"],
+        "authentication": authentication,
+        "environment": environment,
+        "ports": {"rest": capability.rest["port"], "mcp": capability.mcp.get("port", MCP_PORT)},
+    }
+
+
+def _authentication(capability: Capability) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """The authentication with qualified templates, and the environment variables behind them."""
+    declared = dict(capability.consumes.get("authentication", {"type": "none"}))
+    if declared["type"] == "apikey":
+        declared.setdefault("placement", "header")
+    binds = {bind["namespace"]: bind["keys"] for bind in capability.declared.get("binds", [])}
+    environment: dict[str, list[str]] = {}
+    for key in ("token", "username", "password", "value"):
+        if key in declared:
+            place = f"{capability.place_of_authentication}.{key}"
+            declared[key] = _qualified(declared[key], place, binds, environment)
+    if declared["type"] != "none" and not environment:
+        reason = "no secret may stand in the file; use {{env.NAME}}"
+        raise CapabilityError(capability.place_of_authentication, reason)
+    return declared, environment
+
+
+def _qualified(text: str, place: str, binds: Binds, environment: dict[str, list[str]]) -> str:
+    """`text` with every variable named by namespace and key, each entered into `environment`."""
+    for name in _TEMPLATE.findall(text):
+        variable, source = _bound(name, place, binds)
+        environment[variable] = [source]
+    if "{{" in _TEMPLATE.sub("", text):
+        raise CapabilityError(place, "a variable is written {{NAME}} or {{NAMESPACE.NAME}}")
+    return _TEMPLATE.sub(lambda match: f"{{{{{_bound(match[1], place, binds)[0]}}}}}", text)
+
+
+def _bound(name: str, place: str, binds: Binds) -> tuple[str, str]:
+    """The variable `name` with its namespace, and the environment variable behind it."""
+    namespace, dot, key = name.partition(".")
+    if not dot:
+        namespace, key = next((each for each in binds if name in binds[each]), "env"), name
+    if namespace not in {*binds, "env"}:
+        reason = f"nothing binds the namespace {namespace!r}{hint(namespace, [*binds, 'env'])}"
+        raise CapabilityError(place, reason)
+    source = binds.get(namespace, {}).get(key)
+    # What `env` does not list is still an environment variable: whole files rely on it.
+    if source is None and namespace != "env":
+        reason = f"the bind {namespace!r} has no key {key!r}{hint(key, binds[namespace])}"
+        raise CapabilityError(place, reason)
+    return f"{namespace}.{key}", source or key
+
+
+# --- one operation --------------------------------------------------------------------------------
+
+
+def _operation(caller: Caller, capability: Capability) -> dict[str, Any]:
+    tool = capability.tools.get(caller.name)
+    inputs = pair(caller, tool, capability)
+    renamed = {each.name: each.upstream for each in inputs.parameters if each.name != each.upstream}
+    constants = [
+        {"in": each.location, "name": each.name, "value": each.value} for each in inputs.constants
+    ]
+    return {
+        "operationId": caller.name,
+        "tags": [caller.resource],
+        "summary": caller.description,
+        "description": caller.description,
+        **_compact(parameters=[_parameter(each) for each in inputs.parameters]),
+        **({"requestBody": _body(inputs.body)} if inputs.body else {}),
+        "responses": {
+            "200": {
+                "description": "The upstream's answer, unchanged.",
+                "content": {"application/json": {"schema": {}}},
+            }
+        },
+        "x-naftiko": {
+            "call": caller.consumed.call,
+            "method": caller.consumed.method,
+            "path": inputs.path,
+            **_compact(names=renamed, constants=constants),
+        },
+        **({"x-mcp-tool": _tool(tool, inputs)} if tool else {}),
+    }
+
+
+def _parameter(asked: Asked) -> dict[str, Any]:
+    return {
+        "name": asked.name,
+        "in": asked.location,
+        **_compact(description=asked.declared.get("description"), required=asked.required),
+        "schema": _schema(asked.declared, "string"),
+    }
+
+
+def _body(asked: Asked) -> dict[str, Any]:
+    return {
+        **_compact(description=asked.declared.get("description")),
+        "required": asked.required,
+        "content": {"application/json": {"schema": _schema(asked.declared, None)}},
+    }
+
+
+def _schema(declared: Declared, default: str | None) -> dict[str, Any]:
+    type_ = declared.get("type", default)
+    items = declared.get("items", {"type": "string"}) if type_ == "array" else None
+    return _compact(type=type_, items=items, pattern=declared.get("pattern"))
+
+
+def _tool(tool: Caller, inputs: Inputs) -> dict[str, Any]:
+    renamed = {each.argument: each.name for each in inputs.parameters if each.argument != each.name}
+    return {
+        "name": tool.name,
+        "title": tool.declared.get("label", tool.description),
+        "description": tool.description,
+        "hints": _hints(tool.consumed.method) | tool.declared.get("hints", {}),
+        **_compact(arguments=renamed),
+    }
+
+
+def _hints(method: str) -> dict[str, bool]:
+    return {
+        "readOnly": method == "GET",
+        "destructive": method == "DELETE",
+        "idempotent": method in ("GET", "PUT", "PATCH", "DELETE"),
+        "openWorld": True,
+    }
+
+
+def _compact(**members: Any) -> dict[str, Any]:
+    """The members that say something: not None, false or empty."""
+    return {name: value for name, value in members.items() if value}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,232 @@
+"""Who fills which upstream input: pairs what callers give with what a consumed operation takes.
+
+`pair` is the only way in. Everything in between is keyed by the upstream's name for an input.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from openapi.capability import (
+    Caller,
+    Capability,
+    CapabilityError,
+    Constant,
+    Declared,
+    Input,
+    hint,
+    normalised,
+    place_in,
+    variables,
+)
+
+_REFERENCE = re.compile(r"\{\{\s*([^{}]+?)\s*\}\}")
+# A tool with any other character in an argument's name is refused by some model providers.
+_UNFIT_FOR_ARGUMENT = re.compile(r"[^A-Za-z0-9_.-]+")
+
+Sources = dict[str, str | Constant]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One input that callers give, in `location` of the REST request under `name`.
+
+    `upstream` is the upstream's name for it, `argument` the tool's (None without a tool);
+    `declared` has its type, items, pattern and description.
+    """
+
+    name: str
+    location: str
+    upstream: str
+    argument: str | None
+    required: bool
+    declared: Declared
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """All inputs of one operation. `path` is the upstream's template with its constants filled."""
+
+    parameters: tuple[Asked, ...]
+    body: Asked | None
+    path: str
+    constants: tuple[Constant, ...]
+
+
+def pair(caller: Caller, tool: Caller | None, capability: Capability) -> Inputs:
+    """The inputs of the operation `caller` and of its `tool`; CapabilityError."""
+    sources = _sources(caller)
+    path, constants = _fixed(caller, sources)
+    free = {
+        each.name: each
+        for each in caller.consumed.inputs
+        if isinstance(sources[each.name], str) and not _filled_here(each, capability)
+    }
+    names = _names(caller, free, sources)
+    locations = {each: _location(names[each], free[each], caller) for each in names}
+    arguments = _arguments(tool, free, sources) if tool else {}
+    refined = {each: dict(free[each].declared) for each in names}
+    if tool:
+        _refine(tool, arguments, {}, refined)
+    _refine(caller, names, locations, refined)
+    routed = dict(zip(variables(caller.path), variables(caller.route), strict=True))
+    asked = [
+        Asked(
+            name=routed.get(names[each], names[each]),
+            location=locations[each],
+            upstream=each,
+            argument=arguments.get(each),
+            required=free[each].location == "path" or refined[each].get("required", False),
+            declared=refined[each],
+        )
+        for each in names
+    ]
+    parameters = tuple(each for each in asked if each.location != "body")
+    _check_unique({each.upstream: each.name for each in parameters}, caller)
+    return Inputs(
+        parameters=parameters,
+        body=next((each for each in asked if each.location == "body"), None),
+        path=path,
+        constants=constants,
+    )
+
+
+def _sources(caller: Caller) -> Sources:
+    """What fills each input: a constant or the caller's name, its own where `with` is silent."""
+    inputs = {each.name: each for each in caller.consumed.inputs}
+    sources: Sources = {name: name for name in inputs}
+    for name, value in caller.declared.get("with", {}).items():
+        place = place_in(f"{caller.place}.with", name)
+        if name not in inputs:
+            reason = f"{caller.consumed.call!r} has no input {name!r}{hint(name, inputs)}"
+            raise CapabilityError(place, reason)
+        reference = _reference(value, caller, place)
+        sources[name] = reference or inputs[name].fixed(value, place)
+    return sources
+
+
+def _reference(value: str | float | bool, caller: Caller, place: str) -> str | None:
+    """The caller's input that `rest.X`, `<namespace>.X` or `{{X}}` names; None for a literal."""
+    if not isinstance(value, str):
+        return None
+    whole = _REFERENCE.fullmatch(value)
+    text = whole[1] if whole else value
+    prefix, dot, name = text.partition(".")
+    if dot and name and prefix in caller.namespaces:
+        return name
+    # A misspelt reference, or one to another part, must not be sent as the text that it is.
+    if dot and (prefix in caller.foreign or hint(prefix, caller.namespaces)):
+        reason = f"{value!r} is no input of this surface; use {caller.namespaces[0]}.NAME"
+        raise CapabilityError(place, reason)
+    return text if whole and not dot else None
+
+
+def _fixed(caller: Caller, sources: Sources) -> tuple[str, tuple[Constant, ...]]:
+    """The upstream path with its constant variables filled, and every constant outside the path."""
+    path, constants = caller.consumed.path, list(caller.consumed.constants)
+    for value in sources.values():
+        if isinstance(value, Constant) and value.location == "path":
+            path = value.fill(path)
+        elif isinstance(value, Constant):
+            constants.append(value)
+    return path, tuple(constants)
+
+
+def _filled_here(each: Input, capability: Capability) -> bool:
+    """True for an input that the gateway itself fills, so that no caller is asked for it."""
+    authentication = capability.consumes.get("authentication", {"type": "none"})
+    name = each.name.lower()
+    if each.location == "header" and name in ("accept", "content-type"):
+        return True
+    if authentication["type"] == "apikey" and name == authentication["key"].lower():
+        same: bool = each.location == authentication.get("placement", "header")
+        return same
+    if each.location != "header" or name != "authorization":
+        return False
+    if authentication["type"] in ("none", "apikey"):
+        reason = "callers cannot give Authorization; declare authentication for the upstream's"
+        raise CapabilityError(f"{each.place}.name", reason)
+    return True
+
+
+def _names(caller: Caller, free: Mapping[str, Input], sources: Sources) -> dict[str, str]:
+    """The REST name of each input: the exposed path's variables first, in their order."""
+    of_path = _paired(caller, [each for each in free.values() if each.location == "path"], sources)
+    return of_path | {each: str(sources[each]) for each in free if each not in of_path}
+
+
+def _check_unique(names: Mapping[str, str], caller: Caller) -> None:
+    used: dict[str, str] = {}
+    for upstream, name in names.items():
+        if used.setdefault(name, upstream) != upstream:
+            reason = f"{name!r} would fill both {used[name]!r} and {upstream!r}"
+            raise CapabilityError(caller.place, reason)
+
+
+def _paired(caller: Caller, inputs: list[Input], sources: Sources) -> dict[str, str]:
+    """The exposed variable for each upstream one: by name, nearly by name, by position."""
+    free, left = variables(caller.path), list(inputs)
+    found: dict[str, str] = {}
+    for same in (str, normalised):
+        for each in list(left):
+            wanted = {same(str(sources[each.name])), same(each.name)}
+            name = next((name for name in free if same(name) in wanted), None)
+            if name is not None:
+                found[name] = each.name
+                free.remove(name)
+                left.remove(each)
+    # Where no exposed variable is left, the exposed path lost it; see `_location`.
+    if free and len(free) != len(left):
+        reason = f"{{{free[0]}}} fills no variable of the upstream path {caller.consumed.path!r}"
+        raise CapabilityError(caller.place_of_path, reason)
+    found |= {name: each.name for name, each in zip(free, left, strict=False)}
+    return {found[name]: name for name in variables(caller.path)}
+
+
+def _location(name: str, each: Input, caller: Caller) -> str:
+    if each.location != "path":
+        return each.location
+    return "path" if name in variables(caller.path) else "query"
+
+
+def _refine(
+    caller: Caller,
+    names: Mapping[str, str],
+    locations: Mapping[str, str],
+    refined: dict[str, Declared],
+) -> None:
+    """Lay over `refined` what the caller's own declarations, found by name, say of each input."""
+    spelled = {normalised(name): upstream for upstream, name in names.items()}
+    spelled |= {name: upstream for upstream, name in names.items()}
+    for declared, place in [*caller.shared, *caller.own]:
+        name = declared["name"]
+        upstream = spelled.get(name) or spelled.get(normalised(name))
+        if upstream is None:
+            # What a resource or surface declares need not concern each of its operations.
+            if (declared, place) in caller.shared:
+                continue
+            reason = f"nothing upstream takes {name!r}{hint(name, names.values())}"
+            raise CapabilityError(f"{place}.name", reason)
+        location = locations.get(upstream)
+        if location and declared.get("in", location) != location:
+            raise CapabilityError(f"{place}.in", f"{name!r} is in {location} here")
+        refined[upstream] |= {key: declared[key] for key in declared if key not in ("name", "in")}
+
+
+def _arguments(tool: Caller, free: Mapping[str, Input], rest: Sources) -> dict[str, str]:
+    """The tool's name for each input; CapabilityError for constants that the operation lacks."""
+    sources = _sources(tool)
+    for name, source in sources.items():
+        asked = name in tool.declared.get("with", {}) or isinstance(source, Constant)
+        if asked and source != rest[name] and Constant in (type(source), type(rest[name])):
+            reason = f"the operation that the tool calls must fix {name!r} to the same value"
+            raise CapabilityError(place_in(f"{tool.place}.with", name), reason)
+    arguments = {each: _argument(str(sources[each])) for each in free}
+    _check_unique(arguments, tool)
+    return arguments
+
+
+def _argument(name: str) -> str:
+    return _UNFIT_FOR_ARGUMENT.sub("_", name).strip("_") or name
