@@ -1,0 +1,39 @@
+"""How gunicorn serves `wsgi:app`; read by gunicorn itself from the working directory.
+
+Facts behind the choices: docs/adr/0003-serving.md.
+"""
+
+import gc
+import os
+
+from service.config import settings_or_exit
+
+settings = settings_or_exit()
+
+wsgi_app = "wsgi:app"
+bind = f"{settings.host}:{settings.port}"
+workers = settings.workers or os.cpu_count() or 1
+worker_class = "asgi"
+asgi_loop = "asyncio"  # uvloop starves connections for seconds at saturation
+preload_app = True  # workers share the memory of what is loaded once
+control_socket_disable = True
+
+backlog = 2048
+keepalive = 75
+timeout = 60  # without a sign of life from a worker's event loop
+graceful_timeout = int(settings.timeout) + 10
+asgi_disconnect_grace_period = (
+    0  # a client that left needs no answer; safe calls are abandoned upstream
+)
+
+limit_request_line = 8190
+limit_request_fields = 64
+limit_request_field_size = 8190
+
+accesslog = None
+loglevel = "warning"
+
+
+def pre_fork(server, worker):
+    """Keeps the garbage collector away from what every worker shares."""
+    gc.freeze()

@@ -1,0 +1,49 @@
+"""The application: the pieces of a request's way, in its order."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from connexion import FlaskApp
+from connexion.middleware.context import ContextMiddleware
+from connexion.middleware.lifespan import LifespanMiddleware
+from connexion.middleware.routing import RoutingMiddleware
+from connexion.resolver import Resolver
+
+from .config import Settings
+from .errors import Problems
+from .guards import Guards
+from .handlers import forwarding_handler
+from .pages import Pages
+from .threads import ThreadedWSGI
+from .upstream import Upstream
+from .validation import Validation
+
+
+def create_app(settings: Settings | None = None) -> FlaskApp:
+    """The gateway as a Connexion application, itself an ASGI application; `settings` None: the environment's.
+
+    Raises SettingsError when the environment's settings cannot be used.
+    """
+    settings = settings or Settings.from_env()
+    contract = settings.contract
+    app = FlaskApp(
+        __name__,
+        middlewares=[
+            partial(Problems, contract=contract),
+            partial(Guards, contract=contract),
+            partial(Pages, contract=contract),
+            LifespanMiddleware,
+            RoutingMiddleware,
+            partial(Validation, contract=contract, max_body=settings.max_body),
+            ContextMiddleware,
+        ],
+    )
+    # The attribute that Connexion's own add_wsgi_middleware edits.
+    app.middleware.app.asgi_app = ThreadedWSGI(
+        app.app.wsgi_app, threads=settings.threads, queue=settings.queue
+    )
+    handler = forwarding_handler(Upstream(settings))
+    # The document, not its file: Connexion would run a file through Jinja, and `{{env.X}}` is ours.
+    app.add_api(contract.document, resolver=Resolver(lambda _operation_id: handler))
+    return app

@@ -1,0 +1,228 @@
+"""The service's settings: the only reader of the environment in this package.
+
+Every field of `Settings` that a user can set names its environment variable and its meaning in its metadata;
+the README's table and `.env.example` are checked against them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, NoReturn
+from urllib.parse import urlsplit
+
+from openapi.contract import DEFAULT_DOCUMENT, Contract, ContractError, load
+
+MEBIBYTE = 1 << 20
+
+
+class SettingsError(ValueError):
+    """A setting cannot be used; the message names the variable, what is wrong and what to do, and never a secret."""
+
+
+def setting(env: str, default: Any, help: str) -> Any:
+    """A dataclass field that the environment variable `env` sets; its type is the default's."""
+    return field(default=default, metadata={"env": env, "help": help})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What one gateway process runs with. Times are in seconds, sizes in bytes."""
+
+    host: str = setting("GATEWAY_HOST", "127.0.0.1", "Address to listen on")
+    port: int = setting("GATEWAY_PORT", 0, "Port to listen on; 0: the capability's (8080)")
+    openapi: str = setting(
+        "GATEWAY_OPENAPI", str(DEFAULT_DOCUMENT), "Derived OpenAPI document to serve"
+    )
+    upstream_url: str = setting(
+        "GATEWAY_UPSTREAM_URL", "", "Base URL of the upstream API; empty: the capability's baseUri"
+    )
+    ca_file: str = setting(
+        "GATEWAY_CA_FILE",
+        "",
+        "PEM file of the authorities that may sign the upstream's certificate; empty: certifi's",
+    )
+    connect_timeout: float = setting(
+        "GATEWAY_CONNECT_TIMEOUT", 5.0, "Limit for connecting upstream"
+    )
+    read_timeout: float = setting(
+        "GATEWAY_READ_TIMEOUT", 40.0, "Limit for each wait for upstream bytes"
+    )
+    timeout: float = setting(
+        "GATEWAY_TIMEOUT", 45.0, "Limit for a whole upstream exchange, repeats included"
+    )
+    threads: int = setting("GATEWAY_THREADS", 256, "Upstream calls that one worker makes at a time")
+    queue: int = setting(
+        "GATEWAY_QUEUE", 256, "Requests that may wait for a thread; more are answered 503"
+    )
+    max_body: int = setting("GATEWAY_MAX_BODY", 32 * MEBIBYTE, "Largest request body")
+    max_answer: int = setting("GATEWAY_MAX_ANSWER", 64 * MEBIBYTE, "Largest upstream answer")
+    workers: int = setting("WEB_CONCURRENCY", 0, "Worker processes; 0: one per core")
+
+    contract: Contract = field(repr=False)
+    credentials: Mapping[str, str] = field(repr=False)
+    """Authentication fields (such as `token`) with their values: secret."""
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
+        """The settings that `environ` gives; SettingsError for the first that cannot be used."""
+        plain = {
+            f.name: _parse(f.metadata["env"], type(f.default), environ)
+            for f in fields(cls)
+            if f.metadata
+        }
+        values = {name: value for name, value in plain.items() if value is not None}
+        try:
+            contract = load(Path(values.get("openapi", DEFAULT_DOCUMENT)))
+        except ContractError as error:
+            raise SettingsError(str(error)) from error
+        settings = cls(
+            **{**values, "port": values.get("port") or contract.ports["rest"]},
+            contract=contract,
+            credentials=_credentials(contract, environ),
+        )
+        _check_times(settings)
+        _check_base_url(settings.base_url)
+        return settings
+
+    @property
+    def base_url(self) -> str:
+        """Where upstream paths are appended: without a trailing slash."""
+        return (self.upstream_url or self.contract.base_url).rstrip("/")
+
+
+def settings_or_exit() -> Settings:
+    """The environment's settings; for a process's start: prints what is wrong and exits with 2 when there is anything."""
+    try:
+        return Settings.from_env()
+    except SettingsError as error:
+        _exit(str(error))
+
+
+def _exit(message: str) -> NoReturn:
+    print(f"gateway: cannot start: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+_PARSERS: dict[type, tuple[Callable[[str], Any], str]] = {
+    str: (str, "text"),
+    int: (int, "a whole number"),
+    float: (float, "a number of seconds"),
+}
+
+
+def _parse(name: str, kind: type, environ: Mapping[str, str]) -> Any:
+    text = environ.get(name, "").strip()
+    if not text:
+        return None
+    parse, expected = _PARSERS[kind]
+    try:
+        value = parse(text)
+    except ValueError as error:
+        raise SettingsError(f"{name} must be {expected}, not {text[:40]!r}") from error
+    if kind is not str and not 0 <= value < 1 << 40:
+        raise SettingsError(f"{name} must be zero or more and not endless, not {text[:40]}")
+    return value
+
+
+def _check_times(settings: Settings) -> None:
+    if not 0 < settings.connect_timeout <= settings.read_timeout <= settings.timeout:
+        raise SettingsError(
+            "GATEWAY_CONNECT_TIMEOUT, GATEWAY_READ_TIMEOUT and GATEWAY_TIMEOUT must be above 0 and in ascending order,"
+            " so that the best-worded failure comes first"
+        )
+    if settings.threads < 1:
+        raise SettingsError("GATEWAY_THREADS must be at least 1")
+
+
+def _check_base_url(url: str) -> None:
+    """Refuses a base URL that is empty, a template, or would carry the key over an open network."""
+    if not url or "{" in url:
+        raise SettingsError(
+            f"the capability's baseUri is {'a template: ' + url if url else 'empty'}; set GATEWAY_UPSTREAM_URL to the API's base URL"
+        )
+    parts = urlsplit(url)
+    if (
+        parts.scheme not in ("http", "https")
+        or not parts.hostname
+        or parts.query
+        or parts.fragment
+        or "@" in parts.netloc
+    ):
+        raise SettingsError(
+            "GATEWAY_UPSTREAM_URL must be http(s)://host[:port][/path], without user, query or fragment"
+        )
+    if parts.scheme == "http" and not _is_loopback(parts.hostname):
+        raise SettingsError(
+            f"GATEWAY_UPSTREAM_URL: plain http to {parts.hostname} would send the key unencrypted; use https"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _credentials(contract: Contract, environ: Mapping[str, str]) -> dict[str, str]:
+    values = {
+        variable: _secret(
+            contract.environment.get(variable, (variable.rpartition(".")[2],)), environ
+        )
+        for variable in contract.authentication.variables
+    }
+    return contract.authentication.render(values)
+
+
+def _secret(names: tuple[str, ...], environ: Mapping[str, str]) -> str:
+    """The value of the first of `names` that is set, directly or as `NAME_FILE`, checked."""
+    for name in names:
+        if environ.get(name) and environ.get(f"{name}_FILE"):
+            raise SettingsError(f"{name} and {name}_FILE are both set; unset one")
+        if environ.get(name):
+            return _checked_secret(name, environ[name])
+        if environ.get(f"{name}_FILE"):
+            return _checked_secret(
+                f"{name}_FILE", _read_secret(f"{name}_FILE", environ[f"{name}_FILE"])
+            )
+    raise SettingsError(
+        f"{names[0]} is not set, and the upstream needs it. Set it, or {names[0]}_FILE to a file that holds it."
+        " To try everything without a key: make run"
+    )
+
+
+def _read_secret(name: str, path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise SettingsError(f"{name}: the file {path} cannot be read: {reason}") from error
+
+
+_SECRET_FAULTS = (
+    (re.compile(r"bearer\b", re.IGNORECASE), "starts with 'Bearer'; give the key alone"),
+    (re.compile(r"[\"'].*|.*[\"']$", re.DOTALL), "has quotes around it; give the key without them"),
+    (re.compile(r"\s.*|.*\s$", re.DOTALL), "has white space around it; remove it"),
+    (
+        re.compile(r".*[^\x21-\x7e]", re.DOTALL),
+        "has a character that no key has (a space, a line break, or not ASCII)",
+    ),
+)
+
+
+def _checked_secret(name: str, value: str) -> str:
+    for pattern, reason in _SECRET_FAULTS:
+        if pattern.match(value):
+            raise SettingsError(f"{name} ({_masked(value)}) {reason}")
+    return value
+
+
+def _masked(value: str) -> str:
+    """Enough to recognise a mistake, too little to use: the length alone."""
+    return f"{len(value)} characters, not shown"

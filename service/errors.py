@@ -1,0 +1,267 @@
+"""Problem documents (RFC 9457): the table of every failure, and the one place where failures become answers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from openapi.checks import MAX_FAULTS, Fault
+from openapi.contract import Contract
+
+from .context import Context, context, open_context
+
+DOCUMENTATION = (
+    "/problems"  # a URI reference (RFC 9457 section 3.1.1): every gateway serves the page itself
+)
+MAX_TEXT = 500
+
+log = logging.getLogger("gateway.errors")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A row of the table. `retryable` holds unless the failure itself knows better; `advice` says what a caller can do."""
+
+    status: int
+    source: str
+    title: str
+    advice: str
+    retryable: bool = False
+
+
+# Two kinds keep the upstream's own status; the one here is an example (see Problem.status).
+PROBLEMS: dict[str, Kind] = {
+    "malformed-request": Kind(
+        400,
+        "gateway",
+        "The request cannot be read",
+        "Correct what detail names; nothing was sent upstream.",
+    ),
+    "validation-failed": Kind(
+        422,
+        "gateway",
+        "The request breaks the contract",
+        "Correct every place in errors; nothing was sent upstream.",
+    ),
+    "not-found": Kind(
+        404, "gateway", "There is nothing at this path", "Check the path, without a trailing slash."
+    ),
+    "method-not-allowed": Kind(
+        405,
+        "gateway",
+        "This path does not answer this method",
+        "Use a method that the Allow header lists.",
+    ),
+    "content-too-large": Kind(
+        413,
+        "gateway",
+        "The body is larger than this gateway takes",
+        "Send less, or have GATEWAY_MAX_BODY raised.",
+    ),
+    "unsupported-media-type": Kind(
+        415,
+        "gateway",
+        "The body is not plain JSON in UTF-8",
+        "Send Content-Type: application/json, uncompressed.",
+    ),
+    "overloaded": Kind(
+        503,
+        "gateway",
+        "The gateway is busy",
+        "Repeat after Retry-After seconds; nothing was sent upstream.",
+        True,
+    ),
+    "internal-error": Kind(
+        500,
+        "gateway",
+        "The gateway failed",
+        "Report it with the request_id; the log has the cause under that id.",
+    ),
+    "upstream-rejected": Kind(
+        400,
+        "upstream",
+        "The upstream rejected the request",
+        "Read upstream, its own error; the status is its own too.",
+    ),
+    "rate-limited": Kind(
+        429,
+        "upstream",
+        "The upstream limits the rate",
+        "Repeat after Retry-After; when retryable is false, never.",
+        True,
+    ),
+    "upstream-failed": Kind(
+        500,
+        "upstream",
+        "The upstream failed",
+        "Repeat only if retryable; otherwise look whether it was carried out.",
+    ),
+    "upstream-refused-key": Kind(
+        502,
+        "upstream",
+        "The upstream refused the gateway's key",
+        "Nothing a caller can do: the operator must renew it.",
+    ),
+    "upstream-bad-response": Kind(
+        502,
+        "upstream",
+        "The upstream's answer is unusable",
+        "As for upstream-failed: it may have been carried out.",
+    ),
+    "upstream-answer-too-large": Kind(
+        502,
+        "upstream",
+        "The upstream's answer is too large",
+        "Ask for less at a time, such as a smaller page.",
+    ),
+    "upstream-unreachable": Kind(
+        502,
+        "upstream",
+        "The upstream cannot be reached",
+        "Repeat later; nothing was sent upstream.",
+        True,
+    ),
+    "upstream-timeout": Kind(
+        504,
+        "upstream",
+        "The upstream did not answer in time",
+        "As for upstream-failed: it may have been carried out.",
+    ),
+}
+
+
+class Problem(Exception):
+    """A failure that the caller is told about. `slug` is a row of PROBLEMS; the rest is this failure's own."""
+
+    def __init__(
+        self,
+        slug: str,
+        detail: str = "",
+        *,
+        status: int | None = None,
+        retryable: bool | None = None,
+        faults: Sequence[Fault] = (),
+        upstream_status: int | None = None,
+        upstream: Any = None,
+        headers: Iterable[tuple[str, str]] = (),
+    ) -> None:
+        super().__init__(slug, detail)
+        self.slug = slug
+        self.kind = PROBLEMS[slug]
+        self.status = status or self.kind.status
+        self.retryable = self.kind.retryable if retryable is None else retryable
+        self.detail = detail or _summary(faults)
+        self.faults = faults
+        self.upstream_status = upstream_status
+        self.upstream = upstream
+        self.headers = tuple(headers)
+
+    def document(self, instance: str, request_id: str) -> dict[str, Any]:
+        """The problem's members; absent ones are left out."""
+        members = {
+            "type": f"{DOCUMENTATION}#{self.slug}",
+            "title": self.kind.title,
+            "status": self.status,
+            "detail": self.detail[:MAX_TEXT],
+            "instance": instance[:MAX_TEXT],
+            "request_id": request_id,
+            "source": self.kind.source,
+            "retryable": self.retryable,
+            "upstream_status": self.upstream_status,
+            "errors": [
+                {"pointer": f.pointer[:MAX_TEXT], "detail": f.detail[:MAX_TEXT]}
+                for f in self.faults[:MAX_FAULTS]
+            ],
+            "upstream": self.upstream,
+        }
+        return {name: value for name, value in members.items() if value is not None and value != []}
+
+
+def _summary(faults: Sequence[Fault]) -> str:
+    if len(faults) == 1:
+        return f"{faults[0].pointer} {faults[0].detail}"
+    listed = f"; the first {MAX_FAULTS} are listed" if len(faults) > MAX_FAULTS else ""
+    more = "more than " if len(faults) > MAX_FAULTS else ""
+    return (
+        f"{more}{min(len(faults), MAX_FAULTS)} faults, listed in errors{listed}." if faults else ""
+    )
+
+
+def _own_headers(own: Context) -> list[tuple[bytes, bytes]]:
+    headers = [(b"x-request-id", own.request_id.encode()), (b"x-content-type-options", b"nosniff")]
+    return [*headers, (b"gateway-warning", own.warning.encode())] if own.warning else headers
+
+
+class Problems:
+    """ASGI, outermost: every answer carries its request id, and every failure inside becomes a problem document."""
+
+    def __init__(self, app: ASGIApp, *, contract: Contract) -> None:
+        self.app = app
+        self.contract = contract
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = False
+        own = open_context(scope)
+
+        async def marked(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                message["headers"] = [*message["headers"], *_own_headers(own)]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, marked)
+        except (
+            Exception
+        ) as error:  # the process's outermost edge: nothing may leave it but an answer
+            if started:
+                raise
+            await _answer(self._problem(error, scope), scope, marked)
+
+    def _problem(self, error: Exception, scope: Scope) -> Problem:
+        if isinstance(error, Problem):
+            return error
+        if isinstance(error, HTTPException) and error.status_code == 404:
+            return Problem("not-found", "The paths that this gateway answers are in /openapi.json.")
+        if isinstance(error, HTTPException) and error.status_code == 405:
+            return self._method_not_allowed(scope)
+        log.error("request %s failed", context(scope).request_id, exc_info=error)
+        return Problem(
+            "internal-error", "The failure is in the gateway's log under this request_id."
+        )
+
+    def _method_not_allowed(self, scope: Scope) -> Problem:
+        allowed = ", ".join(self.contract.allowed_methods(scope["path"]))
+        return Problem("method-not-allowed", f"It answers {allowed}.", headers=[("Allow", allowed)])
+
+
+async def _answer(problem: Problem, scope: Scope, send: Send) -> None:
+    document = problem.document(
+        scope.get("raw_path", b"/").decode("latin-1"), context(scope).request_id
+    )
+    body = msgspec.json.encode(document)
+    headers = [
+        ("content-type", "application/problem+json"),
+        ("content-length", str(len(body))),
+        *problem.headers,
+    ]
+    await send(
+        {
+            "type": "http.response.start",
+            "status": problem.status,
+            "headers": [
+                (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers
+            ],
+        }
+    )
+    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})

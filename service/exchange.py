@@ -1,0 +1,125 @@
+"""Upstream requests under way, which can be ended from outside: when their time is over, or their client has left.
+
+`requests` limits each wait for bytes, never their sum, and cannot be interrupted. So the connection that a thread
+works on is known here, and shutting its socket ends the wait.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from typing import Any
+
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+
+class Exchange:
+    """One upstream request and its answer. `sent`: bytes of it have left; `over`: ended from outside."""
+
+    def __init__(self) -> None:
+        self.deadline = float("inf")
+        self.over = False
+        self.sent = False
+        self.connection: _Watched | None = None
+
+    def begin(self) -> None:
+        """The calling thread works for this exchange from here to `end`."""
+        self.sent = False
+        _current.exchange = self
+
+    def end(self) -> None:
+        """The calling thread works for no exchange."""
+        _current.exchange = None
+
+    def hold(self, connection: _Watched) -> None:
+        """Takes `connection` for this exchange, out of the hands of the one that had it from the pool before."""
+        with _handover:
+            connection.exchange = self
+            self.connection = connection
+
+    def abandon(self) -> None:
+        """Ends the exchange from another thread: its socket is shut, so that whoever waits on it stops waiting."""
+        self.over = True
+        with _handover:
+            connection = self.connection
+            if connection and connection.exchange is self and connection.sock:
+                with contextlib.suppress(OSError):  # closed meanwhile: what was wanted
+                    connection.sock.shutdown(socket.SHUT_RDWR)
+
+
+_current = threading.local()
+_handover = threading.Lock()
+
+
+class _Watched:
+    """Mixin for urllib3 connections: tells the thread's exchange which connection it is on, and when bytes leave."""
+
+    exchange: Exchange | None = None
+    sock: socket.socket | None
+
+    def send(self, data: Any) -> Any:
+        if self.sock is None:
+            self.connect()  # type: ignore[attr-defined]
+        exchange: Exchange | None = getattr(_current, "exchange", None)
+        if exchange is not None:
+            exchange.hold(self)
+            if exchange.over:
+                raise TimeoutError
+            exchange.sent = True
+        return super().send(data)  # type: ignore[misc]
+
+
+class _WatchedHTTP(_Watched, HTTPConnection):
+    pass
+
+
+class _WatchedHTTPS(_Watched, HTTPSConnection):
+    pass
+
+
+class _HTTPPool(HTTPConnectionPool):
+    ConnectionCls = _WatchedHTTP
+
+
+class _HTTPSPool(HTTPSConnectionPool):
+    ConnectionCls = _WatchedHTTPS
+
+
+POOLS = {"http": _HTTPPool, "https": _HTTPSPool}
+"""Connection pools by URL scheme, for urllib3's `PoolManager.pool_classes_by_scheme`."""
+
+
+class Watch:
+    """Ends exchanges whose deadline has passed. One thread a process, started with the first exchange: after any fork."""
+
+    PERIOD = 0.25
+    """Seconds between looks: how late an end may come."""
+
+    def __init__(self) -> None:
+        self._exchanges: set[Exchange] = set()
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+
+    def add(self, exchange: Exchange) -> None:
+        """Watches `exchange` until it is removed."""
+        self._exchanges.add(exchange)
+        if self._thread is None:
+            with self._lock:
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+                    self._thread.start()
+
+    def remove(self, exchange: Exchange) -> None:
+        """Stops watching `exchange`."""
+        self._exchanges.discard(exchange)
+
+    def _run(self) -> None:
+        while True:
+            time.sleep(self.PERIOD)
+            now = time.monotonic()
+            for exchange in self._exchanges.copy():
+                if exchange.deadline < now and not exchange.over:
+                    exchange.abandon()

@@ -1,0 +1,40 @@
+"""Refusals that need no contract: what no operation should ever see."""
+
+from __future__ import annotations
+
+import re
+
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from openapi.contract import Contract
+
+from .errors import Problem
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\ufffd]")
+
+
+class Guards:
+    """ASGI: refuses broken paths, answers OPTIONS, never redirects."""
+
+    def __init__(self, app: ASGIApp, *, contract: Contract) -> None:
+        self.app = app
+        self.contract = contract
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        path = scope["path"]
+        if _CONTROL.search(path):
+            raise Problem("malformed-request", "The path has control characters or is not UTF-8.")
+        if path.endswith("/"):
+            raise HTTPException(
+                404
+            )  # the router would redirect, which drops a POST's body on the way
+        if scope["method"] == "OPTIONS" and (allowed := self.contract.allowed_methods(path)):
+            headers = [(b"allow", ", ".join(allowed).encode())]
+            await send({"type": "http.response.start", "status": 204, "headers": headers})
+            await send({"type": "http.response.body"})
+            return
+        await self.app(scope, receive, send)

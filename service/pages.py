@@ -1,0 +1,131 @@
+"""Pages for people and probes: Swagger UI, the document, liveness and readiness. Answered before Flask's threads.
+
+Swagger UI 5 comes from the files of the `flask-swagger-ui` package; Connexion's own bundle is version 4, whose inline
+script a strict Content-Security-Policy forbids.
+"""
+
+from __future__ import annotations
+
+import json
+from html import escape
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.routing import Mount, Route, Router
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from openapi.contract import Contract, read_document
+
+from .errors import DOCUMENTATION, PROBLEMS
+
+_CSP = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self';"
+    " connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_HTML = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<link rel="stylesheet" href="/docs/assets/swagger-ui.css">
+<link rel="icon" href="/docs/assets/favicon-32x32.png">
+</head>
+<body>
+<div id="swagger-ui"></div>
+<script src="/docs/assets/swagger-ui-bundle.js"></script>
+<script src="/docs/start.js"></script>
+</body>
+</html>
+"""
+_START = """window.ui = SwaggerUIBundle({
+  url: "/openapi.json",
+  dom_id: "#swagger-ui",
+  deepLinking: true,
+  tryItOutEnabled: true,
+  displayRequestDuration: true,
+  defaultModelsExpandDepth: 0,
+  validatorUrl: null,
+});
+"""
+
+
+class Pages:
+    """ASGI: answers the paths in `PATHS` and below `/docs/`, and passes everything else on."""
+
+    PATHS = frozenset(
+        {"/", "/docs", "/openapi.json", "/openapi.yaml", "/livez", "/readyz", DOCUMENTATION}
+    )
+
+    def __init__(self, app: ASGIApp, *, contract: Contract) -> None:
+        self.app = app
+        self.router = Router(_routes(contract), redirect_slashes=False)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope.get("path", "")
+        if scope["type"] == "http" and (path in self.PATHS or path.startswith("/docs/")):
+            await self.router(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+
+def _routes(contract: Contract) -> list[Route | Mount]:
+    source = Path(contract.source)
+    document = source.read_text(encoding="utf-8")
+    published = json.dumps(read_document(source), default=str)  # YAML dates as text
+    html = _HTML.format(title=contract.title)
+    return [
+        Route("/", _redirect),
+        Route(
+            "/docs",
+            _fixed(
+                html,
+                "text/html",
+                {"content-security-policy": _CSP, "referrer-policy": "no-referrer"},
+            ),
+        ),
+        Route("/docs/start.js", _fixed(_START, "text/javascript")),
+        Mount("/docs/assets", StaticFiles(directory=_assets())),
+        Route("/openapi.json", _fixed(published, "application/json")),
+        Route("/openapi.yaml", _fixed(document, "application/yaml")),
+        Route(
+            DOCUMENTATION, _fixed(_problems_page(), "text/html", {"content-security-policy": _CSP})
+        ),
+        Route("/livez", _alive),
+        Route("/readyz", _alive),
+    ]
+
+
+def _problems_page() -> str:
+    """The page that a problem's `type` leads to: an anchor a kind."""
+    rows = (
+        f'<h2 id="{slug}">{slug}</h2><p>{escape(kind.title)}. Status {kind.status}, source {kind.source}. {escape(kind.advice)}</p>'
+        for slug, kind in PROBLEMS.items()
+    )
+    return f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Problems</title><h1>Problems</h1>{"".join(rows)}</html>'
+
+
+def _assets() -> Path:
+    package = find_spec("flask_swagger_ui")
+    if package is None or package.origin is None:
+        raise RuntimeError("the package flask-swagger-ui is not installed")
+    return Path(package.origin).with_name("dist")
+
+
+def _fixed(content: str, media_type: str, headers: dict[str, str] | None = None) -> Any:
+    def page(_: Request) -> Response:
+        return Response(content, media_type=media_type, headers=headers)
+
+    return page
+
+
+async def _redirect(_: Request) -> Response:
+    return RedirectResponse("/docs")
+
+
+async def _alive(_: Request) -> Response:
+    return JSONResponse({"status": "ok"}, headers={"cache-control": "no-store"})

@@ -1,0 +1,242 @@
+"""The upstream client: the only module that opens a connection to the API, and the only one that holds its key.
+
+What is sent and what comes back is decided in `messages`; this module sends once, keeps every limit, and says how
+a request that got no answer failed. Thread-safe; safe to make before a fork, since connections open on first use.
+"""
+
+from __future__ import annotations
+
+import base64
+import ssl
+import time
+from collections.abc import Mapping
+from http.cookiejar import DefaultCookiePolicy
+from typing import Any
+from urllib.parse import urlencode
+
+import certifi
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.exceptions import HTTPError
+
+from openapi.contract import Authentication
+
+from .config import Settings
+from .errors import Problem
+from .exchange import POOLS, Exchange, Watch
+from .messages import Answer, UpstreamRequest, decipher
+
+REPEATS = 2
+"""How often a safe request is repeated when nothing of an answer was received. Others are sent once."""
+
+_CHUNK = 1 << 20
+
+
+class Upstream:
+    """The API behind the gateway, as one pooled `requests` session."""
+
+    def __init__(self, settings: Settings) -> None:
+        contract = settings.contract
+        self.base_url = settings.base_url
+        self.timeouts = (settings.connect_timeout, settings.read_timeout)
+        self.total = settings.timeout
+        self.max_answer = settings.max_answer
+        self.passed_headers = contract.answer_headers
+        headers, self.query = _authenticate(contract.authentication, settings.credentials)
+        self.secrets = [
+            value.encode() for value in (*settings.credentials.values(), *headers.values())
+        ]
+        self.session = _session(settings)
+        self.templates = {
+            operation.id: requests.Request(
+                operation.upstream_method,
+                self.base_url,
+                headers={
+                    "User-Agent": f"{contract.product}/{contract.version}",
+                    "Accept": "application/json",
+                    "Accept-Encoding": "identity",
+                    **headers,
+                },
+            ).prepare()
+            for operation in contract.operations.values()
+        }
+        self.watch = Watch()
+
+    def send(self, request: UpstreamRequest, exchange: Exchange) -> Answer:
+        """The upstream's answer; Problem for everything else, within the total time limit."""
+        exchange.deadline = time.monotonic() + self.total
+        self.watch.add(exchange)
+        try:
+            for _ in range(REPEATS if request.operation.safe else 0):
+                try:
+                    return self._send(request, exchange)
+                except NothingReceived as failure:
+                    if exchange.over or failure.timed_out:
+                        raise failure.problem(request, exchange) from failure
+            try:
+                return self._send(request, exchange)
+            except NothingReceived as failure:
+                raise failure.problem(request, exchange) from failure
+        finally:
+            self.watch.remove(exchange)
+
+    def _send(self, request: UpstreamRequest, exchange: Exchange) -> Answer:
+        prepared = self._prepare(request)
+        exchange.begin()
+        try:
+            response = self.session.send(
+                prepared, stream=True, allow_redirects=False, timeout=self.timeouts
+            )
+        except requests.RequestException as error:
+            raise NothingReceived(isinstance(error, requests.ReadTimeout)) from error
+        finally:
+            exchange.end()
+        try:
+            content = self._read(request, response)
+        except (HTTPError, OSError) as error:
+            if exchange.over or isinstance(error, TimeoutError):
+                raise _timeout(request) from error
+            raise _unusable(
+                request, "The upstream's answer broke off.", response.status_code
+            ) from error
+        finally:
+            exchange.end()
+            response.close()
+        return decipher(
+            request.operation,
+            response.status_code,
+            response.headers,
+            self._scrub(content, response),
+            self.passed_headers,
+        )
+
+    def _prepare(self, request: UpstreamRequest) -> requests.PreparedRequest:
+        prepared = self.templates[request.operation.id].copy()
+        joint = "&" if "?" in request.target else "?"
+        # Set past requests' own URL handling, which would resolve dots and decode what was encoded on purpose.
+        prepared.url = f"{self.base_url}{request.target}{joint + self.query if self.query else ''}"
+        prepared.headers.update(request.headers)
+        if request.body is not None:
+            prepared.body = request.body  # type: ignore[assignment]
+            prepared.headers["Content-Type"] = "application/json"
+            prepared.headers["Content-Length"] = str(len(request.body))
+        return prepared
+
+    def _read(self, request: UpstreamRequest, response: requests.Response) -> bytes:
+        if int(response.headers.get("Content-Length", "0")[:19] or 0) > self.max_answer:
+            raise _too_large(self.max_answer)
+        if response.headers.get("Content-Encoding", "identity") != "identity":
+            raise _unusable(
+                request,
+                "The upstream's answer is compressed, which was not asked for.",
+                response.status_code,
+            )
+        chunks: list[bytes] = []
+        size = 0
+        while chunk := response.raw.read(_CHUNK, decode_content=False):
+            size += len(chunk)
+            if size > self.max_answer:
+                raise _too_large(self.max_answer)
+            chunks.append(chunk)
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def _scrub(self, content: bytes, response: requests.Response) -> bytes:
+        """An error body without our key, should the upstream echo it."""
+        if response.status_code >= 400:
+            for secret in self.secrets:
+                content = content.replace(secret, b"***")
+        return content
+
+
+class NothingReceived(Exception):
+    """The exchange ended before anything of an answer came."""
+
+    def __init__(self, timed_out: bool) -> None:
+        super().__init__(timed_out)
+        self.timed_out = timed_out
+
+    def problem(self, request: UpstreamRequest, exchange: Exchange) -> Problem:
+        """What the caller is told."""
+        if not exchange.sent:
+            return Problem(
+                "upstream-unreachable",
+                "No connection to the upstream could be made; nothing was sent.",
+                retryable=True,
+            )
+        if self.timed_out or exchange.over:
+            return _timeout(request)
+        return _unusable(request, "The upstream closed the connection without an answer.")
+
+
+def _timeout(request: UpstreamRequest) -> Problem:
+    return Problem(
+        "upstream-timeout",
+        f"No complete answer came in time.{_unknown(request)}",
+        retryable=request.operation.safe,
+    )
+
+
+def _unusable(request: UpstreamRequest, detail: str, status: int | None = None) -> Problem:
+    return Problem(
+        "upstream-bad-response",
+        f"{detail}{_unknown(request)}",
+        retryable=request.operation.safe,
+        upstream_status=status,
+    )
+
+
+def _unknown(request: UpstreamRequest) -> str:
+    if request.operation.safe:
+        return ""
+    return " The request was sent once and may have been carried out: look before you repeat it."
+
+
+def _too_large(limit: int) -> Problem:
+    return Problem(
+        "upstream-answer-too-large",
+        f"The upstream's answer has more than {limit} bytes (GATEWAY_MAX_ANSWER); ask for less at a time.",
+    )
+
+
+def _authenticate(
+    authentication: Authentication, fields: Mapping[str, str]
+) -> tuple[dict[str, str], str]:
+    """(headers, query string) that carry the credentials `fields` as the authentication's type says."""
+    if authentication.type == "bearer":
+        return {"Authorization": f"Bearer {fields['token']}"}, ""
+    if authentication.type == "basic":
+        pair = f"{fields['username']}:{fields['password']}".encode()
+        return {"Authorization": f"Basic {base64.b64encode(pair).decode()}"}, ""
+    if authentication.type == "apikey":
+        if fields.get("placement") == "query":
+            return {}, urlencode({fields["key"]: fields["value"]})
+        return {fields["key"]: fields["value"]}, ""
+    return {}, ""
+
+
+def _session(settings: Settings) -> requests.Session:
+    session = requests.Session()
+    # A .netrc entry would replace our Authorization, a proxy variable would see the key.
+    session.trust_env = False
+    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+    adapter = _Adapter(pool_maxsize=settings.threads, ca_file=settings.ca_file or certifi.where())
+    session.mount("https://", adapter)
+    session.mount("http://", adapter)
+    return session
+
+
+class _Adapter(HTTPAdapter):
+    """One TLS context for all connections (making one costs 20 ms), and connections that can be ended from outside."""
+
+    def __init__(self, pool_maxsize: int, ca_file: str) -> None:
+        self.context = ssl.create_default_context(cafile=ca_file)
+        super().__init__(pool_connections=1, pool_maxsize=pool_maxsize, max_retries=0)
+
+    def init_poolmanager(
+        self, connections: int, maxsize: int, block: bool = False, **kwargs: Any
+    ) -> None:
+        super().init_poolmanager(connections, maxsize, block, ssl_context=self.context, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = POOLS
+
+    def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
+        """Nothing to set: the context verifies, and loading the authorities again per connection is what costs."""

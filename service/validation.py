@@ -1,0 +1,225 @@
+"""Checking a request against its operation: from an ASGI request to the upstream request that it asks for.
+
+Replaces Connexion's request validation, which reads bodies twice, echoes them in its errors and answers 500 to
+broken UTF-8. Everything is compiled once per operation; a request that passes is ready to be sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import parse_qsl
+
+from connexion.middleware.abstract import ROUTING_CONTEXT
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from openapi.checks import Check, Fault, near_name, pointer_token
+from openapi.contract import Contract, Operation, Parameter, path_variables
+
+from .bodies import BodyReader
+from .context import context
+from .errors import Problem
+from .messages import Inputs, UpstreamRequest, fill
+
+MAX_QUERY_PARAMETERS = 200
+REQUEST = "gateway.request"
+
+
+class Validation:
+    """ASGI, after Connexion's routing: puts the `UpstreamRequest` into the scope, or raises Problem with every fault."""
+
+    def __init__(self, app: ASGIApp, *, contract: Contract, max_body: int) -> None:
+        self.app = app
+        self.max_body = max_body
+        self.readers = {
+            operation.id: RequestReader(operation) for operation in contract.operations.values()
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            operation_id = scope["extensions"][ROUTING_CONTEXT]["operation_id"]
+            if operation_id is None:
+                raise Problem(
+                    "not-found", "The paths that this gateway answers are in /openapi.json."
+                )
+            reader = self.readers[operation_id]
+            content = await _content(scope, receive, self.max_body) if reader.body else b""
+            scope[REQUEST] = reader.read(scope, content)
+        await self.app(scope, receive, send)
+
+
+class RequestReader:
+    """Reads the requests of one operation."""
+
+    def __init__(self, operation: Operation) -> None:
+        self.operation = operation
+        self.body = BodyReader(operation.body) if operation.body else None
+        self.path_names = path_variables(operation.path)
+        self.parameters = {
+            location: {
+                p.name: ParameterReader(p) for p in operation.parameters if p.location == location
+            }
+            for location in ("path", "query", "header")
+        }
+        self.free = next(
+            (ParameterReader(p) for p in operation.parameters if p.takes_unknown), None
+        )
+
+    def read(self, scope: Scope, content: bytes) -> UpstreamRequest:
+        """The upstream request; Problem with every fault of path, query and headers, or of the body."""
+        path = dict(
+            zip(
+                self.path_names,
+                (str(value) for value in scope["path_params"].values()),
+                strict=True,
+            )
+        )
+        query = _query(scope["query_string"])
+        given = Headers(scope=scope)
+        headers = {name: given[name] for name in self.parameters["header"] if name in given}
+        faults = [
+            *self._faults("path", [*path.items()]),
+            *self._faults("query", query),
+            *self._faults("header", [*headers.items()]),
+        ]
+        if faults:
+            raise Problem("validation-failed", faults=faults)
+        body = self._body(scope, content)
+        return fill(self.operation, Inputs(path, query, headers, body))
+
+    def _faults(self, location: str, pairs: list[tuple[str, str]]) -> Iterator[Fault]:
+        readers = self.parameters[location]
+        values: dict[str, list[str]] = {}
+        for name, value in pairs:
+            values.setdefault(name, []).append(value)
+        for name, texts in values.items():
+            at = f"/{location}/{pointer_token(name)}"
+            reader = readers.get(name)
+            if reader and not reader.parameter.takes_unknown:
+                yield from reader.faults(texts, at)
+            elif self.free:
+                yield from self.free.member_faults(name, texts, at)
+            else:
+                meant = near_name(name, list(readers))
+                yield Fault(
+                    at, f"is not a known parameter{f'; did you mean {meant}?' if meant else ''}"
+                )
+        for name, reader in readers.items():
+            if reader.parameter.required and name not in values:
+                yield Fault(f"/{location}/{name}", "is required")
+
+    def _body(self, scope: Scope, content: bytes) -> bytearray | None:
+        if self.body is None or not (content or self.body.required):
+            return None
+        if not content:
+            raise Problem(
+                "malformed-request", "The body is missing; this operation needs a JSON object."
+            )
+        _check_media_type(Headers(scope=scope))
+        body, unknown = self.body.read(content)
+        if unknown:
+            context(
+                scope
+            ).warning = f"members not in the contract were passed on unchecked: {_listed(unknown)}"
+        return body
+
+
+class ParameterReader:
+    """Checks the texts of one parameter against its schema, in the type that the schema says."""
+
+    def __init__(self, parameter: Parameter) -> None:
+        self.parameter = parameter
+        self.check = Check(parameter.schema)
+        members = parameter.schema.get("additionalProperties")
+        self.member_check = Check(members) if isinstance(members, dict) else None
+
+    def faults(self, texts: list[str], at: str) -> list[Fault]:
+        """What is wrong with a parameter that was given as `texts`, once or repeated."""
+        schema = self.parameter.schema
+        if schema.get("type") == "array":
+            parts = texts if self.parameter.explode else ",".join(texts).split(",")
+            return self.check.faults([_typed(part, schema.get("items", {})) for part in parts], at)
+        if len(texts) > 1:
+            return [Fault(at, "must not be repeated")]
+        return self.check.faults(_typed(texts[0], schema), at)
+
+    def member_faults(self, name: str, texts: list[str], at: str) -> list[Fault]:
+        """What is wrong with a member `name` of this free-form query object."""
+        if not name:
+            return [Fault(at, "is a parameter without a name")]
+        return [
+            fault
+            for text in texts
+            if self.member_check
+            for fault in self.member_check.faults(text, at)
+        ]
+
+
+def _typed(text: str, schema: dict[str, Any]) -> Any:
+    """`text` as the schema's type; the text itself when it is not one, for the check to refuse."""
+    kind = schema.get("type")
+    if kind == "boolean":
+        return {"true": True, "false": False}.get(text, text)
+    digits = text.removeprefix("-")
+    if kind in ("integer", "number") and digits.isascii() and digits.isdigit() and len(digits) < 19:
+        return int(text)
+    if kind == "number" and len(text) < 40:
+        try:
+            return float(text)
+        except ValueError:
+            return text
+    return text
+
+
+def _query(raw: bytes) -> list[tuple[str, str]]:
+    try:
+        return parse_qsl(
+            raw.decode("ascii"),
+            keep_blank_values=True,
+            errors="strict",
+            max_num_fields=MAX_QUERY_PARAMETERS,
+        )
+    except UnicodeDecodeError as error:
+        raise Problem("malformed-request", "The query is not percent-encoded UTF-8.") from error
+    except ValueError as error:
+        raise Problem(
+            "malformed-request", f"The query has more than {MAX_QUERY_PARAMETERS} parameters."
+        ) from error
+
+
+async def _content(scope: Scope, receive: Receive, limit: int) -> bytes:
+    """The whole body; Problem (content-too-large) before a body over `limit` bytes is read, or as soon as it grows over."""
+    too_large = Problem(
+        "content-too-large", f"A body may have at most {limit} bytes (GATEWAY_MAX_BODY)."
+    )
+    length = Headers(scope=scope).get("content-length", "0")
+    if length.isdigit() and int(length[:19]) > limit:
+        raise too_large
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Problem("malformed-request", "The body broke off.")
+        chunks.append(message.get("body", b""))
+        size += len(chunks[-1])
+        if size > limit:
+            raise too_large
+        if not message.get("more_body"):
+            return b"".join(chunks) if len(chunks) > 1 else chunks[0]
+
+
+def _check_media_type(headers: Headers) -> None:
+    media_type, _, parameters = headers.get("content-type", "").lower().partition(";")
+    charset = parameters.strip().removeprefix("charset=").strip('"')
+    if media_type.strip() != "application/json" or charset not in ("", "utf-8"):
+        raise Problem("unsupported-media-type", "Send Content-Type: application/json, in UTF-8.")
+    if headers.get("content-encoding", "identity").lower() not in ("identity", ""):
+        raise Problem("unsupported-media-type", "Send the body without Content-Encoding.")
+
+
+def _listed(pointers: list[str]) -> str:
+    """Pointers as one header-safe line of bounded length."""
+    shown = [pointer for pointer in pointers[:5] if pointer.isascii() and pointer.isprintable()]
+    return ", ".join(shown) + (" and others" if len(shown) < len(pointers) else "")

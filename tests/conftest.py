@@ -1,0 +1,56 @@
+"""The three fixtures that most tests use: `mistral`, `app` and `client`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import responses
+import trustme
+from starlette.testclient import TestClient
+
+from service.app import create_app
+from service.config import Settings
+
+UPSTREAM = "http://127.0.0.1:9"
+KEY = "sk-CANARY-0123456789"
+
+
+@pytest.fixture
+def mistral() -> Iterator[responses.RequestsMock]:
+    """Mistral as a table of answers; a request that no test asked for fails."""
+    with responses.RequestsMock(assert_all_requests_are_fired=False) as mock:
+        yield mock
+
+
+@pytest.fixture(scope="session")
+def settings() -> Settings:
+    """The settings of a gateway whose upstream is nowhere."""
+    return Settings.from_env({"MISTRAL_AI_API_KEY": KEY, "GATEWAY_UPSTREAM_URL": f"{UPSTREAM}/v1"})
+
+
+@pytest.fixture(scope="session")
+def app(settings: Settings) -> Any:
+    """The application; it keeps nothing between requests."""
+    return create_app(settings)
+
+
+@pytest.fixture
+def client(app: Any) -> TestClient:
+    """An HTTP client of the application, in this process."""
+    return TestClient(app, follow_redirects=False)
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """Paths of a certificate for localhost, which is its own authority as far as trust goes, and of its key."""
+    folder = tmp_path_factory.mktemp("tls")
+    authority = trustme.CA()
+    leaf = authority.issue_cert("localhost")
+    chain, key = folder / "chain.pem", folder / "key.pem"
+    chain.write_bytes(
+        b"".join(part.bytes() for part in leaf.cert_chain_pems) + authority.cert_pem.bytes()
+    )
+    key.write_bytes(leaf.private_key_pem.bytes())
+    return str(chain), str(key)

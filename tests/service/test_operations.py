@@ -1,0 +1,196 @@
+"""The operations: what reaches the upstream, and what comes back. Expectations: the capability and Mistral's SDKs."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from responses import RequestsMock
+from starlette.testclient import TestClient
+
+from openapi.contract import load
+from tests.conftest import KEY, UPSTREAM
+
+JOBS = f"{UPSTREAM}/v1/batch/jobs"
+ID = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
+CREATE = {
+    "endpoint": "/v1/chat/completions",
+    "model": "m",
+    "requests": [{"custom_id": "0", "body": {"a": 1}}],
+}
+
+
+def last(mistral: RequestsMock) -> Any:
+    """The last request that reached the upstream."""
+    return mistral.calls[-1].request
+
+
+@pytest.mark.parametrize(
+    "operation", load().operations.values(), ids=lambda operation: operation.id
+)
+def test_every_operation_reaches_its_upstream_path(
+    operation: Any, mistral: RequestsMock, client: TestClient
+) -> None:
+    path = operation.path.replace("{job-id}", ID)
+    mistral.add(operation.upstream_method, f"{UPSTREAM}{path}", json={"ok": 1})
+    body = CREATE if operation.body else None
+    answer = client.request(operation.method, path, json=body)
+    assert (answer.status_code, answer.json()) == (200, {"ok": 1})
+
+
+def test_a_success_passes_through_byte_for_byte(mistral: RequestsMock, client: TestClient) -> None:
+    body = b'{ "status":\n "SOME_FUTURE_STATUS", "n": 1.0, "n": 2 }'
+    mistral.get(JOBS, body=body, content_type="application/json; charset=utf-8")
+    answer = client.get("/v1/batch/jobs")
+    assert (answer.content, answer.headers["content-type"]) == (
+        body,
+        "application/json; charset=utf-8",
+    )
+
+
+def test_only_the_gateways_own_headers_go_upstream(
+    mistral: RequestsMock, client: TestClient
+) -> None:
+    mistral.get(JOBS, json={})
+    client.get(
+        "/v1/batch/jobs",
+        headers={"Authorization": "Bearer callers", "Cookie": "a=b", "X-Forwarded-Host": "evil"},
+    )
+    assert dict(last(mistral).headers) == {
+        "User-Agent": f"mistral-batch-gateway/{load().version}",
+        "Accept": "application/json",
+        "Accept-Encoding": "identity",
+        "Authorization": f"Bearer {KEY}",
+    }
+
+
+# Query strings as the official SDKs send them (mistralai 3.7.0, @mistralai/mistralai 2.7.0).
+@pytest.mark.parametrize(
+    "query",
+    [
+        "page=0&page_size=100&created_by_me=false&order_by=-created",
+        "page=2&page_size=7&model=mistral-small-latest&agent_id=ag%3A1&job_type=testing&team=a%20b%26c"
+        "&created_after=2026-01-02T03%3A04%3A05Z&created_by_me=true&status=QUEUED&status=RUNNING&order_by=created",
+        "created_after=2026-01-02T03%3A04%3A05.678000",
+        "created_after=2026-01-02T03%3A04%3A05.000Z",
+        "created_after=2026-01-02T03%3A04%3A05%2B02%3A00",
+        "status=SUCCESS",
+        "job_type=testing",
+        "a=%7B%27b%27%3A%201%7D",
+        "t%C3%A9l=%C3%A9",
+    ],
+)
+def test_list_filters_reach_the_upstream_as_they_were_sent(
+    query: str, mistral: RequestsMock, client: TestClient
+) -> None:
+    mistral.get(JOBS, json={"total": 0})
+    assert client.get(f"/v1/batch/jobs?{query}").status_code == 200
+    assert last(mistral).url == f"{JOBS}?{query}"
+
+
+def test_inline_reaches_the_upstream(mistral: RequestsMock, client: TestClient) -> None:
+    mistral.get(f"{JOBS}/{ID}", json={})
+    client.get(f"/v1/batch/jobs/{ID}?inline=true")
+    assert last(mistral).url == f"{JOBS}/{ID}?inline=true"
+
+
+def test_head_answers_as_get_without_a_body(mistral: RequestsMock, client: TestClient) -> None:
+    mistral.get(JOBS, json={"total": 0})
+    answer = client.head("/v1/batch/jobs")
+    assert (answer.status_code, answer.content, answer.headers["content-length"]) == (
+        200,
+        b"",
+        "12",
+    )
+
+
+def test_options_names_the_methods_of_a_path(client: TestClient) -> None:
+    answer = client.options(f"/v1/batch/jobs/{ID}/cancel")
+    assert (answer.status_code, answer.headers["allow"]) == (204, "OPTIONS, POST")
+
+
+def test_a_create_sends_what_was_checked_and_leaves_open_objects_as_they_were(
+    mistral: RequestsMock, client: TestClient
+) -> None:
+    mistral.post(JOBS, json={})
+    body = b'{"endpoint": "/v1/ocr", "endpoint": "/v1/embeddings", "requests": [{"body": {"x":  1.00, "x": 2}}]}'
+    assert (
+        client.post(
+            "/v1/batch/jobs", content=body, headers={"content-type": "application/json"}
+        ).status_code
+        == 200
+    )
+    assert (
+        last(mistral).body
+        == b'{"endpoint":"/v1/embeddings","requests":[{"body":{"x":  1.00, "x": 2}}]}'
+    )
+
+
+def test_explicit_nulls_are_accepted_where_mistral_takes_them(
+    mistral: RequestsMock, client: TestClient
+) -> None:
+    mistral.post(JOBS, json={})
+    body = {**CREATE, "model": None, "agent_id": None, "metadata": None, "input_files": None}
+    assert client.post("/v1/batch/jobs", json=body).status_code == 200
+    assert json.loads(last(mistral).body) == body
+
+
+def test_a_member_of_tomorrow_is_forwarded_with_a_warning(
+    mistral: RequestsMock, client: TestClient
+) -> None:
+    mistral.post(JOBS, json={})
+    answer = client.post("/v1/batch/jobs", json={**CREATE, "priority": "low"})
+    assert json.loads(last(mistral).body)["priority"] == "low"
+    assert "/body/priority" in answer.headers["gateway-warning"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("input_file_id", "input_files"),
+        ("timeoutHours", "timeout_hours"),
+        ("completion_window", "timeout_hours"),
+    ],
+)
+def test_a_member_that_mistral_would_ignore_is_refused_with_the_right_name(
+    wrong: str, right: str, mistral: RequestsMock, client: TestClient
+) -> None:
+    answer = client.post("/v1/batch/jobs", json={**CREATE, wrong: 1})
+    assert answer.status_code == 422
+    assert answer.json()["errors"] == [
+        {"pointer": f"/body/{wrong}", "detail": f"is not a known member; did you mean {right}?"}
+    ]
+    assert len(mistral.calls) == 0
+
+
+def test_trace_and_rate_headers_of_the_upstream_reach_the_caller(
+    mistral: RequestsMock, client: TestClient
+) -> None:
+    headers = {
+        "mistral-correlation-id": "c1",
+        "x-ratelimit-remaining-req-minute": "5",
+        "set-cookie": "a=b",
+        "server": "x",
+    }
+    mistral.get(JOBS, json={}, headers=headers)
+    answer = client.get("/v1/batch/jobs")
+    assert {name: answer.headers.get(name) for name in headers} == {
+        **headers,
+        "set-cookie": None,
+        "server": None,
+    }
+
+
+def test_a_request_id_is_echoed_when_well_formed_and_made_otherwise(
+    mistral: RequestsMock, client: TestClient
+) -> None:
+    mistral.get(JOBS, json={})
+    assert (
+        client.get("/v1/batch/jobs", headers={"X-Request-ID": "a.b-1"}).headers["x-request-id"]
+        == "a.b-1"
+    )
+    assert (
+        len(client.get("/v1/batch/jobs", headers={"X-Request-ID": "a b"}).headers["x-request-id"])
+        == 36
+    )

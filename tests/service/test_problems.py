@@ -1,0 +1,353 @@
+"""Failures: every row of the problem table, and what hostile input gets. Expectations: RFC 9457 and docs/problems.md."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from responses import RequestsMock
+from starlette.testclient import TestClient
+
+from openapi.contract import load
+from service.errors import PROBLEMS
+from service.messages import decipher
+from tests.conftest import UPSTREAM
+
+ROOT = Path(__file__).parents[2]
+JOBS = f"{UPSTREAM}/v1/batch/jobs"
+ID = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
+MEMBERS = {
+    "type",
+    "title",
+    "status",
+    "detail",
+    "instance",
+    "request_id",
+    "source",
+    "retryable",
+    "upstream_status",
+    "errors",
+    "upstream",
+}
+JSON = {"content-type": "application/json"}
+
+
+def slug(answer: Any) -> str:
+    """The kind of problem that an answer is; it must be a whole problem document."""
+    document = answer.json()
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert document.keys() <= MEMBERS
+    assert document["status"] == answer.status_code
+    assert document["request_id"] == answer.headers["x-request-id"]
+    page, _, anchor = document["type"].partition("#")
+    assert page == "/problems"
+    return str(anchor)
+
+
+# Mistral's bodies as reported by callers of the live API.
+@pytest.mark.parametrize(
+    ("status", "body", "expected", "kind", "retryable"),
+    [
+        (
+            400,
+            {"object": "error", "message": "no", "type": "invalid_model", "code": "1500"},
+            400,
+            "upstream-rejected",
+            False,
+        ),
+        (401, {"detail": "Unauthorized"}, 502, "upstream-refused-key", False),
+        (
+            402,
+            {"detail": "You cannot launch batch jobs this big with your free trial."},
+            402,
+            "upstream-rejected",
+            False,
+        ),
+        (
+            403,
+            {"message": "tier", "type": "tier_not_allowed", "code": "1910"},
+            502,
+            "upstream-refused-key",
+            False,
+        ),
+        (404, {"detail": "Not Found"}, 404, "upstream-rejected", False),
+        (
+            422,
+            {"detail": [{"type": "x", "loc": ["body", "endpoint"], "msg": "bad"}]},
+            422,
+            "upstream-rejected",
+            False,
+        ),
+        (429, {"message": "Rate limit exceeded"}, 429, "rate-limited", True),
+        (500, {"message": "oops"}, 500, "upstream-failed", True),
+        (503, {"message": "oops"}, 503, "upstream-failed", True),
+    ],
+)
+def test_an_upstream_error_keeps_its_status_unless_it_concerns_the_key(
+    status: int,
+    body: Any,
+    expected: int,
+    kind: str,
+    retryable: bool,
+    mistral: RequestsMock,
+    client: TestClient,
+) -> None:
+    mistral.get(JOBS, json=body, status=status)
+    answer = client.get("/v1/batch/jobs")
+    document = answer.json()
+    assert (answer.status_code, slug(answer), document["retryable"]) == (expected, kind, retryable)
+    assert (document["source"], document["upstream_status"], document["upstream"]) == (
+        "upstream",
+        status,
+        body,
+    )
+
+
+@pytest.mark.parametrize(
+    ("status", "content_type", "body"),
+    [
+        (200, "text/html", "<html>"),
+        (302, "application/json", "{}"),
+        (404, "text/html", "<html>"),
+        (502, "text/html", "<html>"),
+        (500, "application/json", "{broken"),
+    ],
+)
+def test_an_answer_that_is_not_json_is_a_bad_response(
+    status: int, content_type: str, body: str, mistral: RequestsMock, client: TestClient
+) -> None:
+    headers = {"Location": "http://169.254.169.254/"} if status == 302 else {}
+    mistral.get(JOBS, body=body, status=status, content_type=content_type, headers=headers)
+    answer = client.get("/v1/batch/jobs")
+    assert (answer.status_code, slug(answer), answer.json()["upstream_status"]) == (
+        502,
+        "upstream-bad-response",
+        status,
+    )
+    assert len(mistral.calls) == 1
+
+
+def test_a_create_that_upstream_failed_is_not_called_retryable(
+    mistral: RequestsMock, client: TestClient
+) -> None:
+    mistral.post(JOBS, json={"message": "oops"}, status=503)
+    answer = client.post("/v1/batch/jobs", json={"endpoint": "/v1/ocr"})
+    assert (slug(answer), answer.json()["retryable"]) == ("upstream-failed", False)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("7", "7"),
+        ("Fri, 31 Dec 2027 23:59:59 GMT", "Fri, 31 Dec 2027 23:59:59 GMT"),
+        ("99999999", "86400"),
+        ("-1", None),
+        ("soon", None),
+        (None, None),
+    ],
+)
+def test_retry_after_is_kept_when_well_formed(
+    given: str | None, kept: str | None, mistral: RequestsMock, client: TestClient
+) -> None:
+    mistral.get(JOBS, json={}, status=429, headers={"Retry-After": given} if given else {})
+    assert client.get("/v1/batch/jobs").headers.get("retry-after") == kept
+
+
+def test_a_zero_quota_is_not_called_retryable(mistral: RequestsMock, client: TestClient) -> None:
+    mistral.get(JOBS, json={}, status=429, headers={"x-ratelimit-limit-req-minute": "0"})
+    assert client.get("/v1/batch/jobs").json()["retryable"] is False
+
+
+def test_no_connection_is_upstream_unreachable(client: TestClient) -> None:
+    answer = client.get("/v1/batch/jobs")  # the upstream of the fixture is a closed port
+    assert (answer.status_code, slug(answer), answer.json()["retryable"]) == (
+        502,
+        "upstream-unreachable",
+        True,
+    )
+
+
+def test_an_unexpected_failure_is_an_internal_error_that_tells_nothing(
+    mistral: RequestsMock, client: TestClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    mistral.get(JOBS, body=ZeroDivisionError("/etc/passwd"))
+    answer = client.get("/v1/batch/jobs")
+    assert (answer.status_code, slug(answer)) == (500, "internal-error")
+    assert "passwd" not in answer.text
+    assert answer.json()["request_id"] in caplog.text
+
+
+HOSTILE = [
+    ("invalid UTF-8", b'{"endpoint":"\xff"}', JSON, 400, "malformed-request"),
+    ("UTF-16", '{"endpoint":"/v1/ocr"}'.encode("utf-16"), JSON, 400, "malformed-request"),
+    ("byte order mark", b"\xef\xbb\xbf{}", JSON, 400, "malformed-request"),
+    (
+        "deep nesting",
+        b'{"metadata":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        JSON,
+        400,
+        "malformed-request",
+    ),
+    (
+        "deep nesting in an open object",
+        b'{"requests":[{"body":{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}}]}",
+        JSON,
+        400,
+        "malformed-request",
+    ),
+    (
+        "a number of 5,000 digits",
+        b'{"timeout_hours":' + b"9" * 5000 + b"}",
+        JSON,
+        400,
+        "malformed-request",
+    ),
+    (
+        "NaN",
+        b'{"endpoint":"/v1/ocr","requests":[{"body":{"t":NaN}}]}',
+        JSON,
+        400,
+        "malformed-request",
+    ),
+    ("a lone surrogate", b'{"endpoint":"\\ud800"}', JSON, 400, "malformed-request"),
+    ("trailing garbage", b"{} {}", JSON, 400, "malformed-request"),
+    ("no body", b"", JSON, 400, "malformed-request"),
+    ("null", b"null", JSON, 422, "validation-failed"),
+    ("an array", b"[]", JSON, 422, "validation-failed"),
+    (
+        "text",
+        b'{"endpoint":"/v1/ocr"}',
+        {"content-type": "text/plain"},
+        415,
+        "unsupported-media-type",
+    ),
+    ("no content type", b'{"endpoint":"/v1/ocr"}', {}, 415, "unsupported-media-type"),
+    (
+        "a form",
+        b"endpoint=x",
+        {"content-type": "application/x-www-form-urlencoded"},
+        415,
+        "unsupported-media-type",
+    ),
+    (
+        "a charset",
+        b"{}",
+        {"content-type": "application/json; charset=utf-16"},
+        415,
+        "unsupported-media-type",
+    ),
+    ("gzip", b"\x1f\x8b\x08", {**JSON, "content-encoding": "gzip"}, 415, "unsupported-media-type"),
+]
+
+
+@pytest.mark.parametrize(
+    ("content", "headers", "status", "kind"),
+    [row[1:] for row in HOSTILE],
+    ids=[row[0] for row in HOSTILE],
+)
+def test_a_hostile_body_is_refused_and_nothing_is_sent(
+    content: bytes,
+    headers: dict[str, str],
+    status: int,
+    kind: str,
+    mistral: RequestsMock,
+    client: TestClient,
+) -> None:
+    answer = client.post("/v1/batch/jobs", content=content, headers=headers)
+    assert (answer.status_code, slug(answer)) == (status, kind)
+    assert len(answer.content) < 1500
+    assert len(mistral.calls) == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "kind"),
+    [
+        ("/v1/batch/jobs/%2e%2e", 422, "validation-failed"),
+        ("/v1/batch/jobs/..%2fmodels", 404, "not-found"),
+        ("/v1/batch/jobs/%252e%252e", 422, "validation-failed"),
+        (f"/v1/batch/jobs/{ID}%3Fx=1", 422, "validation-failed"),
+        (f"/v1/batch/jobs/{ID}%23f", 422, "validation-failed"),
+        (f"/v1/batch/jobs/{ID}%00", 400, "malformed-request"),
+        (f"/v1/batch/jobs/{ID}%0d%0aX:1", 400, "malformed-request"),
+        (f"/v1/batch/jobs/{ID}/", 404, "not-found"),
+        ("/v1/batch/jobs/", 404, "not-found"),
+        ("/v1/batch/jobs/%D9%A1", 422, "validation-failed"),
+        ("/v2/batch/jobs", 404, "not-found"),
+        ("/v1/batch/jobs?page=1&page=2", 422, "validation-failed"),
+        ("/v1/batch/jobs?page=%FF", 400, "malformed-request"),
+        ("/v1/batch/jobs?page=-1", 422, "validation-failed"),
+        ("/v1/batch/jobs?page=" + "9" * 3000, 422, "validation-failed"),
+        ("/v1/batch/jobs?" + "&".join(f"k{i}=1" for i in range(201)), 400, "malformed-request"),
+        ("/v1/batch/jobs?created_by_me=1", 422, "validation-failed"),
+        ("/v1/batch/jobs?status=queued", 422, "validation-failed"),
+        ("/v1/batch/jobs?created_after=yesterday", 422, "validation-failed"),
+        (f"/v1/batch/jobs/{ID}?inlin=true", 422, "validation-failed"),
+    ],
+)
+def test_a_hostile_path_or_query_is_refused_and_nothing_is_sent(
+    path: str, status: int, kind: str, mistral: RequestsMock, client: TestClient
+) -> None:
+    answer = client.get(path)
+    assert (answer.status_code, slug(answer)) == (status, kind)
+    assert len(mistral.calls) == 0
+
+
+def test_an_unknown_method_is_405_and_names_the_known_ones(client: TestClient) -> None:
+    answer = client.delete("/v1/batch/jobs")
+    assert (answer.status_code, slug(answer)) == (405, "method-not-allowed")
+    assert answer.headers["allow"] == "GET, HEAD, OPTIONS, POST"
+
+
+def test_a_body_over_the_limit_is_413(settings: Any, client: TestClient) -> None:
+    answer = client.post("/v1/batch/jobs", content=b" " * (settings.max_body + 1), headers=JSON)
+    assert (answer.status_code, slug(answer)) == (413, "content-too-large")
+
+
+def test_every_fault_is_listed_with_its_place(client: TestClient) -> None:
+    body = {
+        "timeout_hours": 900,
+        "input_files": ["x"],
+        "metadata": {"k" * 33: "v"},
+        "requests": [{"custom_id": "1"}],
+    }
+    answer = client.post("/v1/batch/jobs", json=body)
+    pointers = {fault["pointer"] for fault in answer.json()["errors"]}
+    assert pointers == {
+        "/body/endpoint",
+        "/body/timeout_hours",
+        "/body/input_files/0",
+        "/body/metadata",
+        "/body/requests/0/body",
+    }
+
+
+def test_ten_thousand_faults_give_a_short_answer_that_echoes_nothing(client: TestClient) -> None:
+    secret = "do-not-echo-this"
+    answer = client.post("/v1/batch/jobs", json={"endpoint": secret, "requests": [secret] * 10_000})
+    assert answer.status_code == 422
+    assert len(answer.json()["errors"]) == 50
+    assert len(answer.content) < 10_000
+    assert secret not in answer.text
+
+
+def test_our_key_in_an_upstream_error_is_not_passed_on(
+    settings: Any, mistral: RequestsMock, client: TestClient
+) -> None:
+    key = settings.credentials["token"]
+    mistral.get(JOBS, json={"detail": f"bad key {key}"}, status=400)
+    assert key not in client.get("/v1/batch/jobs").text
+
+
+# The document of each kind, in the three places that tell of it.
+@pytest.mark.parametrize("kind", PROBLEMS)
+def test_every_problem_is_documented_with_status_and_source(kind: str, client: TestClient) -> None:
+    row = re.compile(rf"^## {kind}\n\n.*{PROBLEMS[kind].source}", re.MULTILINE)
+    assert row.search((ROOT / "docs/problems.md").read_text())
+    assert f'<h2 id="{kind}">' in client.get("/problems").text
+    assert f"`{kind}`" in (ROOT / "README.md").read_text()
+
+
+def test_decipher_answers_a_success_of_any_2xx_status_with_no_content() -> None:
+    assert decipher(load().operations["getbatchjob"], 204, {}, b"").body == b""

@@ -1,0 +1,248 @@
+"""The upstream client against real sockets that misbehave: limits hold, a create is sent once, nothing hangs."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from service.app import create_app
+from service.config import Settings
+
+ID = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
+CREATE = {"endpoint": "/v1/ocr"}
+OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+
+
+Behaviour = Callable[[socket.socket, int], object]
+
+
+@contextmanager
+def upstream(
+    behave: Behaviour, certificate: tuple[str, str] | None = None
+) -> Iterator[tuple[int, list[bytes]]]:
+    """A server on a free port that reads one request per connection, notes it, and calls `behave(socket, nth)`."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    received: list[bytes] = []
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER) if certificate else None
+    if tls and certificate:
+        tls.load_cert_chain(*certificate)
+
+    def serve() -> None:
+        while True:
+            try:
+                peer, _ = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=answer, args=(peer,), daemon=True).start()
+
+    def answer(plain: socket.socket) -> None:
+        with suppress(OSError), tls.wrap_socket(plain, server_side=True) if tls else plain as peer:
+            received.append(read_request(peer))
+            behave(peer, len(received))
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        yield listener.getsockname()[1], received
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join()
+
+
+def read_request(peer: socket.socket) -> bytes:
+    data = b""
+    while b"\r\n\r\n" not in data:
+        data += peer.recv(65536)
+    head, _, body = data.partition(b"\r\n\r\n")
+    length = next(
+        (
+            int(line[15:])
+            for line in head.split(b"\r\n")
+            if line.lower().startswith(b"content-length:")
+        ),
+        0,
+    )
+    while len(body) < length:
+        body += peer.recv(65536)
+    return head + b"\r\n\r\n" + body
+
+
+@pytest.fixture
+def gateway(settings: Settings) -> Callable[..., TestClient]:
+    """Makes a client of a gateway in front of a port, with short time limits."""
+
+    def make(port: int, **changes: object) -> TestClient:
+        own = {
+            "upstream_url": f"http://127.0.0.1:{port}/v1",
+            "connect_timeout": 0.5,
+            "read_timeout": 0.5,
+            "timeout": 1.0,
+        }
+        return TestClient(create_app(replace(settings, **{**own, **changes})))
+
+    return make
+
+
+def drip(data: bytes) -> Behaviour:
+    def behave(peer: socket.socket, _nth: int) -> None:
+        for byte in data:
+            peer.sendall(bytes([byte]))
+            time.sleep(0.2)
+
+    return behave
+
+
+@pytest.mark.parametrize(
+    "behave",
+    [
+        pytest.param(lambda peer, _: peer.recv(1), id="silence"),
+        pytest.param(drip(OK * 20), id="headers, a byte at a time"),
+        pytest.param(
+            lambda peer, n: (
+                peer.sendall(OK + b"Content-Length: 99\r\n\r\n"),
+                drip(b" " * 99)(peer, n),
+            ),
+            id="body, a byte at a time",
+        ),
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_an_upstream_that_is_too_slow_is_a_timeout_within_the_total_limit(
+    method: str, behave: Behaviour, gateway: Callable[..., TestClient]
+) -> None:
+    with upstream(behave) as (port, received):
+        begun = time.monotonic()
+        answer = gateway(port).request(
+            method, "/v1/batch/jobs", json=CREATE if method == "POST" else None
+        )
+        assert (answer.status_code, answer.json()["type"]) == (504, "/problems#upstream-timeout")
+        assert time.monotonic() - begun < 2.5
+        assert len(received) == 1
+
+
+FAULTS = [
+    pytest.param(lambda peer, _: None, id="closed without an answer"),
+    pytest.param(
+        lambda peer, _: peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0"),
+        id="reset",
+    ),
+    pytest.param(lambda peer, _: peer.sendall(b"\x00garbage\r\n\r\n"), id="garbage"),
+    pytest.param(
+        lambda peer, _: peer.sendall(OK + b"Content-Length: 10\r\n\r\n{}"), id="truncated"
+    ),
+    pytest.param(
+        lambda peer, _: peer.sendall(OK + b"Transfer-Encoding: chunked\r\n\r\n5\r\n{}"),
+        id="truncated chunk",
+    ),
+    pytest.param(
+        lambda peer, _: peer.sendall(OK + b"Content-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{}"),
+        id="compressed unasked",
+    ),
+]
+
+
+@pytest.mark.parametrize("behave", FAULTS)
+def test_a_create_whose_answer_is_lost_is_sent_once_and_said_to_be_unknown(
+    behave: Behaviour, gateway: Callable[..., TestClient]
+) -> None:
+    with upstream(behave) as (port, received):
+        answer = gateway(port).post("/v1/batch/jobs", json=CREATE)
+        assert (answer.status_code, answer.json()["retryable"]) == (502, False)
+        assert "may have been carried out" in answer.json()["detail"]
+        assert len(received) == 1
+
+
+def test_a_get_is_repeated_when_nothing_was_received(gateway: Callable[..., TestClient]) -> None:
+    def behave(peer: socket.socket, nth: int) -> None:
+        if nth == 3:
+            peer.sendall(OK + b"Content-Length: 2\r\n\r\n{}")
+
+    with upstream(behave) as (port, received):
+        assert gateway(port).get("/v1/batch/jobs").status_code == 200
+        assert len(received) == 3
+
+
+def test_a_get_is_repeated_twice_at_most(gateway: Callable[..., TestClient]) -> None:
+    with upstream(lambda peer, _: None) as (port, received):
+        assert gateway(port).get("/v1/batch/jobs").status_code == 502
+        assert len(received) == 3
+
+
+@pytest.mark.parametrize(
+    "head", [b"Content-Length: 2000000\r\n\r\n", b"\r\n"], ids=["announced", "unannounced"]
+)
+def test_an_answer_over_the_limit_is_refused(
+    head: bytes, gateway: Callable[..., TestClient]
+) -> None:
+    with upstream(lambda peer, _: peer.sendall(OK + head + b" " * 2_000_000)) as (port, _):
+        answer = gateway(port, max_answer=1_000_000).get("/v1/batch/jobs")
+        assert (answer.status_code, answer.json()["type"]) == (
+            502,
+            "/problems#upstream-answer-too-large",
+        )
+
+
+def test_netrc_and_proxy_variables_do_not_touch_the_upstream_request(
+    gateway: Callable[..., TestClient],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    settings: Settings,
+) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login a password b\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    with upstream(lambda peer, _: peer.sendall(OK + b"Content-Length: 2\r\n\r\n{}")) as (
+        port,
+        received,
+    ):
+        assert gateway(port).get("/v1/batch/jobs").status_code == 200
+        assert f"Authorization: Bearer {settings.credentials['token']}".encode() in received[0]
+
+
+def test_cookies_of_the_upstream_are_not_kept(gateway: Callable[..., TestClient]) -> None:
+    def behave(peer: socket.socket, _nth: int) -> None:
+        peer.sendall(OK + b"Set-Cookie: a=b\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}")
+
+    with upstream(behave) as (port, received):
+        client = gateway(port)
+        client.get("/v1/batch/jobs")
+        client.get("/v1/batch/jobs")
+        assert b"cookie" not in received[1].lower()
+
+
+def test_a_certificate_of_an_unknown_authority_is_refused_before_anything_is_sent(
+    gateway: Callable[..., TestClient], certificate: tuple[str, str]
+) -> None:
+    with upstream(
+        lambda peer, _: peer.sendall(OK + b"Content-Length: 2\r\n\r\n{}"), certificate
+    ) as (port, received):
+        answer = gateway(0, upstream_url=f"https://localhost:{port}/v1").post(
+            "/v1/batch/jobs", json=CREATE
+        )
+        assert (answer.status_code, answer.json()["type"]) == (
+            502,
+            "/problems#upstream-unreachable",
+        )
+        assert received == []
+
+
+def test_a_certificate_of_the_configured_authority_is_trusted(
+    gateway: Callable[..., TestClient], certificate: tuple[str, str]
+) -> None:
+    with upstream(
+        lambda peer, _: peer.sendall(OK + b"Content-Length: 2\r\n\r\n{}"), certificate
+    ) as (port, received):
+        client = gateway(0, upstream_url=f"https://localhost:{port}/v1", ca_file=certificate[0])
+        assert client.post("/v1/batch/jobs", json=CREATE).status_code == 200
+        assert len(received) == 1
