@@ -1,0 +1,83 @@
+"""Serves the sandbox: `python -m sandbox`.
+
+One gunicorn worker, since the state is in memory, with many threads. It stops at once, whatever
+hangs: there is nothing to save.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from typing import Any
+
+from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
+
+from sandbox import demo
+from sandbox.admin import BANNER
+from sandbox.app import create_app
+from sandbox.config import Settings, SettingsError
+
+
+class Server(BaseApplication):  # type: ignore[misc]
+    """The sandbox under gunicorn, configured from the settings alone."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        super().__init__()
+
+    def load_config(self) -> None:
+        options = {
+            "bind": f"{self.settings.host}:{self.settings.port}",
+            "workers": 1,
+            "worker_class": "gthread",
+            "threads": self.settings.threads,
+            "worker_connections": self.settings.threads * 4,
+            "keepalive": 75,
+            "timeout": 0,
+            "graceful_timeout": 0,
+            "limit_request_line": 0,
+            "loglevel": "error",
+            "control_socket_disable": True,
+            "post_worker_init": _announce,
+            "worker_exit": lambda _server, _worker: os._exit(0),
+        }
+        for name, value in options.items():
+            self.cfg.set(name, value)
+
+    def load(self) -> Any:
+        app = create_app(self.settings)
+        if self.settings.demo:
+            demo.load(app.extensions["sandbox"])
+        return app
+
+
+def _announce(worker: Any) -> None:
+    """Say that requests are answered from now on, and where."""
+    host, port = worker.sockets[0].getsockname()[:2]
+    seed = worker.wsgi.extensions["sandbox"].seed
+    print(f"sandbox: {BANNER}", flush=True)
+    print(f"sandbox: ready on http://{host}:{port} (SANDBOX_SEED={seed} repeats it)", flush=True)
+
+
+def main() -> None:
+    """Serve until told to stop; exit with 2 on settings that cannot be used."""
+    try:
+        settings = Settings.from_env()
+    except SettingsError as error:
+        sys.exit(_complain(str(error)))
+    try:
+        socket.create_server((settings.host, settings.port)).close()
+    except OSError as error:
+        place = f"{settings.host}:{settings.port}"
+        sys.exit(_complain(f"cannot listen on {place}: {error.strerror}"))
+    Server(settings).run()
+
+
+def _complain(message: str) -> int:
+    print(f"sandbox: {message}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""Files: what clients upload, and what jobs leave behind.
+
+The content of a result file is computed when it is read first.
+"""
+
+from __future__ import annotations
+
+import json
+import mimetypes
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from sandbox.jobs import Request
+from sandbox.validation import request_faults
+
+# Mistral's OpenAPI, schema FilePurpose; its SDK 3.7 adds the last one.
+PURPOSES = ("fine-tune", "batch", "ocr", "agentic_safety")
+VISIBILITIES = ("workspace", "user")
+SAMPLE_TYPES = ("pretrain", "instruct", "batch_request", "batch_result", "batch_error")
+SOURCES = ("upload", "repository", "mistral")
+JSONL_TYPES = ("application/json", "application/jsonl", "application/json-lines", "text/plain")
+
+
+@dataclass
+class File:
+    """A file; `created` and `expires` are job seconds, `read` gives the content."""
+
+    id: str
+    workspace: str
+    user: str
+    filename: str
+    purpose: str
+    sample_type: str
+    source: str
+    mimetype: str
+    read: Callable[[], bytes]
+    created: float
+    expires: float | None = None
+    visibility: str = "workspace"
+
+    @cached_property
+    def content(self) -> bytes:
+        """The bytes of the file."""
+        return self.read()
+
+    def view(self, wall: Callable[[float], float]) -> dict[str, Any]:
+        """The file as Mistral's schema FileSchema has it."""
+        return {
+            "id": self.id,
+            "object": "file",
+            "bytes": len(self.content),
+            "created_at": int(wall(self.created)),
+            "filename": self.filename,
+            "purpose": self.purpose,
+            "sample_type": self.sample_type,
+            "source": self.source,
+            "num_lines": self._lines(),
+            "mimetype": self.mimetype,
+            "signature": None,
+            "expires_at": None if self.expires is None else int(wall(self.expires)),
+            "visibility": self.visibility,
+        }
+
+    def _lines(self) -> int | None:
+        if not self.sample_type.startswith("batch"):
+            return None
+        return sum(1 for line in self.content.split(b"\n") if line.strip())
+
+
+def wrong_type(filename: str, purpose: str) -> str | None:
+    """The media type that makes a file unfit for batch input, going by its name, or None."""
+    guess = mimetypes.guess_type(filename)[0]
+    fit = purpose != "batch" or guess is None or guess in JSONL_TYPES
+    return None if fit else guess
+
+
+def parse_input(content: bytes) -> tuple[list[Request], list[str]]:
+    """The requests of an input file, and the reasons for which it makes a job fail.
+
+    Mistral does not look at the lines on upload; faults in them surface in the job.
+    """
+    requests, reasons = [], []
+    for number, line in enumerate(content.split(b"\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError):
+            reasons.append(f"Invalid JSON on line {number}")
+            continue
+        faults = list(request_faults(value, ()))
+        if faults:
+            reasons.append(f"Line {number}: {'.'.join(map(str, faults[0]['loc']))}: not valid")
+        else:
+            requests.append(Request(value.get("custom_id"), value["body"]))
+    if not requests and not reasons:
+        reasons.append("The input is empty")
+    return requests, reasons

@@ -1,0 +1,274 @@
+"""A batch job and its life, as a pure function of the clock.
+
+What will become of a job is decided when it is created (`Plan`); how far it is follows from its age
+(`progress`). Nothing runs in the background, and a look never changes anything.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sandbox.config import Settings
+
+# Names of Mistral's OpenAPI, schema BatchJobStatus.
+STATUSES = (
+    "QUEUED",
+    "RUNNING",
+    "SUCCESS",
+    "FAILED",
+    "TIMEOUT_EXCEEDED",
+    "CANCELLATION_REQUESTED",
+    "CANCELLED",
+)
+TERMINAL = frozenset({"SUCCESS", "FAILED", "TIMEOUT_EXCEEDED", "CANCELLED"})
+
+# The metadata member that chooses how a job ends, and its values.
+OUTCOME = "sandbox_outcome"
+OUTCOMES = {
+    "all-failed": "ends SUCCESS although every request failed",
+    "some-failed": "ends SUCCESS with every other request failed",
+    "failed": "ends FAILED after half of the requests",
+    "timeout": "ends TIMEOUT_EXCEEDED after half of the requests, whatever its `timeout_hours`",
+    "stuck": "stays QUEUED until `timeout_hours` have passed",
+    "endless": "stays RUNNING, one request short of the end, until `timeout_hours` have passed",
+}
+
+# A request fails when its body contains this; `-string` or `-object` chooses the error's form.
+FAIL_MARK = "sandbox:fail"
+FAILURE_MESSAGES = ("The sandbox failed this request", "The sandbox rejected this request's body")
+MODEL_MESSAGE = "No model: neither the job nor the request names one"
+MESSAGES = (*FAILURE_MESSAGES, MODEL_MESSAGE)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One line of a job's input."""
+
+    custom_id: str | None
+    body: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A request that fails: its place in the order of completion and its row of MESSAGES."""
+
+    position: int
+    index: int
+    kind: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will become of a job. Ages are job seconds since its creation."""
+
+    total: int
+    validated: float
+    started: float
+    finish: float
+    outcome: str
+    work: float
+    ceiling: int
+    failures: tuple[Failure, ...] = ()
+    reasons: tuple[str, ...] = ()
+
+    def completed(self, age: float) -> int:
+        """How many requests are done at an age; never falls."""
+        if age >= self.finish and self.outcome == "SUCCESS":
+            return self.total
+        if age <= self.started:
+            return 0
+        return min(self.ceiling, int(self.total * (age - self.started) / self.work))
+
+
+@dataclass
+class Job:
+    """A job as created; `cancelled` (the age at which that was asked for) alone changes later."""
+
+    id: str
+    workspace: str
+    user: str
+    created: float
+    endpoint: str
+    plan: Plan
+    requests: Sequence[Request]
+    output_file: str
+    error_file: str
+    input_files: list[str] = field(default_factory=list)
+    model: str | None = None
+    agent_id: str | None = None
+    metadata: dict[str, str] | None = None
+    cancel_seconds: float = 0.0
+    cancelled: float | None = None
+    listed: float = -math.inf
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a job is; `started` and `ended` are ages or None."""
+
+    status: str
+    total: int
+    completed: int
+    failed: int
+    started: float | None
+    ended: float | None
+
+
+def progress(job: Job, tick: float) -> Progress:
+    """How far the job is at a job second of the clock."""
+    plan, age = job.plan, tick - job.created
+    worked = min(age, plan.finish if job.cancelled is None else job.cancelled)
+    completed = plan.completed(worked)
+    ended = plan.finish if job.cancelled is None else job.cancelled + job.cancel_seconds
+    return Progress(
+        status=_status(job, age),
+        total=plan.total if worked >= plan.validated else 0,
+        completed=completed,
+        failed=bisect_right(plan.failures, completed - 1, key=lambda failure: failure.position),
+        started=plan.started if worked >= plan.started else None,
+        ended=ended if age >= ended else None,
+    )
+
+
+def _status(job: Job, age: float) -> str:
+    if job.cancelled is not None:
+        done = age >= job.cancelled + job.cancel_seconds
+        return "CANCELLED" if done else "CANCELLATION_REQUESTED"
+    if age >= job.plan.finish:
+        return job.plan.outcome
+    return "RUNNING" if age >= job.plan.started else "QUEUED"
+
+
+def has_results(state: Progress, partial: bool) -> bool:
+    """Whether there are result files: at the end only, and only of SUCCESS unless `partial`."""
+    return state.status == "SUCCESS" or (partial and state.status in TERMINAL)
+
+
+def view(
+    job: Job, state: Progress, wall: Callable[[float], float], partial: bool
+) -> dict[str, Any]:
+    """The job as Mistral's schema BatchJob has it; `wall` turns job seconds into Unix time."""
+    results = has_results(state, partial)
+    succeeded = state.completed - state.failed
+    return {
+        "id": job.id,
+        "object": "batch",
+        "input_files": job.input_files,
+        "metadata": job.metadata,
+        "endpoint": job.endpoint,
+        "model": job.model,
+        "agent_id": job.agent_id,
+        "output_file": job.output_file if results and succeeded else None,
+        "error_file": job.error_file if results and state.failed else None,
+        "errors": _errors(job, state),
+        "outputs": None,
+        "status": state.status,
+        "created_at": int(wall(job.created)),
+        "total_requests": state.total,
+        "completed_requests": state.completed,
+        "succeeded_requests": succeeded,
+        "failed_requests": state.failed,
+        "started_at": _timestamp(job, state.started, wall),
+        "completed_at": _timestamp(job, state.ended, wall),
+    }
+
+
+def _errors(job: Job, state: Progress) -> list[dict[str, Any]]:
+    counts = Counter(MESSAGES[failure.kind] for failure in job.plan.failures[: state.failed])
+    if state.status == "FAILED":
+        counts.update(job.plan.reasons)
+    return [{"message": message, "count": count} for message, count in counts.items()]
+
+
+def _timestamp(job: Job, age: float | None, wall: Callable[[float], float]) -> int | None:
+    return None if age is None else int(wall(job.created + age))
+
+
+def completion_order(job_id: str, total: int) -> list[int]:
+    """The indices of a job's requests in the order in which they complete."""
+    return random.Random(job_id).sample(range(total), total)  # noqa: S311 (no secret)
+
+
+def plan(
+    job_id: str,
+    requests: Sequence[Request],
+    *,
+    settings: Settings,
+    timeout_hours: int,
+    has_model: bool,
+    outcome: str | None,
+    reasons: Sequence[str],
+    wait: float,
+    marked: bool,
+) -> Plan:
+    """What will become of a new job.
+
+    `reasons` make it FAILED at its start; `wait` is the time for which the workspace's pending
+    limit keeps it queued; `marked` says that some body may contain FAIL_MARK.
+    """
+    dice = random.Random(job_id)  # noqa: S311 (no secret)
+    total = 0 if reasons else len(requests)
+    queued = settings.queue_seconds * dice.uniform(0.9, 1.1)
+    started = math.inf if outcome == "stuck" else max(queued, wait)
+    work = settings.run_seconds * dice.uniform(0.9, 1.1) + settings.request_seconds * total
+    finish, result, ceiling = started + work, "SUCCESS", total
+    if reasons:
+        finish, result = started + work / 10, "FAILED"
+    elif outcome == "endless":
+        finish, ceiling = math.inf, max(total - 1, 0)
+    elif outcome in ("failed", "timeout"):
+        finish, ceiling = started + work / 2, total // 2
+        result = "FAILED" if outcome == "failed" else "TIMEOUT_EXCEEDED"
+    if finish > timeout_hours * 3600:
+        finish, result = timeout_hours * 3600.0, "TIMEOUT_EXCEEDED"
+    return Plan(
+        total=total,
+        validated=queued / 2,
+        started=started,
+        finish=finish,
+        outcome=result,
+        work=work or 1.0,
+        ceiling=ceiling,
+        failures=_failures(job_id, requests, settings, has_model, outcome, marked, dice)
+        if total
+        else (),
+        reasons=tuple(reasons or (("The sandbox failed this job",) if outcome == "failed" else ())),
+    )
+
+
+def _failures(
+    job_id: str,
+    requests: Sequence[Request],
+    settings: Settings,
+    has_model: bool,
+    outcome: str | None,
+    marked: bool,
+    dice: random.Random,
+) -> tuple[Failure, ...]:
+    strict = settings.missing_model == "fail" and not has_model
+    chosen = outcome in ("all-failed", "some-failed")
+    if not (marked or strict or chosen or settings.failure_percent):
+        return ()
+
+    def kind(index: int, request: Request) -> int | None:
+        text = str(request.body) if marked else ""
+        if FAIL_MARK in text:
+            forms = {"-string": 0, "-object": 1}
+            return next((n for form, n in forms.items() if FAIL_MARK + form in text), index % 2)
+        if strict and not (request.body.get("model") or request.body.get("agent_id")):
+            return MESSAGES.index(MODEL_MESSAGE)
+        if chosen and (outcome == "all-failed" or index % 2):
+            return index // 2 % 2
+        if dice.uniform(0, 100) < settings.failure_percent:
+            return index // 2 % 2
+        return None
+
+    order = completion_order(job_id, len(requests))
+    kinds = ((position, i, kind(i, requests[i])) for position, i in enumerate(order))
+    return tuple(Failure(position, i, row) for position, i, row in kinds if row is not None)

@@ -1,0 +1,130 @@
+"""Real processes for tests, started on free ports and ended with the test.
+
+Not tests themselves: `from tests.processes import sandbox_process`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+ROOT = Path(__file__).parent.parent
+READY = re.compile(r"ready on (http://\S+)")
+# Proxies that the environment names are not for loopback.
+_opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+class Sandbox:
+    """A running sandbox and its side door."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.output: list[str] = []  # every line that it writes
+        self.url = wait_for_line(process, READY, self.output)
+
+    def ledger(self, *, method: str | None = None, path: str | None = None) -> list[dict[str, Any]]:
+        """The requests it received, oldest first; `method` and `path` choose among them."""
+        rows: list[dict[str, Any]] = self.admin("GET", "/sandbox/ledger")
+        return [
+            row for row in rows if method in (None, row["method"]) and path in (None, row["path"])
+        ]
+
+    def faults(self, *rules: dict[str, Any]) -> None:
+        """Put rules in force: `{"fault": "hang", "match": {"method": "POST"}, "times": 1, ...}`."""
+        self.admin("POST", "/sandbox/faults", list(rules))
+
+    def advance(self, seconds: float) -> None:
+        """Move its clock by job seconds."""
+        self.admin("POST", "/sandbox/clock/advance", {"seconds": seconds})
+
+    def demo(self) -> None:
+        """Load the demonstration jobs."""
+        self.admin("POST", "/sandbox/demo")
+
+    def reset(self) -> None:
+        """Make it as new: no jobs, files, ledger entries, faults."""
+        self.admin("POST", "/sandbox/reset")
+
+    def admin(self, method: str, path: str, body: Any = None) -> Any:
+        """The JSON answer of a request to the side door."""
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data, method=method)
+        with _opener.open(request, timeout=10) as response:
+            return json.load(response)
+
+    def stop(self) -> int:
+        """End it; its exit code."""
+        return stop(self.process)
+
+
+@contextmanager
+def sandbox_process(**settings: Any) -> Iterator[Sandbox]:
+    """A sandbox on a free port; settings by name: `sandbox_process(speed=0, seed=7)`."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("SANDBOX_")}
+    chosen = {"port": 0, "seed": 1} | {name.lower(): value for name, value in settings.items()}
+    environ |= {
+        f"SANDBOX_{name.removeprefix('sandbox_').upper()}": str(value)
+        for name, value in chosen.items()
+    }
+    process = start([sys.executable, "-m", "sandbox"], environ)
+    try:
+        yield Sandbox(process)
+    finally:
+        stop(process)
+
+
+def start(command: list[str], environ: dict[str, str]) -> subprocess.Popen[str]:
+    """A process in the project's directory, in a group of its own, its output readable as text."""
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for_line(
+    process: subprocess.Popen[str], pattern: re.Pattern[str], output: list[str]
+) -> str:
+    """The first group of the first output line that matches; `output` gets all lines for good.
+
+    Raises:
+        RuntimeError: the process ended before; the message holds its output.
+    """
+    assert process.stdout is not None
+    for line in process.stdout:
+        output.append(line)
+        if match := pattern.search(line):
+            threading.Thread(target=_drain, args=(process.stdout, output), daemon=True).start()
+            return match[1]
+    raise RuntimeError("the process ended before it was ready:\n" + "".join(output))
+
+
+def _drain(stream: IO[str], output: list[str]) -> None:
+    with stream:
+        output.extend(stream)
+
+
+def stop(process: subprocess.Popen[str]) -> int:
+    """End a process by SIGTERM, after ten seconds its whole group by SIGKILL; its exit code."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    return process.returncode
