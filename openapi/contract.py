@@ -4,7 +4,8 @@
 own extensions are read here and nowhere else:
 
 * root `x-naftiko`: `baseUri`, `authentication`, `environment`, `ports`, optionally `product` (our name towards
-  the upstream) and `answerHeaders` (upstream headers that reach the caller);
+  the upstream) and `answerHeaders` (upstream headers that reach the caller) and `scopes` (names of the
+  scopes that reading and writing need);
 * operation `x-naftiko`: upstream `method` and `path`, optionally `names` (caller's name -> upstream's name, where
   they differ) and `constants` (inputs that are always sent);
 * operation `x-mcp-tool`: the operation's tool; root `x-mcp-server`: the server that offers the tools.
@@ -116,6 +117,21 @@ class Operation:
         return self.method in ("GET", "HEAD")
 
     @property
+    def access(self) -> str:
+        """`read` or `write`: what the tool's read-only hint says, or the method where there is no tool."""
+        reads = self.tool.read_only if self.tool else self.safe
+        return "read" if reads else "write"
+
+    @property
+    def idempotent(self) -> bool:
+        """True when a repeated call does nothing more than the first: the tool's hint, or RFC 9110 section 9.2.2."""
+        return (
+            self.tool.idempotent
+            if self.tool
+            else self.method in ("GET", "HEAD", "PUT", "DELETE", "OPTIONS")
+        )
+
+    @property
     def takes_unknown_query(self) -> bool:
         """True when a query parameter that is not declared is data of the caller's (see `Parameter.takes_unknown`)."""
         return any(parameter.takes_unknown for parameter in self.parameters)
@@ -154,6 +170,7 @@ class Contract:
     ports: Mapping[str, int]
     product: str
     answer_headers: frozenset[str]
+    scopes: Mapping[str, str]
     title: str
     version: str
     mcp_name: str
@@ -228,6 +245,7 @@ def _contract(source: str, document: dict[str, Any]) -> Contract:
         },
         ports=upstream["ports"],
         product=upstream.get("product", "naftiko-gateway"),
+        scopes={"read": "read", "write": "write", **upstream.get("scopes", {})},
         answer_headers=frozenset(name.lower() for name in upstream.get("answerHeaders", [])),
         title=info["title"],
         version=info["version"],
