@@ -10,11 +10,14 @@ from connexion.middleware.lifespan import LifespanMiddleware
 from connexion.middleware.routing import RoutingMiddleware
 from connexion.resolver import Resolver
 
+from .batch_jobs import recoveries
 from .config import Settings
 from .errors import Problems
 from .guards import Guards
 from .handlers import forwarding_handler
+from .idempotency import Idempotency, Limits
 from .pages import Pages
+from .store import open_store
 from .threads import ThreadedWSGI
 from .upstream import Upstream
 from .validation import Validation
@@ -43,7 +46,14 @@ def create_app(settings: Settings | None = None) -> FlaskApp:
     app.middleware.app.asgi_app = ThreadedWSGI(
         app.app.wsgi_app, threads=settings.threads, queue=settings.queue
     )
-    handler = forwarding_handler(Upstream(settings))
+    upstream = Upstream(settings)
+    idempotency = Idempotency(
+        upstream,
+        open_store(settings.store),
+        recoveries(contract, upstream, settings.settle, tagging=settings.tag_jobs),
+        Limits(settings.timeout, settings.key_expiry),
+    )
+    handler = forwarding_handler(upstream, idempotency)
     # The document, not its file: Connexion would run a file through Jinja, and `{{env.X}}` is ours.
     app.add_api(contract.document, resolver=Resolver(lambda _operation_id: handler))
     return app

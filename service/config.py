@@ -62,6 +62,16 @@ class Settings:
     )
     max_body: int = setting("GATEWAY_MAX_BODY", 32 * MEBIBYTE, "Largest request body")
     max_answer: int = setting("GATEWAY_MAX_ANSWER", 64 * MEBIBYTE, "Largest upstream answer")
+    store: str = setting(
+        "GATEWAY_STORE", ".run/gateway.sqlite3", "Store of idempotency keys: a SQLite file, or a redis:// URL for several hosts"
+    )
+    key_expiry: float = setting("GATEWAY_KEY_EXPIRY", 86400.0, "How long an Idempotency-Key is remembered")
+    settle: float = setting(
+        "GATEWAY_SETTLE", 600.0, "After how long a lost create that cannot be found may be sent again with its key"
+    )
+    tag_jobs: bool = setting(
+        "GATEWAY_TAG_JOBS", True, "Tag keyed creates, so that one whose answer was lost can be found (on or off)"
+    )
     workers: int = setting("WEB_CONCURRENCY", 0, "Worker processes; 0: one per core")
 
     contract: Contract = field(repr=False)
@@ -109,7 +119,17 @@ def _exit(message: str) -> NoReturn:
     sys.exit(2)
 
 
+_SWITCH = {"on": True, "off": False, "1": True, "0": False, "true": True, "false": False}
+
+
+def _switch(text: str) -> bool:
+    if text.lower() not in _SWITCH:
+        raise ValueError(text)
+    return _SWITCH[text.lower()]
+
+
 _PARSERS: dict[type, tuple[Callable[[str], Any], str]] = {
+    bool: (_switch, "on or off"),
     str: (str, "text"),
     int: (int, "a whole number"),
     float: (float, "a number of seconds"),
@@ -136,6 +156,8 @@ def _check_times(settings: Settings) -> None:
             "GATEWAY_CONNECT_TIMEOUT, GATEWAY_READ_TIMEOUT and GATEWAY_TIMEOUT must be above 0 and in ascending order,"
             " so that the best-worded failure comes first"
         )
+    if settings.settle < settings.timeout:
+        raise SettingsError("GATEWAY_SETTLE must be at least GATEWAY_TIMEOUT: a create under way must not be sent again")
     if settings.threads < 1:
         raise SettingsError("GATEWAY_THREADS must be at least 1")
 

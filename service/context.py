@@ -13,12 +13,30 @@ _KEY = "gateway.context"
 _WELL_FORMED = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who sent a request. `scopes` None: everything is allowed (a loopback gateway without tokens)."""
+
+    name: str = "local"
+    scopes: frozenset[str] | None = None
+
+
 @dataclass(slots=True)
 class Context:
-    """`request_id` is the caller's when well-formed, else new; `warning` becomes the header Gateway-Warning."""
+    """What the parts of the service tell each other about one request, for its answer's headers and its log line.
+
+    `request_id` is the caller's when well-formed, else new. `warning` becomes the header Gateway-Warning.
+    `operation` is an operation id, empty before routing. `upstream_status` is 0 and `upstream_seconds` 0.0 when
+    nothing was asked upstream; `outcome` is empty, or what idempotency made of the call.
+    """
 
     request_id: str
+    caller: Caller = Caller()
+    operation: str = ""
     warning: str = ""
+    outcome: str = ""
+    upstream_status: int = 0
+    upstream_seconds: float = 0.0
 
 
 def open_context(scope: Scope) -> Context:

@@ -7,17 +7,22 @@ from collections.abc import Callable
 
 import flask
 
-from .threads import EXCHANGE
+from .idempotency import Idempotency
+from .threads import CONTEXT, EXCHANGE
 from .upstream import Upstream
 from .validation import REQUEST
 
 
-def forwarding_handler(upstream: Upstream) -> Callable[..., flask.Response]:
+def forwarding_handler(upstream: Upstream, idempotency: Idempotency) -> Callable[..., flask.Response]:
     """A Flask view that sends the checked request upstream and passes the answer on, byte for byte."""
 
     def forward(**_path_values: str) -> flask.Response:
         environ = flask.request.environ
-        answer = upstream.send(environ[REQUEST], environ[EXCHANGE])
+        request, exchange = environ[REQUEST], environ[EXCHANGE]
+        if request.operation.idempotent:
+            answer = upstream.send(request, exchange)
+        else:
+            answer = idempotency.send(request, exchange, environ[CONTEXT])
         response = flask.Response(
             answer.body, answer.status, content_type=answer.content_type or None
         )

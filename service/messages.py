@@ -30,12 +30,16 @@ _CHANGES_PATH = re.compile(r"^\.*$|\.\.|[\x00-\x1f\x7f/\\?#]|%(?:00|23|2e|2f|3f|
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """A caller's checked inputs, by the names of the contract: `query` in the order they came, body as JSON bytes."""
+    """A caller's checked inputs, by the names of the contract: `query` in the order they came, body as JSON bytes.
+
+    `key` is the caller's Idempotency-Key, which goes no further than the gateway.
+    """
 
     path: Mapping[str, str] = field(default_factory=dict)
     query: Iterable[tuple[str, str]] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes | bytearray | None = None
+    key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,7 @@ class UpstreamRequest:
     target: str
     headers: Mapping[str, str]
     body: bytes | bytearray | None
+    key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +95,7 @@ def fill(operation: Operation, inputs: Inputs) -> UpstreamRequest:
         target=f"{target}?{urlencode(query, quote_via=quote)}" if query else target,
         headers=headers,
         body=inputs.body,
+        key=inputs.key,
     )
 
 

@@ -16,11 +16,13 @@ from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
+from .context import context
 from .errors import Problem
 from .exchange import Exchange
 from .validation import REQUEST
 
 EXCHANGE = "gateway.exchange"
+CONTEXT = "gateway.context"
 
 WSGIApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
@@ -100,4 +102,5 @@ def _environ(scope: Scope, exchange: Exchange) -> dict[str, Any]:
         "wsgi.run_once": False,
         REQUEST: scope[REQUEST],
         EXCHANGE: exchange,
+        CONTEXT: context(scope),
     }

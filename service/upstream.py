@@ -62,9 +62,9 @@ class Upstream:
         }
         self.watch = Watch()
 
-    def send(self, request: UpstreamRequest, exchange: Exchange) -> Answer:
-        """The upstream's answer; Problem for everything else, within the total time limit."""
-        exchange.deadline = time.monotonic() + self.total
+    def send(self, request: UpstreamRequest, exchange: Exchange, limit: float | None = None) -> Answer:
+        """The upstream's answer; Problem for everything else, within `limit` seconds (None: GATEWAY_TIMEOUT)."""
+        exchange.deadline = time.monotonic() + (self.total if limit is None else limit)
         self.watch.add(exchange)
         try:
             for _ in range(REPEATS if request.operation.safe else 0):

@@ -6,6 +6,7 @@ broken UTF-8. Everything is compiled once per operation; a request that passes i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import parse_qsl
@@ -23,6 +24,7 @@ from .errors import Problem
 from .messages import Inputs, UpstreamRequest, fill
 
 MAX_QUERY_PARAMETERS = 200
+_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 REQUEST = "gateway.request"
 
 
@@ -43,6 +45,7 @@ class Validation:
                 raise Problem(
                     "not-found", "The paths that this gateway answers are in /openapi.json."
                 )
+            context(scope).operation = operation_id
             reader = self.readers[operation_id]
             content = await _content(scope, receive, self.max_body) if reader.body else b""
             scope[REQUEST] = reader.read(scope, content)
@@ -86,7 +89,19 @@ class RequestReader:
         if faults:
             raise Problem("validation-failed", faults=faults)
         body = self._body(scope, content)
-        return fill(self.operation, Inputs(path, query, headers, body))
+        return fill(self.operation, Inputs(path, query, headers, body, self._key(given)))
+
+    def _key(self, given: Headers) -> str | None:
+        """The Idempotency-Key, bare or as the draft's quoted string; where repeating does no harm it means nothing."""
+        text = given.get("idempotency-key")
+        if text is None or self.operation.idempotent:
+            return None
+        key = text[1:-1] if len(text) > 1 and text[0] == text[-1] == '"' else text
+        if not _KEY.fullmatch(key):
+            raise Problem(
+                "validation-failed", faults=[Fault("/header/Idempotency-Key", "must be 1 to 255 visible ASCII characters")]
+            )
+        return key
 
     def _faults(self, location: str, pairs: list[tuple[str, str]]) -> Iterator[Fault]:
         readers = self.parameters[location]

@@ -25,9 +25,15 @@ def mistral() -> Iterator[responses.RequestsMock]:
 
 
 @pytest.fixture(scope="session")
-def settings() -> Settings:
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """The settings of a gateway whose upstream is nowhere."""
-    return Settings.from_env({"MISTRAL_AI_API_KEY": KEY, "GATEWAY_UPSTREAM_URL": f"{UPSTREAM}/v1"})
+    return Settings.from_env(
+        {
+            "MISTRAL_AI_API_KEY": KEY,
+            "GATEWAY_UPSTREAM_URL": f"{UPSTREAM}/v1",
+            "GATEWAY_STORE": str(tmp_path_factory.mktemp("store") / "keys.sqlite3"),
+        }
+    )
 
 
 @pytest.fixture(scope="session")

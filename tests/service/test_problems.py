@@ -129,12 +129,13 @@ def test_an_answer_that_is_not_json_is_a_bad_response(
     assert len(mistral.calls) == 1
 
 
-def test_a_create_that_upstream_failed_is_not_called_retryable(
+def test_a_create_that_the_upstream_failed_has_an_unknown_outcome(
     mistral: RequestsMock, client: TestClient
 ) -> None:
     mistral.post(JOBS, json={"message": "oops"}, status=503)
     answer = client.post("/v1/batch/jobs", json={"endpoint": "/v1/ocr"})
-    assert (slug(answer), answer.json()["retryable"]) == ("upstream-failed", False)
+    assert (answer.status_code, slug(answer)) == (504, "create-outcome-unknown")
+    assert (answer.json()["retryable"], answer.json()["upstream_status"]) == (False, 503)
 
 
 @pytest.mark.parametrize(
