@@ -16,7 +16,8 @@ from .errors import Problems
 from .guards import Guards
 from .handlers import forwarding_handler
 from .idempotency import Idempotency, Limits
-from .pages import Pages
+from .key import Key
+from .pages import Pages, Readiness
 from .store import open_store
 from .threads import ThreadedWSGI
 from .upstream import Upstream
@@ -30,12 +31,20 @@ def create_app(settings: Settings | None = None) -> FlaskApp:
     """
     settings = settings or Settings.from_env()
     contract = settings.contract
+    key = Key(contract.authentication, settings.read_credentials, settings.credential_files)
+    upstream = Upstream(settings, key)
+    idempotency = Idempotency(
+        upstream,
+        open_store(settings.store),
+        recoveries(contract, upstream, settings.settle, tagging=settings.tag_jobs),
+        Limits(settings.timeout, settings.key_expiry),
+    )
     app = FlaskApp(
         __name__,
         middlewares=[
             partial(Problems, contract=contract),
             partial(Guards, contract=contract),
-            partial(Pages, contract=contract),
+            partial(Pages, contract=contract, readiness=Readiness(key, idempotency)),
             LifespanMiddleware,
             RoutingMiddleware,
             partial(Validation, contract=contract, max_body=settings.max_body),
@@ -45,13 +54,6 @@ def create_app(settings: Settings | None = None) -> FlaskApp:
     # The attribute that Connexion's own add_wsgi_middleware edits.
     app.middleware.app.asgi_app = ThreadedWSGI(
         app.app.wsgi_app, threads=settings.threads, queue=settings.queue
-    )
-    upstream = Upstream(settings)
-    idempotency = Idempotency(
-        upstream,
-        open_store(settings.store),
-        recoveries(contract, upstream, settings.settle, tagging=settings.tag_jobs),
-        Limits(settings.timeout, settings.key_expiry),
     )
     handler = forwarding_handler(upstream, idempotency)
     # The document, not its file: Connexion would run a file through Jinja, and `{{env.X}}` is ours.

@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NoReturn
@@ -63,20 +64,31 @@ class Settings:
     max_body: int = setting("GATEWAY_MAX_BODY", 32 * MEBIBYTE, "Largest request body")
     max_answer: int = setting("GATEWAY_MAX_ANSWER", 64 * MEBIBYTE, "Largest upstream answer")
     store: str = setting(
-        "GATEWAY_STORE", ".run/gateway.sqlite3", "Store of idempotency keys: a SQLite file, or a redis:// URL for several hosts"
+        "GATEWAY_STORE",
+        ".run/gateway.sqlite3",
+        "Store of idempotency keys: a SQLite file, or a redis:// URL for several hosts",
     )
-    key_expiry: float = setting("GATEWAY_KEY_EXPIRY", 86400.0, "How long an Idempotency-Key is remembered")
+    key_expiry: float = setting(
+        "GATEWAY_KEY_EXPIRY", 86400.0, "How long an Idempotency-Key is remembered"
+    )
     settle: float = setting(
-        "GATEWAY_SETTLE", 600.0, "After how long a lost create that cannot be found may be sent again with its key"
+        "GATEWAY_SETTLE",
+        600.0,
+        "After how long a lost create that cannot be found may be sent again with its key",
     )
     tag_jobs: bool = setting(
-        "GATEWAY_TAG_JOBS", True, "Tag keyed creates, so that one whose answer was lost can be found (on or off)"
+        "GATEWAY_TAG_JOBS",
+        True,
+        "Tag keyed creates, so that one whose answer was lost can be found (on or off)",
     )
     workers: int = setting("WEB_CONCURRENCY", 0, "Worker processes; 0: one per core")
 
     contract: Contract = field(repr=False)
     credentials: Mapping[str, str] = field(repr=False)
-    """Authentication fields (such as `token`) with their values: secret."""
+    """Authentication fields (such as `token`) with their values at start: secret."""
+    read_credentials: Callable[[], Mapping[str, str]] = field(repr=False)
+    """Reads them again, from the same variables and the files' present content; raises SettingsError."""
+    credential_files: tuple[Path, ...] = field(repr=False)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -91,10 +103,13 @@ class Settings:
             contract = load(Path(values.get("openapi", DEFAULT_DOCUMENT)))
         except ContractError as error:
             raise SettingsError(str(error)) from error
+        read_credentials = partial(_credentials, contract, dict(environ))
         settings = cls(
             **{**values, "port": values.get("port") or contract.ports["rest"]},
             contract=contract,
-            credentials=_credentials(contract, environ),
+            credentials=read_credentials(),
+            read_credentials=read_credentials,
+            credential_files=_credential_files(contract, environ),
         )
         _check_times(settings)
         _check_base_url(settings.base_url)
@@ -157,7 +172,9 @@ def _check_times(settings: Settings) -> None:
             " so that the best-worded failure comes first"
         )
     if settings.settle < settings.timeout:
-        raise SettingsError("GATEWAY_SETTLE must be at least GATEWAY_TIMEOUT: a create under way must not be sent again")
+        raise SettingsError(
+            "GATEWAY_SETTLE must be at least GATEWAY_TIMEOUT: a create under way must not be sent again"
+        )
     if settings.threads < 1:
         raise SettingsError("GATEWAY_THREADS must be at least 1")
 
@@ -193,13 +210,21 @@ def _is_loopback(host: str) -> bool:
 
 
 def _credentials(contract: Contract, environ: Mapping[str, str]) -> dict[str, str]:
-    values = {
-        variable: _secret(
-            contract.environment.get(variable, (variable.rpartition(".")[2],)), environ
-        )
+    names = _credential_names(contract)
+    return contract.authentication.render({v: _secret(names[v], environ) for v in names})
+
+
+def _credential_files(contract: Contract, environ: Mapping[str, str]) -> tuple[Path, ...]:
+    names = [name for variable in _credential_names(contract).values() for name in variable]
+    return tuple(Path(environ[f"{name}_FILE"]) for name in names if environ.get(f"{name}_FILE"))
+
+
+def _credential_names(contract: Contract) -> dict[str, tuple[str, ...]]:
+    """Template variable -> the environment variables that may hold it, best first."""
+    return {
+        variable: contract.environment.get(variable, (variable.rpartition(".")[2],))
         for variable in contract.authentication.variables
     }
-    return contract.authentication.render(values)
 
 
 def _secret(names: tuple[str, ...], environ: Mapping[str, str]) -> str:
@@ -228,6 +253,7 @@ def _read_secret(name: str, path: str) -> str:
 
 
 _SECRET_FAULTS = (
+    (re.compile(r"\Z"), "is empty"),
     (re.compile(r"bearer\b", re.IGNORECASE), "starts with 'Bearer'; give the key alone"),
     (re.compile(r"[\"'].*|.*[\"']$", re.DOTALL), "has quotes around it; give the key without them"),
     (re.compile(r"\s.*|.*\s$", re.DOTALL), "has white space around it; remove it"),

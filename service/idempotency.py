@@ -73,6 +73,7 @@ class Idempotency:
         self.store = store
         self.recoveries = recoveries
         self.limits = limits
+        self.store_failed = False  # what the last claim met, for readiness
 
     def send(self, request: UpstreamRequest, exchange: Exchange, context: Context) -> Answer:
         """The answer to `request`, from the upstream or from the record of an earlier call with the same key."""
@@ -81,6 +82,7 @@ class Idempotency:
         try:
             return self._send_claimed(request, exchange, context)
         except StoreUnavailable as error:
+            self.store_failed = True
             log.error("the store of idempotency keys failed: %s", error)
             raise Problem(
                 "idempotency-store-unavailable",
@@ -103,6 +105,7 @@ class Idempotency:
         begun = time.monotonic()
         claim = self._new_claim(request, context)
         found = self.store.insert(claim)
+        self.store_failed = False
         if found is None:
             return self._first(request, exchange, context, claim, begun)
         if not hmac.compare_digest(found.fingerprint, claim.fingerprint):

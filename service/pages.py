@@ -21,6 +21,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from openapi.contract import Contract, read_document
 
 from .errors import DOCUMENTATION, PROBLEMS
+from .idempotency import Idempotency
+from .key import Key
 
 _CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self';"
@@ -54,6 +56,24 @@ _START = """window.ui = SwaggerUIBundle({
 """
 
 
+class Readiness:
+    """Whether requests can succeed now, by what the last ones met: asked often, so it asks nobody."""
+
+    def __init__(self, key: Key, idempotency: Idempotency) -> None:
+        self.key = key
+        self.idempotency = idempotency
+
+    async def page(self, _: Request) -> Response:
+        """503 while the upstream refuses the key; 200, but degraded, while creates with a key are refused."""
+        checks = {
+            "key": "refused by the upstream" if self.key.refused else "ok",
+            "store": "unavailable" if self.idempotency.store_failed else "ok",
+        }
+        status = "unavailable" if self.key.refused else "degraded" if self.idempotency.store_failed else "ok"
+        code = 503 if status == "unavailable" else 200
+        return JSONResponse({"status": status, "checks": checks}, code, {"cache-control": "no-store"})
+
+
 class Pages:
     """ASGI: answers the paths in `PATHS` and below `/docs/`, and passes everything else on."""
 
@@ -61,9 +81,9 @@ class Pages:
         {"/", "/docs", "/openapi.json", "/openapi.yaml", "/livez", "/readyz", DOCUMENTATION}
     )
 
-    def __init__(self, app: ASGIApp, *, contract: Contract) -> None:
+    def __init__(self, app: ASGIApp, *, contract: Contract, readiness: Readiness) -> None:
         self.app = app
-        self.router = Router(_routes(contract), redirect_slashes=False)
+        self.router = Router(_routes(contract, readiness), redirect_slashes=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path", "")
@@ -73,7 +93,7 @@ class Pages:
             await self.app(scope, receive, send)
 
 
-def _routes(contract: Contract) -> list[Route | Mount]:
+def _routes(contract: Contract, readiness: Readiness) -> list[Route | Mount]:
     source = Path(contract.source)
     document = source.read_text(encoding="utf-8")
     published = json.dumps(read_document(source), default=str)  # YAML dates as text
@@ -96,7 +116,7 @@ def _routes(contract: Contract) -> list[Route | Mount]:
             DOCUMENTATION, _fixed(_problems_page(), "text/html", {"content-security-policy": _CSP})
         ),
         Route("/livez", _alive),
-        Route("/readyz", _alive),
+        Route("/readyz", readiness.page),
     ]
 
 

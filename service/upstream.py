@@ -6,24 +6,20 @@ a request that got no answer failed. Thread-safe; safe to make before a fork, si
 
 from __future__ import annotations
 
-import base64
 import ssl
 import time
-from collections.abc import Mapping
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any
-from urllib.parse import urlencode
 
 import certifi
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError
 
-from openapi.contract import Authentication
-
 from .config import Settings
 from .errors import Problem
 from .exchange import POOLS, Exchange, Watch
+from .key import Credentials, Key
 from .messages import Answer, UpstreamRequest, decipher
 
 REPEATS = 2
@@ -35,17 +31,14 @@ _CHUNK = 1 << 20
 class Upstream:
     """The API behind the gateway, as one pooled `requests` session."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, key: Key) -> None:
         contract = settings.contract
+        self.key = key
         self.base_url = settings.base_url
         self.timeouts = (settings.connect_timeout, settings.read_timeout)
         self.total = settings.timeout
         self.max_answer = settings.max_answer
         self.passed_headers = contract.answer_headers
-        headers, self.query = _authenticate(contract.authentication, settings.credentials)
-        self.secrets = [
-            value.encode() for value in (*settings.credentials.values(), *headers.values())
-        ]
         self.session = _session(settings)
         self.templates = {
             operation.id: requests.Request(
@@ -55,33 +48,55 @@ class Upstream:
                     "User-Agent": f"{contract.product}/{contract.version}",
                     "Accept": "application/json",
                     "Accept-Encoding": "identity",
-                    **headers,
                 },
             ).prepare()
             for operation in contract.operations.values()
         }
         self.watch = Watch()
 
-    def send(self, request: UpstreamRequest, exchange: Exchange, limit: float | None = None) -> Answer:
+    def send(
+        self, request: UpstreamRequest, exchange: Exchange, limit: float | None = None
+    ) -> Answer:
         """The upstream's answer; Problem for everything else, within `limit` seconds (None: GATEWAY_TIMEOUT)."""
         exchange.deadline = time.monotonic() + (self.total if limit is None else limit)
         self.watch.add(exchange)
         try:
-            for _ in range(REPEATS if request.operation.safe else 0):
-                try:
-                    return self._send(request, exchange)
-                except NothingReceived as failure:
-                    if exchange.over or failure.timed_out:
-                        raise failure.problem(request, exchange) from failure
-            try:
-                return self._send(request, exchange)
-            except NothingReceived as failure:
-                raise failure.problem(request, exchange) from failure
+            return self._send_with_key(request, exchange)
         finally:
             self.watch.remove(exchange)
 
-    def _send(self, request: UpstreamRequest, exchange: Exchange) -> Answer:
-        prepared = self._prepare(request)
+    def _send_with_key(self, request: UpstreamRequest, exchange: Exchange) -> Answer:
+        credentials = self.key.current()
+        try:
+            answer = self._send_repeatedly(request, exchange, credentials)
+        except Problem as problem:
+            if problem.upstream_status != 401 or not self.key.refuse(credentials):
+                raise
+            if (
+                not request.operation.safe
+            ):  # sent once, whatever comes of it; the next one carries the new key
+                problem.retryable = True
+                raise
+            return self._send_repeatedly(request, exchange, self.key.current())
+        self.key.accept()
+        return answer
+
+    def _send_repeatedly(
+        self, request: UpstreamRequest, exchange: Exchange, credentials: Credentials
+    ) -> Answer:
+        repeats = REPEATS if request.operation.safe else 0
+        while True:
+            try:
+                return self._send(request, exchange, credentials)
+            except NothingReceived as failure:
+                if not repeats or exchange.over or failure.timed_out:
+                    raise failure.problem(request, exchange) from failure
+                repeats -= 1
+
+    def _send(
+        self, request: UpstreamRequest, exchange: Exchange, credentials: Credentials
+    ) -> Answer:
+        prepared = self._prepare(request, credentials)
         exchange.begin()
         try:
             response = self.session.send(
@@ -106,16 +121,20 @@ class Upstream:
             request.operation,
             response.status_code,
             response.headers,
-            self._scrub(content, response),
+            _scrub(content, response.status_code, credentials),
             self.passed_headers,
         )
 
-    def _prepare(self, request: UpstreamRequest) -> requests.PreparedRequest:
+    def _prepare(
+        self, request: UpstreamRequest, credentials: Credentials
+    ) -> requests.PreparedRequest:
         prepared = self.templates[request.operation.id].copy()
         joint = "&" if "?" in request.target else "?"
         # Set past requests' own URL handling, which would resolve dots and decode what was encoded on purpose.
-        prepared.url = f"{self.base_url}{request.target}{joint + self.query if self.query else ''}"
+        query = joint + credentials.query if credentials.query else ""
+        prepared.url = f"{self.base_url}{request.target}{query}"
         prepared.headers.update(request.headers)
+        prepared.headers.update(credentials.headers)
         if request.body is not None:
             prepared.body = request.body  # type: ignore[assignment]
             prepared.headers["Content-Type"] = "application/json"
@@ -140,12 +159,13 @@ class Upstream:
             chunks.append(chunk)
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
-    def _scrub(self, content: bytes, response: requests.Response) -> bytes:
-        """An error body without our key, should the upstream echo it."""
-        if response.status_code >= 400:
-            for secret in self.secrets:
-                content = content.replace(secret, b"***")
-        return content
+
+def _scrub(content: bytes, status: int, credentials: Credentials) -> bytes:
+    """An error body without our key, should the upstream echo it."""
+    if status >= 400:
+        for secret in credentials.secrets:
+            content = content.replace(secret, b"***")
+    return content
 
 
 class NothingReceived(Exception):
@@ -196,22 +216,6 @@ def _too_large(limit: int) -> Problem:
         "upstream-answer-too-large",
         f"The upstream's answer has more than {limit} bytes (GATEWAY_MAX_ANSWER); ask for less at a time.",
     )
-
-
-def _authenticate(
-    authentication: Authentication, fields: Mapping[str, str]
-) -> tuple[dict[str, str], str]:
-    """(headers, query string) that carry the credentials `fields` as the authentication's type says."""
-    if authentication.type == "bearer":
-        return {"Authorization": f"Bearer {fields['token']}"}, ""
-    if authentication.type == "basic":
-        pair = f"{fields['username']}:{fields['password']}".encode()
-        return {"Authorization": f"Basic {base64.b64encode(pair).decode()}"}, ""
-    if authentication.type == "apikey":
-        if fields.get("placement") == "query":
-            return {}, urlencode({fields["key"]: fields["value"]})
-        return {fields["key"]: fields["value"]}, ""
-    return {}, ""
 
 
 def _session(settings: Settings) -> requests.Session:

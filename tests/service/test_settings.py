@@ -1,0 +1,125 @@
+"""Settings: what is refused at start, and that no message shows a secret."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from service.config import Settings, SettingsError
+
+KEY = "sk-CANARY-abcdef"
+
+
+def load(**environ: str) -> Settings:
+    return Settings.from_env({"MISTRAL_AI_API_KEY": KEY, **environ})
+
+
+def refusal(**environ: str) -> str:
+    with pytest.raises(SettingsError) as caught:
+        load(**environ)
+    assert KEY not in str(caught.value)
+    return str(caught.value)
+
+
+def test_the_capability_gives_port_and_upstream() -> None:
+    settings = load()
+    assert (settings.port, settings.base_url) == (8080, "https://api.mistral.ai/v1")
+
+
+def test_a_missing_key_is_refused_with_its_name_and_the_way_without_one() -> None:
+    with pytest.raises(SettingsError, match=r"MISTRAL_AI_API_KEY is not set.*make run"):
+        Settings.from_env({})
+
+
+@pytest.mark.parametrize("name", ["MISTRAL_AI_API_KEY", "MISTRAL_API_KEY"])
+def test_the_key_is_found_under_either_name(name: str) -> None:
+    assert Settings.from_env({name: KEY}).credentials == {"token": KEY}
+
+
+def test_the_capabilitys_name_wins() -> None:
+    assert load(MISTRAL_API_KEY="other").credentials == {"token": KEY}
+
+
+def test_the_key_is_read_from_a_file_with_a_line_end(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_text(f"{KEY}\n")
+    assert Settings.from_env({"MISTRAL_AI_API_KEY_FILE": str(file)}).credentials == {"token": KEY}
+
+
+def test_a_key_and_a_key_file_are_not_both_taken() -> None:
+    assert "both set" in refusal(MISTRAL_AI_API_KEY_FILE="/nowhere")
+
+
+def test_a_key_file_that_cannot_be_read_is_named() -> None:
+    with pytest.raises(SettingsError, match="/nowhere cannot be read"):
+        Settings.from_env({"MISTRAL_AI_API_KEY_FILE": "/nowhere"})
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        f"Bearer {KEY}",
+        f"bearer {KEY}",
+        f" {KEY}",
+        f"{KEY}\n",
+        f'"{KEY}"',
+        f"'{KEY}'",
+        f"{KEY}\r\nX: 1",
+        f"{KEY}é",
+        "sk a",
+    ],
+)
+def test_a_key_in_a_wrong_form_is_refused_without_showing_it(form: str) -> None:
+    assert "characters, not shown" in refusal(MISTRAL_AI_API_KEY=form)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://x",
+        "https://user:pass@host",
+        "https://",
+        "https://host/?a=b",
+        "http://api.example.org/v1",
+        "https://{site}/v1",
+        "nonsense",
+    ],
+)
+def test_an_upstream_that_cannot_be_used_is_refused(url: str) -> None:
+    assert "GATEWAY_UPSTREAM_URL" in refusal(GATEWAY_UPSTREAM_URL=url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://127.0.0.1:8081/v1", "http://localhost:1/v1/", "http://[::1]:1", "https://example.org"],
+)
+def test_loopback_may_be_plain_and_the_rest_must_be_encrypted(url: str) -> None:
+    assert load(GATEWAY_UPSTREAM_URL=url).base_url == url.rstrip("/")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("GATEWAY_THREADS", "many"),
+        ("GATEWAY_THREADS", "0"),
+        ("GATEWAY_TIMEOUT", "nan"),
+        ("GATEWAY_TIMEOUT", "-1"),
+        ("GATEWAY_READ_TIMEOUT", "46"),
+        ("GATEWAY_SETTLE", "1"),
+        ("GATEWAY_MAX_BODY", "1e9"),
+        ("GATEWAY_TAG_JOBS", "maybe"),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_refused_by_name(name: str, value: str) -> None:
+    assert name in refusal(**{name: value})
+
+
+def test_no_secret_is_in_the_representation() -> None:
+    assert KEY not in repr(load())
+
+
+def test_a_document_that_was_not_derived_is_refused(tmp_path: Path) -> None:
+    document = tmp_path / "openapi.yaml"
+    document.write_text("openapi: 3.0.3\n")
+    assert "not a document derived from a capability" in refusal(GATEWAY_OPENAPI=str(document))
