@@ -7,13 +7,15 @@ import gc
 import os
 
 from service.config import settings_or_exit
+from telemetry import workers as telemetry
 
 settings = settings_or_exit()
+telemetry.share_metrics()
 
 wsgi_app = "wsgi:app"
 bind = f"{settings.host}:{settings.port}"
 workers = settings.workers or os.cpu_count() or 1
-worker_class = "asgi"
+worker_class = "service.worker.Worker"
 asgi_loop = "asyncio"  # uvloop starves connections for seconds at saturation
 preload_app = True  # workers share the memory of what is loaded once
 control_socket_disable = True
@@ -30,6 +32,7 @@ limit_request_line = 8190
 limit_request_fields = 64
 limit_request_field_size = 8190
 
+logger_class = telemetry.Log
 accesslog = None
 loglevel = "warning"
 
@@ -37,3 +40,8 @@ loglevel = "warning"
 def pre_fork(server, worker):
     """Keeps the garbage collector away from what every worker shares."""
     gc.freeze()
+
+
+def child_exit(server, worker):
+    """Takes a worker that ended out of the gauges."""
+    telemetry.forget_worker(worker.pid)

@@ -1,0 +1,86 @@
+# Needs Python 3.11 or newer and make; `make tools` and `make lint` also npm, `make lock` also uv.
+# The project itself is not installed: every command runs from this checkout, with .venv for what it imports.
+
+PYTHON ?= python3
+UV ?= $(or $(wildcard .venv/bin/uv),uv)
+
+VENV := .venv/bin/python
+PACKAGES := $(filter-out tests,$(patsubst %/__init__.py,%,$(wildcard */__init__.py))) wsgi.py gunicorn.conf.py
+TOOLS := mistralai-3 mistralai-1 mcp-1 fastmcp
+export SCARF_ANALYTICS := false
+SPECTRAL := tests/tools/node_modules/.bin/spectral
+
+# Hashes are checked and nothing is built here, so no code of a package runs while it is installed.
+INSTALL := -m pip install -qq --disable-pip-version-check --no-input --require-hashes --only-binary :all:
+COMPILE := pip compile -q --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-header --no-annotate
+
+.DEFAULT_GOAL := help
+.PHONY: help run demo test check lint tools openapi lock clean
+
+help: ## List these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: .venv/.runtime ## Run sandbox (when no key is set), REST service and MCP bridge; Ctrl-C stops them
+	@$(VENV) -m stack
+
+demo: .venv/.runtime ## Show two jobs' lives through the REST service: results, cancelling, list
+	@$(VENV) -m stack.demo
+
+test: .venv/.development ## Run all tests; ARGS="tests/stack -k port" runs some
+	@$(VENV) -m pytest $(ARGS)
+
+check: lint test ## Run lint and test
+
+lint: .venv/.development ## Check style, types, the derived document and the API's description
+	@$(VENV) -m ruff check .
+	@$(VENV) -m ruff format --check .
+	@$(VENV) -m mypy --strict $(PACKAGES)
+	@$(VENV) -m openapi.derive --check
+	@if [ -x $(SPECTRAL) ]; then $(SPECTRAL) lint openapi/openapi.yaml --fail-severity warn; \
+	elif [ -n "$$CI" ]; then echo "$(SPECTRAL) is missing: run make tools"; exit 1; \
+	else echo "skipped: Spectral ($(SPECTRAL) is missing; make tools installs it)"; fi
+
+tools: tests/tools/node_modules/.installed $(TOOLS:%=.tools/%/.installed) ## Install what some checks and tests run besides: Spectral, official SDKs, MCP clients
+
+openapi: .venv/.runtime ## Derive openapi/openapi.yaml again
+	@$(VENV) -m openapi.derive
+
+lock: ## Lock what pyproject.toml asks for (needs uv); ARGS=--upgrade takes newer versions
+	@$(UV) $(COMPILE) $(ARGS) pyproject.toml -o requirements.lock
+	@$(UV) $(COMPILE) $(ARGS) pyproject.toml --group dev -c requirements.lock -o requirements-dev.lock
+	@for tool in $(TOOLS); do \
+		$(UV) $(COMPILE) $(ARGS) tests/tools/$$tool.in -o tests/tools/$$tool.lock || exit 1; \
+	done
+
+clean: ## Remove everything that make has made
+	rm -rf .venv .tools .run tests/tools/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp is newer than its lock file when what the lock file names is installed.
+
+$(VENV):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo \
+		"Python 3.11 or newer is needed, not $$($(PYTHON) -V 2>&1); if you have one: make PYTHON=python3.12 ..."; exit 1; }
+	@$(PYTHON) -m venv .venv
+
+.venv/.runtime: requirements.lock | $(VENV)
+	@echo "Installing what the gateway needs into .venv (only this time) ..."
+	@$(VENV) $(INSTALL) -r $<
+	@touch $@
+
+.venv/.development: requirements-dev.lock | $(VENV)
+	@echo "Installing what the tests need into .venv (only this time) ..."
+	@$(VENV) $(INSTALL) -r $<
+	@touch .venv/.runtime $@
+
+.tools/%/.installed: tests/tools/%.lock
+	@echo "Installing $* into .tools (only this time) ..."
+	@$(PYTHON) -m venv .tools/$*
+	@.tools/$*/bin/python $(INSTALL) -r $<
+	@touch $@
+
+tests/tools/node_modules/.installed: tests/tools/package-lock.json
+	@echo "Installing the Node tools into tests/tools/node_modules (only this time) ..."
+	@cd tests/tools && npm ci --loglevel=error
+	@touch $@

@@ -1,0 +1,135 @@
+"""The operator's commands: `python -m service COMMAND`.
+
+* `doctor`: the settings, and everything that is wrong with them and around them; exit 1 when anything is.
+* `config`: the settings, each with its value and where it comes from; secrets are never shown.
+* `token`: makes a caller's token (see `access.token`).
+* `healthcheck`: asks the running service whether it is alive (`--ready`: ready); exit 1 when not. For containers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import socket
+import ssl
+import sys
+from collections.abc import Callable, Iterator
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
+from urllib.request import ProxyHandler, build_opener
+
+from access import token
+
+from .config import Settings, SettingsError, origins
+from .errors import Problem
+from .exchange import Exchange
+from .key import Key
+from .messages import Inputs, fill
+from .store import StoreUnavailable, open_store
+from .upstream import Upstream
+
+_PATIENCE = 5.0  # seconds for each thing that is asked
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command that the command line names; returns its exit status."""
+    words = sys.argv[1:] if arguments is None else arguments
+    if words[:1] == ["token"]:
+        return token.main(words[1:])
+    parser = argparse.ArgumentParser(prog="python -m service", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    doctor = commands.add_parser("doctor", help="settings and what is wrong with them")
+    doctor.add_argument(
+        "--ask-upstream", action="store_true", help="also send one reading request with the key"
+    )
+    commands.add_parser("config", help="settings and where they come from")
+    commands.add_parser("token", help="make a token for a caller")
+    health = commands.add_parser("healthcheck", help="ask the running service; exit 0 when alive")
+    health.add_argument("--ready", action="store_true", help="ask for readiness instead")
+    chosen = parser.parse_args(words)
+    try:
+        return {"doctor": _doctor, "config": _config, "healthcheck": _healthcheck}[chosen.command](
+            chosen
+        )
+    except SettingsError as error:
+        print(f"wrong: {error}", file=sys.stderr)
+        return 1
+
+
+def _config(_: argparse.Namespace) -> int:
+    width = max(len(origin.name) for origin in origins())
+    for origin in origins():
+        print(f"{origin.name:<{width}}  {origin.value}  ({origin.source})")
+    return 0
+
+
+def _doctor(chosen: argparse.Namespace) -> int:
+    _config(chosen)
+    print()
+    settings = Settings.from_env()
+    print(
+        f"ok     settings: {len(settings.contract.operations)} operations of {settings.contract.title}"
+    )
+    failures = 0
+    for name, examine in _examinations(chosen.ask_upstream):
+        try:
+            print(f"ok     {name}: {examine(settings)}")
+        except (OSError, StoreUnavailable, Problem) as error:
+            failures += 1
+            print(f"wrong  {name}: {error.detail if isinstance(error, Problem) else error}")
+    return 1 if failures else 0
+
+
+def _examinations(ask_upstream: bool) -> Iterator[tuple[str, Callable[[Settings], str]]]:
+    yield "store", _store
+    yield "upstream", _connection
+    if ask_upstream:
+        yield "key", _key
+
+
+def _store(settings: Settings) -> str:
+    open_store(settings.store).check()
+    return "can be written"
+
+
+def _connection(settings: Settings) -> str:
+    parts = urlsplit(settings.base_url)
+    host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+    with socket.create_connection((host, port), timeout=_PATIENCE) as plain:
+        if parts.scheme == "http":
+            return f"{host}:{port} accepts connections"
+        context = ssl.create_default_context(cafile=settings.ca_file or None)
+        with context.wrap_socket(plain, server_hostname=host) as secure:
+            return f"{host}:{port} accepts connections, {secure.version()}"
+
+
+def _key(settings: Settings) -> str:
+    """Sends the first reading operation that needs no input."""
+    operation = next(
+        o
+        for o in settings.contract.operations.values()
+        if o.safe and not any(p.required for p in o.parameters)
+    )
+    key = Key(
+        settings.contract.authentication, settings.read_credentials, settings.credential_files
+    )
+    answer = Upstream(settings, key).send(fill(operation, Inputs()), Exchange(), _PATIENCE)
+    return f"{operation.id} was answered with {answer.status}"
+
+
+def _healthcheck(chosen: argparse.Namespace) -> int:
+    settings = Settings.from_env()
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)  # noqa: S104 - no bind
+    url = f"http://{host}:{settings.port}/{'readyz' if chosen.ready else 'livez'}"
+    try:
+        with build_opener(ProxyHandler({})).open(url, timeout=_PATIENCE) as answer:
+            print(answer.read().decode())
+            return 0
+    except HTTPError as error:
+        print(error.read().decode())
+    except (URLError, OSError) as error:
+        print(f"{url}: {error}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

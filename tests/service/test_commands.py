@@ -1,0 +1,80 @@
+"""The operator's commands, run as an operator runs them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.processes import sandbox_process
+
+KEY = "sk-CANARY-commands"
+
+
+def run(*words: str, tmp_path: Path, **environ: str) -> subprocess.CompletedProcess[str]:
+    own = {"PATH": "/usr/bin:/bin", "GATEWAY_STORE": str(tmp_path / "keys.sqlite3"), **environ}
+    done = subprocess.run(
+        [sys.executable, "-m", "service", *words],
+        env=own,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert KEY not in done.stdout + done.stderr
+    return done
+
+
+def test_config_names_every_setting_with_its_origin_and_no_secret(tmp_path: Path) -> None:
+    environ = {
+        "MISTRAL_AI_API_KEY": KEY,
+        "GATEWAY_PORT": "1234",
+        "GATEWAY_STORE": "redis://:hunter2@db:1/0",
+    }
+    done = run("config", tmp_path=tmp_path, **environ)
+    lines = {line.split()[0]: line for line in done.stdout.splitlines()}
+    assert done.returncode == 0
+    assert lines["GATEWAY_PORT"].split()[1:] == ["1234", "(environment)"]
+    assert lines["GATEWAY_TIMEOUT"].split()[1:] == ["45", "(default)"]
+    assert "hunter2" not in done.stdout
+    assert "not shown" in lines["MISTRAL_AI_API_KEY"]
+
+
+def test_doctor_finds_nothing_wrong_with_a_gateway_that_can_run(tmp_path: Path) -> None:
+    with sandbox_process() as sandbox:
+        environ = {"MISTRAL_AI_API_KEY": KEY, "GATEWAY_UPSTREAM_URL": f"{sandbox.url}/v1"}
+        done = run("doctor", "--ask-upstream", tmp_path=tmp_path, **environ)
+        assert (done.returncode, "wrong" in done.stdout) == (0, False), done.stdout
+        assert [entry["method"] for entry in sandbox.ledger()] == ["GET"]
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, "MISTRAL_AI_API_KEY is not set"),
+        ({"MISTRAL_AI_API_KEY": f"Bearer {KEY}"}, "starts with 'Bearer'"),
+        ({"MISTRAL_AI_API_KEY": KEY, "GATEWAY_UPSTREAM_URL": "http://127.0.0.1:9"}, "upstream"),
+        (
+            {
+                "MISTRAL_AI_API_KEY": KEY,
+                "GATEWAY_UPSTREAM_URL": "http://127.0.0.1:9",
+                "GATEWAY_STORE": "/proc/keys",
+            },
+            "store",
+        ),
+    ],
+)
+def test_doctor_names_what_is_wrong(environ: dict[str, str], expected: str, tmp_path: Path) -> None:
+    done = run("doctor", tmp_path=tmp_path, **environ)
+    assert done.returncode == 1
+    assert any(
+        line.startswith("wrong") and expected in line
+        for line in (done.stdout + done.stderr).splitlines()
+    )
+
+
+def test_healthcheck_fails_when_nobody_answers(tmp_path: Path) -> None:
+    done = run("healthcheck", tmp_path=tmp_path, MISTRAL_AI_API_KEY=KEY, GATEWAY_PORT="9")
+    assert done.returncode == 1

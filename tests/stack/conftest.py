@@ -1,0 +1,112 @@
+"""A stack of real processes on ports of its own, and what is left of one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from stack.config import KEYS, PROJECT
+from tests.processes import start, stop
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """The environment of a stack without a key, on free ports, with a fast sandbox.
+
+    The keys are empty rather than absent, so that a `.env` in the checkout cannot set them.
+    """
+    names = ("GATEWAY_PORT", "BRIDGE_PORT", "SANDBOX_PORT")
+    with ExitStack() as held:
+        sockets = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in names]
+        ports = [str(each.getsockname()[1]) for each in sockets]
+    return {
+        **os.environ,
+        **dict.fromkeys(KEYS, ""),
+        **dict(zip(names, ports, strict=True)),
+        "GATEWAY_STORE": str(tmp_path / "store.sqlite3"),
+        "SANDBOX_SPEED": "100",
+        "WEB_CONCURRENCY": "1",
+        "PYTHONIOENCODING": "utf-8",
+    }
+
+
+def run(module: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """`python -m MODULE` at the project's root, run to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", module],
+        cwd=PROJECT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=60,
+    )
+
+
+class RunningStack:
+    """`python -m stack`, read line by line."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.output = ""
+
+    def read_until(self, text: str) -> None:
+        """Reads its output up to the line that holds `text`; fails when it ends before."""
+        assert self.process.stdout
+        for line in self.process.stdout:
+            self.output += line
+            if text in line:
+                return
+        pytest.fail(f"ended without saying {text!r}:\n{self.output}")
+
+    def end(self) -> int:
+        """Reads the rest of its output; returns the exit code."""
+        assert self.process.stdout
+        self.output += self.process.stdout.read()
+        return self.process.wait(timeout=30)
+
+
+@contextmanager
+def launched(environment: dict[str, str], module: str = "stack") -> Iterator[RunningStack]:
+    """A stack or a demo that may not be up yet; what is left of it afterwards is killed."""
+    process = start([sys.executable, "-m", module], environment)
+    try:
+        yield RunningStack(process)
+    finally:
+        stop(process)
+        for pid in processes_of(environment):
+            os.kill(pid, signal.SIGKILL)
+        assert process.stdout
+        process.stdout.close()
+
+
+@contextmanager
+def started(environment: dict[str, str]) -> Iterator[RunningStack]:
+    """A stack that has shown its introduction and serves."""
+    with launched(environment) as stack:
+        stack.read_until("Serving")
+        yield stack
+
+
+def processes_of(environment: dict[str, str], command: str = "") -> list[int]:
+    """The processes that run with `environment`, told by its gateway port, and hold `command`."""
+    mark = f"GATEWAY_PORT={environment['GATEWAY_PORT']}\0".encode()
+    pids = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                ours = mark in (entry / "environ").read_bytes()
+                words = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except OSError:  # it has ended meanwhile, or is another user's
+                continue
+            if ours and command in words:
+                pids.append(int(entry.name))
+    return sorted(pids)

@@ -1,0 +1,93 @@
+"""`make run`: what it says, and that it starts and stops as one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+
+import pytest
+
+from tests.stack.conftest import launched, processes_of, run, started
+
+
+@pytest.mark.parametrize("setting", ["GATEWAY_PORT", "BRIDGE_PORT", "SANDBOX_PORT"])
+def test_an_occupied_port_is_named_with_its_setting_before_anything_starts(setting, environment):
+    with socket.create_server(("127.0.0.1", 0)) as occupant:
+        environment[setting] = str(occupant.getsockname()[1])
+        ended = run("stack", environment)
+    assert ended.returncode == 1
+    assert f"port {environment[setting]} " in ended.stdout
+    assert f"{setting}=" in ended.stdout
+    assert "ready" not in ended.stdout
+
+
+def test_one_port_for_two_processes_is_refused(environment):
+    ended = run("stack", environment | {"BRIDGE_PORT": environment["GATEWAY_PORT"]})
+    assert (ended.returncode, "is also GATEWAY_PORT" in ended.stdout) == (1, True)
+
+
+def test_a_setting_that_is_no_port_is_named(environment):
+    ended = run("stack", environment | {"BRIDGE_PORT": "many"})
+    assert (ended.returncode, "BRIDGE_PORT=many" in ended.stdout) == (1, True)
+
+
+def test_a_sample_job_is_shown_to_its_first_result_and_ctrl_c_stops_everything(environment):
+    with started(environment) as stack:
+        os.killpg(stack.process.pid, signal.SIGINT)
+        assert stack.end() == 0
+        assert processes_of(environment) == []
+    assert "SUCCESS: 8 succeeded, 0 failed" in stack.output
+    assert "first result" in stack.output
+    assert "Traceback" not in stack.output
+    for setting in ("GATEWAY_PORT", "BRIDGE_PORT", "SANDBOX_PORT"):
+        assert f"http://127.0.0.1:{environment[setting]}" in stack.output
+
+
+def test_ctrl_c_before_anything_is_ready_stops_everything(environment):
+    with launched(environment) as stack:
+        stack.read_until("Mistral batch gateway")
+        os.killpg(stack.process.pid, signal.SIGINT)
+        assert stack.end() in (0, -signal.SIGINT)
+        assert processes_of(environment) == []
+    assert "Traceback" not in stack.output
+
+
+def test_a_terminal_that_closes_leaves_nothing_behind(environment):
+    with started(environment) as stack:
+        os.kill(stack.process.pid, signal.SIGHUP)
+        stack.end()
+        assert processes_of(environment) == []
+
+
+def test_an_output_that_nobody_reads_stops_everything(environment):
+    with launched(environment) as stack:
+        stack.read_until("ready after")
+        stack.process.stdout.close()
+        stack.process.wait(timeout=30)
+        assert processes_of(environment) == []
+
+
+def test_a_process_that_dies_takes_the_others_down_and_is_named(environment):
+    with started(environment) as stack:
+        for pid in processes_of(environment, "wsgi:app"):
+            os.kill(pid, signal.SIGKILL)
+        assert stack.end() == 1
+        assert processes_of(environment) == []
+    assert "rest ended" in stack.output
+
+
+def test_a_process_that_cannot_start_is_named_after_its_own_words(environment):
+    ended = run("stack", environment | {"BRIDGE_TIMEOUT": "soon"})
+    assert ended.returncode == 1
+    assert ended.stdout.index("BRIDGE_TIMEOUT") < ended.stdout.index("mcp ended")
+    assert processes_of(environment) == []
+
+
+def test_with_a_key_there_is_no_sandbox_and_no_sample_job(environment):
+    nobody = f"http://127.0.0.1:{environment['SANDBOX_PORT']}/v1"
+    environment |= {"MISTRAL_API_KEY": "a-key-of-the-test", "GATEWAY_UPSTREAM_URL": nobody}
+    with started(environment) as stack:
+        assert processes_of(environment, "-m sandbox") == []
+    assert "No sample job" in stack.output
+    assert "a-key-of-the-test" not in stack.output

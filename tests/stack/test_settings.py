@@ -1,0 +1,107 @@
+"""The stack's settings, `.env` and `.env.example`."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stack.config import KEYS, PROJECT, from_env, read_dotenv
+
+NOWHERE = Path("/nonexistent/.env")
+EXAMPLE = dict(re.findall(r"^#([A-Z_]+)=(.*)$", (PROJECT / ".env.example").read_text(), re.M))
+OF_THE_STACK = {*KEYS, "DEMO_WITH_REAL_KEY"}
+CONFIGS = [
+    importlib.import_module(f"{path.parent.name}.config")
+    for path in sorted(PROJECT.glob("*/config.py"))
+    if path.parent.name != "stack"
+]
+
+
+def variables(config: Any) -> dict[str, str]:
+    """Maps each setting of a config module to its environment variable."""
+    return {
+        field.name: field.metadata.get("env") or config.variable(field.name)
+        for field in fields(config.Settings)
+        if field.metadata
+    }
+
+
+def comparable(value: Any) -> Any:
+    """A setting's value, with a relative path to the project like its absolute form."""
+    is_file = isinstance(value, Path) or (isinstance(value, str) and value.endswith(".yaml"))
+    return (PROJECT / value).resolve() if is_file else value
+
+
+def test_the_example_names_every_setting_and_no_other():
+    declared = {variable for config in CONFIGS for variable in variables(config).values()}
+    assert set(EXAMPLE) == declared | OF_THE_STACK
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.__name__)
+def test_the_example_holds_the_defaults(config):
+    key = {KEYS[0]: "a-key"}
+    stated = {name: value for name, value in EXAMPLE.items() if name not in OF_THE_STACK}
+    example, default = config.Settings.from_env(stated | key), config.Settings.from_env(key)
+    for name in variables(config):
+        assert comparable(getattr(example, name)) == comparable(getattr(default, name)), name
+
+
+def test_a_copy_of_the_example_with_everything_uncommented_changes_nothing(tmp_path):
+    dotenv = tmp_path / ".env"
+    dotenv.write_text(
+        re.sub(r"^#([A-Z_]+=)", r"\1", (PROJECT / ".env.example").read_text(), flags=re.M)
+    )
+    assert from_env({}, dotenv).doors == from_env({}, NOWHERE).doors
+
+
+@pytest.mark.parametrize(
+    ("line", "value"),
+    [
+        ("NAME=value", "value"),
+        ("export NAME = value", "value"),
+        ('NAME="a # value"', "a # value"),
+        ("NAME='it is'  # said", "it is"),
+        ("NAME=a#b # a comment", "a#b"),
+        ("NAME=http://host:80/v1?a=b", "http://host:80/v1?a=b"),
+        ("NAME=", ""),
+    ],
+)
+def test_a_dotenv_line_is_read_as_usual(line, value, tmp_path):
+    (tmp_path / ".env").write_text(f"# a comment\n\n{line}\n")
+    assert read_dotenv(tmp_path / ".env") == {"NAME": value}
+
+
+def test_a_dotenv_line_that_says_nothing_is_named_without_its_text(tmp_path):
+    (tmp_path / ".env").write_text("\nMISTRAL_API_KEY: a-key\n")
+    with pytest.raises(ValueError, match=r"^\.env, line 2: [^:]*$"):
+        read_dotenv(tmp_path / ".env")
+
+
+def test_the_real_environment_wins_over_the_file(tmp_path):
+    (tmp_path / ".env").write_text("GATEWAY_PORT=1001\nBRIDGE_PORT=1002\n")
+    settings = from_env({"GATEWAY_PORT": "2001"}, tmp_path / ".env")
+    assert (settings.rest.port, settings.bridge.port) == (2001, 1002)
+
+
+def test_a_key_in_the_file_means_the_real_upstream(tmp_path):
+    (tmp_path / ".env").write_text("MISTRAL_AI_API_KEY=a-key\n")
+    settings = from_env({}, tmp_path / ".env")
+    assert not settings.sandboxed
+    assert "GATEWAY_UPSTREAM_URL" not in settings.environment
+
+
+def test_without_a_key_another_upstream_is_not_used_and_that_is_known(tmp_path):
+    settings = from_env({"GATEWAY_UPSTREAM_URL": "https://api.example"}, NOWHERE)
+    assert settings.environment["GATEWAY_UPSTREAM_URL"] == "http://127.0.0.1:8081/v1"
+    assert settings.overridden
+
+
+def test_without_a_key_every_process_is_pointed_at_the_one_before_it():
+    environment = from_env({"SANDBOX_PORT": "1", "GATEWAY_PORT": "2"}, NOWHERE).environment
+    assert environment["GATEWAY_UPSTREAM_URL"] == "http://127.0.0.1:1/v1"
+    assert environment["BRIDGE_REST_URL"] == "http://127.0.0.1:2"
