@@ -2,5 +2,8 @@
 
 from service.app import create_app
 from service.config import settings_or_exit
+from service.records import start_logging
 
-app = create_app(settings_or_exit())
+settings = settings_or_exit()
+start_logging(settings)
+app = create_app(settings)

@@ -18,6 +18,7 @@ from .handlers import forwarding_handler
 from .idempotency import Idempotency, Limits
 from .key import Key
 from .pages import Pages, Readiness
+from .records import Records
 from .store import open_store
 from .threads import ThreadedWSGI
 from .upstream import Upstream
@@ -42,6 +43,7 @@ def create_app(settings: Settings | None = None) -> FlaskApp:
     app = FlaskApp(
         __name__,
         middlewares=[
+            partial(Records, contract=contract, tracing=settings.tracing),
             partial(Problems, contract=contract),
             partial(Guards, contract=contract),
             partial(Pages, contract=contract, readiness=Readiness(key, idempotency)),

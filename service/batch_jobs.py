@@ -6,11 +6,12 @@ Source: Mistral's OpenAPI document (metadata: names of 1 to 32, values of 1 to 5
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Raw
@@ -26,11 +27,11 @@ from .upstream import Upstream
 TAG = "gw_op"
 """The metadata member that holds the tag. The contract refuses members with its prefix from callers."""
 
-CLOCK_SLACK = 600.0
-"""Seconds by which the upstream's clock may be behind ours."""
+CLOCK_SLACK = 86400.0
+"""Seconds by which the clocks may differ: jobs of so long before the call are looked at too."""
 
 PAGE_SIZE = 100
-PAGES = 5
+PAGES = 50
 
 _UNDER_WAY = ("QUEUED", "RUNNING")
 
@@ -49,8 +50,9 @@ def recoveries(
 
 
 class Created:
-    """A created job, found in the list by its tag; never found when tagging is off."""
+    """A created job, found in the list by its tag; never found, so never created again, when tagging is off."""
 
+    repeatable = False
     advice = "Look in the list of jobs, newest first, before you create another; an Idempotency-Key makes repeating safe."
 
     def __init__(
@@ -58,51 +60,68 @@ class Created:
     ) -> None:
         self.upstream = upstream
         self.listing = listing
-        self.settle = settle if tagging else float("inf")
+        self.settle = settle if tagging else math.inf
         self.tagging = tagging
 
     def mark(self, request: UpstreamRequest, tag: str) -> UpstreamRequest:
         """`request` with the tag among the job's metadata."""
         if not self.tagging:
             return request
-        members = msgspec.json.decode(request.body or b"{}", type=dict[str, Raw])
-        metadata = msgspec.json.decode(members.get("metadata", Raw(b"null"))) or {}
+        content = request.body or b"{}"
+        try:
+            members = msgspec.json.decode(content, type=dict[str, Raw])
+        except RecursionError as error:  # the stack is deeper here than where the body was checked
+            raise Problem("malformed-request", "The body is nested too deeply.") from error
+        metadata = msgspec.json.decode(members.get("metadata", b"null")) or {}
         members["metadata"] = Raw(msgspec.json.encode({**metadata, TAG: tag}))
-        body = bytearray(len(request.body or b"") + 128)
+        body = bytearray(len(content) + 128)
         msgspec.json.Encoder().encode_into(members, body)
         return replace(request, body=body)
+
+    def recognises(self, answer: Answer) -> bool:
+        """True when `answer` is a job."""
+        return _is_job(answer)
 
     def find(self, request: UpstreamRequest, tag: str, since: float, limit: float) -> Answer | None:
         """The tagged job as the answer to its creation. The tag is compared here: how the list filters is not documented."""
         if not self.tagging:
             return None
         for job in self._jobs(since, time.monotonic() + limit):
-            if isinstance(job.get("metadata"), dict) and job["metadata"].get(TAG) == tag:
-                return Answer(200, "application/json", msgspec.json.encode(job))
+            if _tag(job) == tag:
+                return Answer(200, "application/json", bytes(job))
         return None
 
-    def _jobs(self, since: float, deadline: float) -> Iterator[dict[str, Any]]:
-        created_after = datetime.fromtimestamp(since - CLOCK_SLACK, UTC).strftime(
-            "%Y-%m-%dT%H:%M:%SZ"
-        )
-        for page in range(PAGES):
-            query = (
-                ("page", str(page)),
-                ("page_size", str(PAGE_SIZE)),
-                ("created_after", created_after),
-                ("order_by", "-created"),
-            )
-            request = fill(self.listing, Inputs(query=query))
-            answer = self.upstream.send(request, Exchange(), max(0.1, deadline - time.monotonic()))
-            jobs = _parsed(answer).get("data") or []
-            yield from jobs
-            if len(jobs) < PAGE_SIZE:
+    def _jobs(self, since: float, deadline: float) -> Iterator[Raw]:
+        """All jobs since then; Problem when not all could be looked at, from which nothing may be concluded."""
+        seen = 0
+        for number in range(PAGES):
+            page = self._page(number, since, deadline)
+            yield from page.data
+            seen += len(page.data)
+            # A short page may be all that the upstream gives at a time, so it ends the list only when the total agrees.
+            if not page.data or (len(page.data) < PAGE_SIZE and seen >= (page.total or math.inf)):
                 return
+        raise Problem("upstream-answer-too-large", f"There are more than {seen} jobs to look at.")
+
+    def _page(self, number: int, since: float, deadline: float) -> _Page:
+        earliest = datetime.fromtimestamp(since - CLOCK_SLACK, UTC)
+        query = (
+            ("page", str(number)),
+            ("page_size", str(PAGE_SIZE)),
+            ("created_after", earliest.strftime("%Y-%m-%dT%H:%M:%SZ")),
+            ("order_by", "-created"),
+        )
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise Problem("upstream-timeout", "There was no time to look at all jobs.")
+        answer = self.upstream.send(fill(self.listing, Inputs(query=query)), Exchange(), left)
+        return _decoded(answer.body, _Page)
 
 
 class Cancelled:
-    """A cancelled job, found by its id. Cancelling again does no harm, so one that is not cancelled is sent again at once."""
+    """A cancelled job, found by its id."""
 
+    repeatable = True
     settle = 0.0
     advice = "Get the job to see whether it is being cancelled."
 
@@ -114,10 +133,14 @@ class Cancelled:
         """`request` as it is: its target names the job."""
         return request
 
+    def recognises(self, answer: Answer) -> bool:
+        """True when `answer` is a job."""
+        return _is_job(answer)
+
     def find(self, request: UpstreamRequest, tag: str, since: float, limit: float) -> Answer | None:
         """The job, if it is no longer under way."""
         answer = self.upstream.send(self._getting(request), Exchange(), max(0.1, limit))
-        return None if _parsed(answer).get("status") in _UNDER_WAY else answer
+        return None if _decoded(answer.body, _Job).status in _UNDER_WAY else answer
 
     def _getting(self, request: UpstreamRequest) -> UpstreamRequest:
         (name,) = path_variables(self.getting.path)
@@ -125,10 +148,35 @@ class Cancelled:
         return fill(self.getting, Inputs(path={name: job_id}))
 
 
-def _parsed(answer: Answer) -> dict[str, Any]:
+class _Page(msgspec.Struct):
+    data: list[Raw]
+    total: int | None = None
+
+
+class _Job(msgspec.Struct):
+    id: str
+    status: str = ""
+    metadata: Any = None
+
+
+_Shape = TypeVar("_Shape")
+
+
+def _is_job(answer: Answer) -> bool:
     try:
-        return msgspec.json.decode(answer.body, type=dict[str, Any])
-    except msgspec.MsgspecError as error:
-        raise Problem(
-            "upstream-bad-response", "The upstream's answer is not a JSON object."
-        ) from error
+        return bool(_decoded(answer.body, _Job).id)
+    except Problem:
+        return False
+
+
+def _tag(job: Raw) -> Any:
+    """A listed job's tag; None for one without."""
+    metadata = _decoded(job, _Job).metadata
+    return metadata.get(TAG) if isinstance(metadata, dict) else None
+
+
+def _decoded(content: bytes | Raw, shape: type[_Shape]) -> _Shape:
+    try:
+        return msgspec.json.decode(content, type=shape)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise Problem("upstream-bad-response", "The upstream's answer has another form.") from error

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 from openapi.contract import DEFAULT_DOCUMENT, Contract, ContractError, load
+from telemetry import logs, spans
 
 MEBIBYTE = 1 << 20
 
@@ -81,8 +82,24 @@ class Settings:
         True,
         "Tag keyed creates, so that one whose answer was lost can be found (on or off)",
     )
+    log_level: str = setting(
+        "GATEWAY_LOG_LEVEL", "info", "Least level logged: debug, info (a line a request), warning, error"
+    )
+    log_format: str = setting(
+        "GATEWAY_LOG_FORMAT", "auto", "Form of log lines: json, text, or auto: text on a terminal"
+    )
+    audit_log: str = setting(
+        "GATEWAY_AUDIT_LOG",
+        "stdout",
+        "Where a line for each changing call goes: stdout, stderr, off or a file",
+    )
+    trace_upstream: bool = setting(
+        "GATEWAY_TRACE_UPSTREAM", True, "Continue the caller's trace upstream by a traceparent header"
+    )
     workers: int = setting("WEB_CONCURRENCY", 0, "Worker processes; 0: one per core")
 
+    tracing: str = ""
+    """Where OpenTelemetry's own variables want spans to go: otlp, console, or empty for nowhere."""
     contract: Contract = field(repr=False)
     credentials: Mapping[str, str] = field(repr=False)
     """Authentication fields (such as `token`) with their values at start: secret."""
@@ -106,12 +123,14 @@ class Settings:
         read_credentials = partial(_credentials, contract, dict(environ))
         settings = cls(
             **{**values, "port": values.get("port") or contract.ports["rest"]},
+            tracing=spans.wanted(environ),
             contract=contract,
             credentials=read_credentials(),
             read_credentials=read_credentials,
             credential_files=_credential_files(contract, environ),
         )
         _check_times(settings)
+        _check_logging(settings)
         _check_base_url(settings.base_url)
         return settings
 
@@ -121,15 +140,61 @@ class Settings:
         return (self.upstream_url or self.contract.base_url).rstrip("/")
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where one setting's value comes from, for people; never a secret."""
+
+    name: str
+    value: str
+    source: str
+
+
+def origins(environ: Mapping[str, str] = os.environ) -> list[Origin]:
+    """Every setting, the key's variables included, with its value and its source."""
+    settings = [
+        Origin(name, _shown(environ[name]), "environment")
+        if environ.get(name := f.metadata["env"])
+        else Origin(name, _shown(f.default), "default")
+        for f in fields(Settings)
+        if f.metadata
+    ]
+    try:
+        contract = load(Path(environ.get("GATEWAY_OPENAPI") or DEFAULT_DOCUMENT))
+    except ContractError:
+        return settings
+    names = [name for variable in _credential_names(contract).values() for name in variable]
+    keys = [
+        Origin(
+            name,
+            _masked(environ[name]) if not name.endswith("_FILE") else environ[name],
+            "environment",
+        )
+        for plain in names
+        for name in (plain, f"{plain}_FILE")
+        if environ.get(name)
+    ]
+    return [*settings, *keys]
+
+
+def _shown(value: object) -> str:
+    """A setting's value for people, without the credentials that a store's URL may carry."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return re.sub(r"//[^/@]*@", "//***@", str(value)) or "(empty)"
+
+
 def settings_or_exit() -> Settings:
     """The environment's settings; for a process's start: prints what is wrong and exits with 2 when there is anything."""
     try:
         return Settings.from_env()
     except SettingsError as error:
-        _exit(str(error))
+        refuse_start(str(error))
 
 
-def _exit(message: str) -> NoReturn:
+def refuse_start(message: str) -> NoReturn:
+    """Prints why the process cannot start, and exits with 2."""
     print(f"gateway: cannot start: {message}", file=sys.stderr)
     sys.exit(2)
 
@@ -177,6 +242,15 @@ def _check_times(settings: Settings) -> None:
         )
     if settings.threads < 1:
         raise SettingsError("GATEWAY_THREADS must be at least 1")
+
+
+def _check_logging(settings: Settings) -> None:
+    for name, value, known in (
+        ("GATEWAY_LOG_LEVEL", settings.log_level, logs.LEVELS),
+        ("GATEWAY_LOG_FORMAT", settings.log_format, logs.FORMATS),
+    ):
+        if value not in known:
+            raise SettingsError(f"{name} must be one of {', '.join(known)}, not {value[:40]!r}")
 
 
 def _check_base_url(url: str) -> None:

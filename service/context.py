@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import uuid
+from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import cast
+from typing import TYPE_CHECKING, Any, cast
 
 from starlette.types import Scope
+
+from telemetry import traces
+from telemetry.traces import Trace
+
+if TYPE_CHECKING:
+    from .errors import Problem
 
 _KEY = "gateway.context"
 _WELL_FORMED = re.compile(rb"[A-Za-z0-9._-]{1,128}")
@@ -27,25 +35,44 @@ class Context:
 
     `request_id` is the caller's when well-formed, else new. `warning` becomes the header Gateway-Warning.
     `operation` is an operation id, empty before routing. `upstream_status` is 0 and `upstream_seconds` 0.0 when
-    nothing was asked upstream; `outcome` is empty, or what idempotency made of the call.
+    nothing was asked upstream; `outcome` is empty, or what idempotency made of the call. `trace` is this request's
+    span in its caller's trace, `path_values` what a path's variables stand for, `call` the handler's work while there
+    is some, `problem` what the caller was told. `status`, `size` (bytes) and `body` (its last piece) are the answer's.
     """
 
     request_id: str
+    trace: Trace
     caller: Caller = Caller()
     operation: str = ""
     warning: str = ""
     outcome: str = ""
     upstream_status: int = 0
     upstream_seconds: float = 0.0
+    path_values: str = ""
+    call: asyncio.Future[Any] | None = None
+    problem: Problem | None = None
+    status: int = 0
+    size: int = 0
+    body: bytes = b""
+
+
+_current: ContextVar[Context | None] = ContextVar("context", default=None)
 
 
 def open_context(scope: Scope) -> Context:
     """Gives the request its context."""
     given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
-    scope[_KEY] = Context(given.decode() if _WELL_FORMED.fullmatch(given) else str(uuid.uuid4()))
-    return context(scope)
+    request_id = given.decode() if _WELL_FORMED.fullmatch(given) else str(uuid.uuid4())
+    own = scope[_KEY] = Context(request_id, traces.received(scope["headers"]))
+    _current.set(own)
+    return own
 
 
 def context(scope: Scope) -> Context:
     """The context that `open_context` gave; also in the copies that routing makes of a scope."""
     return cast(Context, scope[_KEY])
+
+
+def current() -> Context | None:
+    """The context of the request that this task or handler thread works for; None outside of requests."""
+    return _current.get()

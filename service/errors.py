@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from openapi.checks import MAX_FAULTS, Fault
 from openapi.contract import Contract
 
-from .context import Context, context, open_context
+from .context import Context, context
 
 DOCUMENTATION = (
     "/problems"  # a URI reference (RFC 9457 section 3.1.1): every gateway serves the page itself
@@ -220,7 +220,7 @@ def _own_headers(own: Context) -> list[tuple[bytes, bytes]]:
 
 
 class Problems:
-    """ASGI, outermost: every answer carries its request id, and every failure inside becomes a problem document."""
+    """ASGI, inside `Records`: every answer carries its request id, and every failure inside becomes a problem document."""
 
     def __init__(self, app: ASGIApp, *, contract: Contract) -> None:
         self.app = app
@@ -231,7 +231,7 @@ class Problems:
             await self.app(scope, receive, send)
             return
         started = False
-        own = open_context(scope)
+        own = context(scope)
 
         async def marked(message: Message) -> None:
             nonlocal started
@@ -247,7 +247,8 @@ class Problems:
         ) as error:  # the process's outermost edge: nothing may leave it but an answer
             if started:
                 raise
-            await _answer(self._problem(error, scope), scope, marked)
+            own.problem = self._problem(error, scope)
+            await _answer(own.problem, scope, marked)
 
     def _problem(self, error: Exception, scope: Scope) -> Problem:
         if isinstance(error, Problem):

@@ -28,7 +28,7 @@ class Guards:
         path = scope["path"]
         if _CONTROL.search(path):
             raise Problem("malformed-request", "The path has control characters or is not UTF-8.")
-        if path.endswith("/"):
+        if path.endswith("/") and path != "/":
             raise HTTPException(
                 404
             )  # the router would redirect, which drops a POST's body on the way

@@ -7,18 +7,20 @@ proof that a stateless gateway could not keep them: docs/adr/0006-at-most-once.m
 
 from __future__ import annotations
 
-import base64
+import contextlib
 import hashlib
-import hmac
 import logging
+import math
+import secrets
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from email.utils import formatdate
 from typing import Protocol
 
 import msgspec
+from msgspec import Raw
 
 from .context import Context
 from .errors import Problem
@@ -31,7 +33,7 @@ LOOKS = (0.3, 1.0, 3.0)
 """Seconds before each look for a call whose outcome is unknown, within the request that made it."""
 
 RESERVE = 5.0
-"""Seconds of a request's time that are kept for those looks."""
+"""Seconds of a request's time that are kept for those looks; also how much later than its time a request may end."""
 
 log = logging.getLogger("gateway.idempotency")
 
@@ -40,18 +42,24 @@ class Recovery(Protocol):
     """How one operation's calls are found again when their answer was lost."""
 
     settle: float
-    """Seconds after which a call that cannot be found may be sent again."""
+    """Seconds after a call's time is over, when one that cannot be found may be sent again; infinite: never."""
+
+    repeatable: bool
+    """True when carrying the call out twice does no more than once; it can then be found without a tag."""
 
     advice: str
-    """What a caller without a key can do about an unknown outcome; a sentence."""
+    """What a caller can do about an unknown outcome; a sentence."""
 
     def mark(self, request: UpstreamRequest, tag: str) -> UpstreamRequest:
         """`request` in the form in which it can be found again by `tag`."""
 
-    def find(self, request: UpstreamRequest, tag: str, since: float, limit: float) -> Answer | None:
-        """The answer to the call made after `since` (wall-clock seconds), as if it had not been lost; None when not seen.
+    def recognises(self, answer: Answer) -> bool:
+        """True when `answer`, a success, says what came of the call."""
 
-        Takes at most `limit` seconds; raises Problem when the upstream cannot be asked.
+    def find(self, request: UpstreamRequest, tag: str, since: float, limit: float) -> Answer | None:
+        """The answer to the call made after `since` (wall-clock seconds), as if it had not been lost; None: it is not there.
+
+        Takes at most `limit` seconds; raises Problem when the upstream cannot be asked, or does not show everything.
         """
 
 
@@ -61,6 +69,22 @@ class Limits:
 
     timeout: float
     expiry: float
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request on its way. Its time is over at `deadline` (monotonic seconds); `recovery` None: it cannot be found again."""
+
+    request: UpstreamRequest
+    exchange: Exchange
+    context: Context
+    recovery: Recovery | None
+    deadline: float
+
+    @property
+    def left(self) -> float:
+        """Seconds until its time is over."""
+        return self.deadline - time.monotonic()
 
 
 class Idempotency:
@@ -73,230 +97,227 @@ class Idempotency:
         self.store = store
         self.recoveries = recoveries
         self.limits = limits
+        self.reserve = min(RESERVE, limits.timeout / 3)
+        self.lease = limits.timeout + RESERVE
         self.store_failed = False  # what the last claim met, for readiness
 
     def send(self, request: UpstreamRequest, exchange: Exchange, context: Context) -> Answer:
         """The answer to `request`, from the upstream or from the record of an earlier call with the same key."""
+        recovery = self.recoveries.get(request.operation.id)
+        deadline = time.monotonic() + self.limits.timeout
+        call = Call(request, exchange, context, recovery, deadline)
         if request.key is None:
-            return self._send_once(request, exchange)
+            return self._send_unkeyed(call)
         try:
-            return self._send_claimed(request, exchange, context)
+            return self._send_keyed(call)
         except StoreUnavailable as error:
             self.store_failed = True
             log.error("the store of idempotency keys failed: %s", error)
             raise Problem(
                 "idempotency-store-unavailable",
-                "Nothing was sent. Without the key the call would go through.",
+                "This call sent nothing.",
                 headers=[("Retry-After", "5")],
             ) from error
 
-    def _send_once(self, request: UpstreamRequest, exchange: Exchange) -> Answer:
+    def _send_unkeyed(self, call: Call) -> Answer:
+        recovery = call.recovery
+        reserve = self.reserve if recovery and recovery.repeatable else 0
         try:
-            return self.upstream.send(request, exchange)
+            return self.upstream.send(call.request, call.exchange, call.left - reserve)
         except Problem as problem:
-            recovery = self.recoveries.get(request.operation.id)
             if recovery is None or not problem.outcome_unknown:
                 raise
-            raise _outcome_unknown(problem, recovery.advice, keyed=False) from problem
+            if not recovery.repeatable:
+                raise _outcome_unknown(problem, recovery.advice, keyed=False) from problem
+            answer = self._look(call, "", time.time())
+            if answer is None:
+                raise
+            return answer
 
-    def _send_claimed(
-        self, request: UpstreamRequest, exchange: Exchange, context: Context
-    ) -> Answer:
-        begun = time.monotonic()
-        claim = self._new_claim(request, context)
+    def _send_keyed(self, call: Call) -> Answer:
+        claim = self._claim(call)
         found = self.store.insert(claim)
         self.store_failed = False
         if found is None:
-            return self._first(request, exchange, context, claim, begun)
-        if not hmac.compare_digest(found.fingerprint, claim.fingerprint):
-            context.outcome = "mismatch"
+            return self._carry_out(call, claim)
+        if found.fingerprint != claim.fingerprint:
+            call.context.outcome = "mismatch"
             raise Problem("idempotency-key-reused", "Use a new key for another request.")
         if found.state == "done":
-            context.outcome = "replayed"
+            call.context.outcome = "replayed"
             return _replay(found)
-        if found.state == "claimed" and found.lease_until > time.time():
-            context.outcome = "in-progress"
-            raise Problem(
-                "idempotency-in-progress",
-                "Repeat with the same key for its answer.",
-                headers=[("Retry-After", "1")],
-            )
-        return self._again(request, exchange, context, claim, found, begun)
+        if found.state == "claimed" and found.lease_until > claim.claimed_at:
+            raise _in_progress(call)
+        return self._settle(call, claim, found)
 
-    def _first(
-        self,
-        request: UpstreamRequest,
-        exchange: Exchange,
-        context: Context,
-        claim: Record,
-        begun: float,
-    ) -> Answer:
-        """Sends the call that holds `claim`, and records what became of it."""
-        recovery = self.recoveries.get(request.operation.id)
-        tag = self._tag(claim)
-        marked = recovery.mark(request, tag) if recovery else request
+    def _carry_out(self, call: Call, claim: Record, earlier: Record | None = None) -> Answer:
+        """Sends the call that holds `claim`, and records what became of it; `earlier` was not found, and this is it again."""
         try:
-            answer = self.upstream.send(
-                marked, exchange, self.limits.timeout - min(RESERVE, self.limits.timeout / 3)
-            )
+            marked = call.recovery.mark(call.request, claim.tag) if call.recovery else call.request
+            answer = self._sent(call, marked, call.left - self.reserve)
         except Problem as problem:
             if not problem.outcome_unknown:
-                context.outcome = "released"
-                self._quietly(
-                    self.store.delete, claim
-                )  # nothing was carried out: the key is free for a corrected call
+                self._free(call, claim, earlier)
                 raise
-            seen = self._look(marked, claim, recovery, tag, begun, context)
-            if seen is None:
-                context.outcome = "unknown"
-                self._quietly(
-                    self.store.replace, _changed(claim, state="unknown", lease_until=0), claim.owner
-                )
-                raise _outcome_unknown(
-                    problem,
-                    "Repeat with the same Idempotency-Key: the gateway looks for it and never sends it blindly again.",
-                    keyed=True,
-                ) from problem
-            answer = seen
-        context.outcome = context.outcome or "first"
-        return self._record(claim, answer)
+            found = self._look(call, claim.tag, claim.claimed_at)
+            if found is None and call.recovery and call.recovery.repeatable:
+                self._free(call, claim, None)
+                raise
+            if found is None:
+                raise self._unknown(call, claim, problem) from problem
+            answer = found
+        call.context.outcome = call.context.outcome or "first"
+        done = self._record(claim, answer)
+        return replace(answer, headers=(*answer.headers, _expiry(done)))
 
-    def _again(
-        self,
-        request: UpstreamRequest,
-        exchange: Exchange,
-        context: Context,
-        claim: Record,
-        found: Record,
-        begun: float,
-    ) -> Answer:
+    def _settle(self, call: Call, claim: Record, found: Record) -> Answer:
         """Finds out what became of an earlier call whose outcome is not recorded; sends again only after the settle window."""
         taken = _changed(found, owner=claim.owner, state="claimed", lease_until=claim.lease_until)
         if not self.store.replace(taken, found.owner):
-            context.outcome = "in-progress"
-            raise Problem(
-                "idempotency-in-progress",
-                "Another request is looking for its outcome.",
-                headers=[("Retry-After", "1")],
-            )
-        recovery = self.recoveries.get(request.operation.id)
+            raise _in_progress(call)
+        recovery = call.recovery
         try:
             answer = (
-                recovery.find(request, self._tag(taken), found.claimed_at, self._remaining(begun))
+                recovery.find(call.request, taken.tag, taken.claimed_at, call.left)
                 if recovery
                 else None
             )
-        except Problem:
-            self._quietly(
-                self.store.replace, _changed(taken, state="unknown", lease_until=0), taken.owner
-            )
-            raise
+        except Problem as problem:
+            said = f"The upstream cannot be asked for it now ({problem.slug}): {problem.detail}"
+            raise self._still_unknown(call, taken, said, 5) from problem
         if answer is not None:
-            context.outcome = "reconciled"
-            return _replay(self._done(taken, answer))
-        settle = recovery.settle if recovery else found.expires - found.claimed_at
-        age = time.time() - found.claimed_at
-        if age < settle:
-            context.outcome = "unknown"
-            self._quietly(
-                self.store.replace, _changed(taken, state="unknown", lease_until=0), taken.owner
+            call.context.outcome = "reconciled"
+            return _replay(self._record(taken, answer))
+        now = self.store.now()
+        wait = taken.claimed_at + self.lease + (recovery.settle if recovery else math.inf) - now
+        if wait > 0:
+            said = (
+                "It may still turn up."
+                if wait < math.inf
+                else f"It cannot be found here. {_advice(call)}"
             )
-            wait = str(max(1, min(60, int(settle - age))))
-            raise Problem(
-                "outcome-still-unknown",
-                "It may still turn up; repeat with the same key.",
-                headers=[("Retry-After", wait)],
-            )
-        context.outcome = "resent"
-        log.warning(
-            "request %s: a call not seen for %d seconds is sent again with the same tag",
-            context.request_id,
-            age,
+            raise self._still_unknown(call, taken, said, wait)
+        if call.left < self.limits.timeout / 2:
+            raise self._still_unknown(call, taken, "There was no time left to send it again.", 1)
+        again = _changed(
+            taken, claimed_at=now, lease_until=now + self.lease, expires=self._expires(call, now)
         )
-        resent = _changed(taken, claimed_at=time.time())
-        if not self.store.replace(resent, taken.owner):
-            raise Problem(
-                "idempotency-in-progress",
-                "Another request took it over.",
-                headers=[("Retry-After", "1")],
-            )
-        return self._first(request, exchange, context, resent, begun)
+        if not self.store.replace(again, taken.owner):
+            raise _in_progress(call)
+        call.context.outcome = "resent"
+        log.warning(
+            "request %s: a call that was not seen in %.0f seconds is sent again with the same tag",
+            call.context.request_id,
+            now - taken.claimed_at,
+        )
+        return self._carry_out(call, again, earlier=taken)
 
-    def _look(
-        self,
-        request: UpstreamRequest,
-        claim: Record,
-        recovery: Recovery | None,
-        tag: str,
-        begun: float,
-        context: Context,
-    ) -> Answer | None:
-        for pause in LOOKS if recovery else ():
-            if recovery is None or self._remaining(begun) < pause + 0.2:
+    def _sent(self, call: Call, request: UpstreamRequest, limit: float) -> Answer:
+        """The upstream's answer; Problem also for a success that does not say what came of it."""
+        answer = self.upstream.send(request, call.exchange, limit)
+        if call.recovery and not call.recovery.recognises(answer):
+            raise Problem(
+                "upstream-bad-response",
+                "The upstream's success does not say what came of it.",
+                upstream_status=answer.status,
+            )
+        return answer
+
+    def _look(self, call: Call, tag: str, since: float) -> Answer | None:
+        """The answer that was lost, if it turns up while the request's time lasts."""
+        for pause in LOOKS if call.recovery else ():
+            if call.recovery is None or call.left < pause + 0.2:
                 return None
             time.sleep(pause)
-            try:
-                answer = recovery.find(request, tag, claim.claimed_at, self._remaining(begun))
-            except Problem:
-                continue
-            if answer is not None:
-                context.outcome = "reconciled"
-                return replace(answer, headers=(*answer.headers, ("Gateway-Reconciled", "true")))
+            with contextlib.suppress(Problem):
+                answer = call.recovery.find(call.request, tag, since, call.left)
+                if answer is not None:
+                    call.context.outcome = "reconciled"
+                    reconciled = ("Gateway-Reconciled", "true")
+                    return replace(answer, headers=(*answer.headers, reconciled))
         return None
 
-    def _remaining(self, begun: float) -> float:
-        return self.limits.timeout - (time.monotonic() - begun)
+    def _free(self, call: Call, claim: Record, earlier: Record | None) -> None:
+        """Frees the key, since nothing was carried out; not that of an earlier call, which perhaps was."""
+        call.context.outcome = "released"
+        if earlier is None:
+            self._quietly(self.store.delete, claim)
+        else:
+            self._quietly(self.store.replace, _unknown_since(earlier), claim.owner)
 
-    def _new_claim(self, request: UpstreamRequest, context: Context) -> Record:
-        now = time.time()
-        scope = "\0".join((context.caller.name, request.operation.id, request.key or ""))
-        return Record(
-            id=hashlib.sha256(scope.encode()).hexdigest(),
-            owner=uuid.uuid4().hex,
-            fingerprint=_fingerprint(request),
-            state="claimed",
-            claimed_at=now,
-            lease_until=now + self.limits.timeout + RESERVE,
-            expires=now + self.limits.expiry,
+    def _unknown(self, call: Call, claim: Record, problem: Problem) -> Problem:
+        """What the caller is told when the outcome is not known; the record says so too."""
+        call.context.outcome = "unknown"
+        self._quietly(self.store.replace, _unknown_since(claim), claim.owner)
+        found = call.recovery is not None and call.recovery.settle < math.inf
+        repeat = "Repeat with the same Idempotency-Key: the gateway looks for it and never sends it blindly again."
+        return _outcome_unknown(problem, repeat if found else _advice(call), keyed=found)
+
+    def _still_unknown(self, call: Call, taken: Record, detail: str, wait: float) -> Problem:
+        """As `_unknown`, for a repeated call; `wait` seconds until repeating makes sense, infinite: it makes none."""
+        call.context.outcome = "unknown"
+        self._quietly(self.store.replace, _unknown_since(taken), taken.owner)
+        return Problem(
+            "outcome-still-unknown",
+            detail,
+            retryable=wait < math.inf,
+            headers=[("Retry-After", f"{math.ceil(min(wait, 60))}")] if wait < math.inf else (),
         )
 
-    def _tag(self, record: Record) -> str:
-        """The tag of a record's call: the same on every worker, and not to be guessed from outside."""
-        digest = hmac.digest(self.store.secret(), record.id.encode(), "sha256")
-        return base64.b32encode(digest).decode().lower()[:40]
-
-    def _record(self, claim: Record, answer: Answer) -> Answer:
-        """`answer`, recorded if the store lets it; if not, the next call with the key finds the outcome by its tag."""
-        done = _done(claim, answer)
+    def _record(self, claim: Record, answer: Answer) -> Record:
+        """The record of `answer`, stored if the store lets it; if not, the next call with the key finds the outcome."""
+        done = _changed(
+            claim,
+            state="done",
+            lease_until=0.0,
+            status=answer.status,
+            content_type=answer.content_type,
+            body=bytes(answer.body),
+        )
         self._quietly(self.store.replace, done, claim.owner)
-        return replace(answer, headers=(*answer.headers, _expiry(done)))
-
-    def _done(self, taken: Record, answer: Answer) -> Record:
-        done = _done(taken, answer)
-        self._quietly(self.store.replace, done, taken.owner)
         return done
 
-    def _quietly(self, operation: object, *arguments: object) -> None:
+    def _quietly(self, operation: Callable[..., object], *arguments: object) -> None:
         """Runs a store operation whose failure must not hide an outcome that is known."""
         try:
-            operation(*arguments)  # type: ignore[operator]
+            operation(*arguments)
         except StoreUnavailable as error:
             log.error("an outcome could not be recorded: %s", error)
+
+    def _claim(self, call: Call) -> Record:
+        request = call.request
+        # The upstream is part of it: what one created, another does not have.
+        scope = (
+            self.upstream.base_url,
+            call.context.caller.name,
+            request.operation.id,
+            request.key or "",
+        )
+        now = self.store.now()
+        return Record(
+            id=hashlib.sha256("\0".join(scope).encode()).hexdigest(),
+            owner=uuid.uuid4().hex,
+            fingerprint=_fingerprint(request),
+            tag=secrets.token_hex(20),
+            state="claimed",
+            claimed_at=now,
+            lease_until=now + self.lease,
+            expires=self._expires(call, now),
+        )
+
+    def _expires(self, call: Call, now: float) -> float:
+        """When a key is forgotten: never before it is certain that its call is not under way, or may be sent again."""
+        settle = call.recovery.settle if call.recovery else 0.0
+        least = 2 * self.lease + (settle if settle < math.inf else 0.0)
+        return now + max(self.limits.expiry, least)
 
 
 def _changed(record: Record, **changes: object) -> Record:
     return msgspec.structs.replace(record, **changes)
 
 
-def _done(record: Record, answer: Answer) -> Record:
-    return _changed(
-        record,
-        state="done",
-        lease_until=0,
-        status=answer.status,
-        content_type=answer.content_type,
-        body=bytes(answer.body),
-    )
+def _unknown_since(record: Record) -> Record:
+    return _changed(record, state="unknown", lease_until=0.0)
 
 
 def _replay(record: Record) -> Answer:
@@ -306,6 +327,19 @@ def _replay(record: Record) -> Answer:
 
 def _expiry(record: Record) -> tuple[str, str]:
     return "Idempotency-Expires", formatdate(record.expires, usegmt=True)
+
+
+def _advice(call: Call) -> str:
+    return call.recovery.advice if call.recovery else "Look for it before you make it anew."
+
+
+def _in_progress(call: Call) -> Problem:
+    call.context.outcome = "in-progress"
+    return Problem(
+        "idempotency-in-progress",
+        "Repeat with the same key for its answer.",
+        headers=[("Retry-After", "1")],
+    )
 
 
 def _outcome_unknown(problem: Problem, advice: str, *, keyed: bool) -> Problem:
@@ -320,11 +354,33 @@ def _outcome_unknown(problem: Problem, advice: str, *, keyed: bool) -> Problem:
 
 def _fingerprint(request: UpstreamRequest) -> str:
     """A digest of what a call asks for: the same for the same JSON in another order or spacing."""
-    body = bytes(request.body or b"")
+    digest = hashlib.sha256(request.target.encode())
+    for piece in _pieces(request.body or b""):
+        digest.update(b"\0")
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def _pieces(body: bytes | bytearray) -> Iterator[bytes | bytearray]:
+    """A JSON object in its one canonical form; in pieces, since a large one is built from many small ones."""
     try:
-        canonical = (
-            msgspec.json.encode(msgspec.json.decode(body), order="deterministic") if body else b""
-        )
-    except msgspec.MsgspecError:  # numbers that only the upstream can read
-        canonical = body
-    return hashlib.sha256(request.target.encode() + b"\0" + canonical).hexdigest()
+        members = msgspec.json.decode(body, type=dict[str, Raw])
+    except (msgspec.MsgspecError, RecursionError):
+        yield body
+        return
+    for name in sorted(members):
+        yield msgspec.json.encode(name)
+        member = members[name]
+        if memoryview(member)[:1] == b"[":
+            yield b"["
+            yield from map(_canonical, msgspec.json.decode(member, type=list[Raw]))
+            yield b"]"
+        else:
+            yield _canonical(member)
+
+
+def _canonical(text: Raw) -> bytes:
+    try:
+        return msgspec.json.encode(msgspec.json.decode(text), order="deterministic")
+    except (msgspec.MsgspecError, RecursionError):  # what only the upstream can read
+        return bytes(text)

@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 from openapi.contract import Authentication
+from telemetry.logs import hide
 
 CHECK_PERIOD = 1.0
 """Seconds for which a file is taken to be unchanged."""
@@ -115,6 +116,7 @@ def render(authentication: Authentication, fields: Mapping[str, str]) -> Credent
     elif authentication.type == "apikey":
         headers[fields["key"]] = fields["value"]
     hidden = [fields[name] for name in ("token", "username", "password", "value") if name in fields]
+    hide(*hidden, *headers.values())
     return Credentials(
         headers, query, tuple(text.encode() for text in (*hidden, *headers.values()))
     )

@@ -19,6 +19,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from openapi.contract import Contract, read_document
+from telemetry import metrics
 
 from .errors import DOCUMENTATION, PROBLEMS
 from .idempotency import Idempotency
@@ -78,7 +79,7 @@ class Pages:
     """ASGI: answers the paths in `PATHS` and below `/docs/`, and passes everything else on."""
 
     PATHS = frozenset(
-        {"/", "/docs", "/openapi.json", "/openapi.yaml", "/livez", "/readyz", DOCUMENTATION}
+        {"/", "/docs", "/openapi.json", "/openapi.yaml", "/livez", "/readyz", "/metrics", DOCUMENTATION}
     )
 
     def __init__(self, app: ASGIApp, *, contract: Contract, readiness: Readiness) -> None:
@@ -117,6 +118,7 @@ def _routes(contract: Contract, readiness: Readiness) -> list[Route | Mount]:
         ),
         Route("/livez", _alive),
         Route("/readyz", readiness.page),
+        Route("/metrics", _metrics(contract.version)),
     ]
 
 
@@ -139,6 +141,13 @@ def _assets() -> Path:
 def _fixed(content: str, media_type: str, headers: dict[str, str] | None = None) -> Any:
     def page(_: Request) -> Response:
         return Response(content, media_type=media_type, headers=headers)
+
+    return page
+
+
+def _metrics(version: str) -> Any:
+    def page(_: Request) -> Response:  # in a thread of Starlette's own: reading all workers' files takes a while
+        return Response(metrics.page(version), media_type=metrics.CONTENT_TYPE)
 
     return page
 

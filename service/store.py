@@ -1,14 +1,14 @@
 """The store of idempotency keys, shared by all workers: a SQLite file on one host, Redis for several.
 
-A store knows three atomic operations on records and nothing of what they mean; `idempotency` knows that. Every failure of
-a store is StoreUnavailable.
+A store knows atomic operations on records and nothing of what they mean; `idempotency` knows that. Every failure of a
+store is StoreUnavailable, and a failed operation may be repeated.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
-import secrets
 import sqlite3
 import threading
 import time
@@ -18,9 +18,14 @@ from typing import Protocol
 
 import msgspec
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 SCHEMA_VERSION = 1
-_BUSY = 2.0  # seconds that a write waits for another worker's
+BUSY = 2.0
+"""Seconds that an operation waits for others'."""
+
+log = logging.getLogger("gateway.store")
 
 
 class StoreUnavailable(Exception):
@@ -28,15 +33,16 @@ class StoreUnavailable(Exception):
 
 
 class Record(msgspec.Struct, kw_only=True):
-    """What is known of one key. Times are wall-clock seconds, since processes and hosts share them.
+    """What is known of one key. Times are seconds of the store's clock, which all processes and hosts share.
 
     `state` is claimed (its owner works on it until `lease_until`), unknown (sent, outcome not known) or done (with
-    the answer). `owner` changes with every hand that takes the record.
+    the answer). `owner` changes with every hand that takes the record; `tag`, by which the call can be found, never.
     """
 
     id: str
     owner: str
     fingerprint: str
+    tag: str
     state: str
     claimed_at: float
     lease_until: float
@@ -49,8 +55,8 @@ class Record(msgspec.Struct, kw_only=True):
 class Store(Protocol):
     """Atomic operations on records, safe across threads, processes and (Redis) hosts."""
 
-    def secret(self) -> bytes:
-        """A secret of this store's own, made once: 32 bytes."""
+    def now(self) -> float:
+        """Seconds of the clock that records are dated by."""
 
     def insert(self, record: Record) -> Record | None:
         """Stores `record` and returns None, or returns the unexpired record that already has its id."""
@@ -60,6 +66,9 @@ class Store(Protocol):
 
     def delete(self, record: Record) -> None:
         """Forgets the record with this id if it is still this owner's."""
+
+    def check(self) -> None:
+        """Raises StoreUnavailable when records could not be stored now."""
 
 
 def open_store(location: str) -> Store:
@@ -72,23 +81,25 @@ def open_store(location: str) -> Store:
 
 
 class SQLiteStore:
-    """Records in a SQLite file in WAL mode, one connection a thread. The file is readable by its owner only."""
+    """Records in a SQLite file in WAL mode that only its owner may read.
+
+    One connection a process, since SQLite lets one write at a time: threads that wait here wait in turn.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._local = threading.local()
+        self._db: sqlite3.Connection | None = None
+        self._identity: tuple[int, ...] = ()
+        self._lock = threading.Lock()
 
-    def secret(self) -> bytes:
-        """As in Store."""
-        with self._writing() as db:
-            db.execute("INSERT OR IGNORE INTO secret VALUES (1, ?)", (secrets.token_bytes(32),))
-            (value,) = db.execute("SELECT value FROM secret").fetchone()
-            return bytes(value)
+    def now(self) -> float:
+        """As in Store: the host's clock."""
+        return time.time()
 
     def insert(self, record: Record) -> Record | None:
         """As in Store; also forgets what has expired."""
         with self._writing() as db:
-            db.execute("DELETE FROM record WHERE expires < ?", (time.time(),))
+            db.execute("DELETE FROM record WHERE expires < ?", (self.now(),))
             found = db.execute("SELECT data FROM record WHERE id = ?", (record.id,)).fetchone()
             if found:
                 return msgspec.msgpack.decode(found[0], type=Record)
@@ -112,64 +123,102 @@ class SQLiteStore:
         with self._writing() as db:
             db.execute("DELETE FROM record WHERE id = ? AND owner = ?", (record.id, record.owner))
 
+    def check(self) -> None:
+        """As in Store."""
+        with self._writing() as db:
+            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
     @contextlib.contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
+        """A transaction; whatever fails in it, a record that cannot be read included, fails the store."""
+        if not self._lock.acquire(timeout=BUSY):
+            raise StoreUnavailable(f"{self.path}: busy for {BUSY:g} seconds")
         try:
             db = self._connection()
             with db:
                 db.execute("BEGIN IMMEDIATE")
                 yield db
-        except (sqlite3.Error, OSError) as error:
-            self._local.connection = None
+        except (sqlite3.Error, OSError, msgspec.MsgspecError) as error:
+            self._close()
             raise StoreUnavailable(f"{self.path}: {error}") from error
+        finally:
+            self._lock.release()
 
     def _connection(self) -> sqlite3.Connection:
-        # A connection must not cross a fork; the id of the process that opened it tells.
-        if getattr(self._local, "connection", None) is None or self._local.process != os.getpid():
-            self._local.connection = self._open()
-            self._local.process = os.getpid()
-        connection: sqlite3.Connection = self._local.connection
-        return connection
+        if self._db is None or self._identity != self._present_identity():
+            if self._db is not None:
+                log.warning("%s was replaced: keys that it held are forgotten", self.path)
+            self._close()
+            self._db = self._open()
+            self._identity = self._present_identity()
+        return self._db
+
+    def _present_identity(self) -> tuple[int, ...]:
+        """What tells that a connection is not this process's (it must not cross a fork), or not to the file of this name."""
+        try:
+            status = self.path.stat()
+        except FileNotFoundError:
+            return ()
+        return os.getpid(), status.st_dev, status.st_ino
+
+    def _close(self) -> None:
+        if self._db is not None and self._identity[:1] == (os.getpid(),):
+            self._db.close()
+        self._db = None
 
     def _open(self) -> sqlite3.Connection:
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(
-            os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600)
-        )  # SQLite's side files inherit the mode
-        db = sqlite3.connect(self.path, timeout=_BUSY, isolation_level=None)
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")
-        with db:
-            db.execute("BEGIN IMMEDIATE")
-            (version,) = db.execute("PRAGMA user_version").fetchone()
-            if version > SCHEMA_VERSION:
-                raise sqlite3.DatabaseError(
-                    f"made by a newer gateway (schema {version}, known is {SCHEMA_VERSION})"
-                )
-            if version == 0:
-                db.execute(
-                    "CREATE TABLE record (id TEXT PRIMARY KEY, owner TEXT NOT NULL, expires REAL NOT NULL, data BLOB NOT NULL)"
-                )
-                db.execute("CREATE INDEX expiry ON record (expires)")
-                db.execute("CREATE TABLE secret (id INTEGER PRIMARY KEY, value BLOB NOT NULL)")
-                db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        # A file that exists is not opened here: closing it would drop this process's locks on it (POSIX).
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        self.path.chmod(0o600)  # SQLite's side files inherit it
+        db = sqlite3.connect(self.path, BUSY, isolation_level=None, check_same_thread=False)
+        try:
+            _prepare(db)
+        except sqlite3.Error:
+            db.close()
+            raise
         return db
 
 
+def _prepare(db: sqlite3.Connection) -> None:
+    """Makes the tables in a new file; sqlite3.DatabaseError for a file of another program's, or of a newer gateway."""
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = FULL")
+    with db:
+        db.execute("BEGIN IMMEDIATE")
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        if version > SCHEMA_VERSION:
+            raise sqlite3.DatabaseError(
+                f"made by a newer gateway (schema {version}, known is {SCHEMA_VERSION})"
+            )
+        if version == 0:
+            db.execute(
+                "CREATE TABLE record"
+                " (id TEXT PRIMARY KEY, owner TEXT NOT NULL, expires REAL NOT NULL, data BLOB NOT NULL)"
+            )
+            db.execute("CREATE INDEX expiry ON record (expires)")
+            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
 class RedisStore:
-    """Records as hashes with an expiry of Redis's own; the compare-and-set operations are Lua scripts, which Redis runs alone."""
+    """Records as hashes with an expiry of Redis's own. What compares and sets is a Lua script, which Redis runs alone.
+
+    The scripts do no harm when they run twice for one operation, so the client may repeat one whose answer was lost.
+    """
 
     PREFIX = "gateway:v1:"
 
     _INSERT = """
-        local found = redis.call('HGET', KEYS[1], 'data')
-        if found then return found end
+        local found = redis.call('HMGET', KEYS[1], 'owner', 'data')
+        if found[2] and found[1] ~= ARGV[1] then return found[2] end
         redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'data', ARGV[2])
         redis.call('PEXPIREAT', KEYS[1], ARGV[3])
         return false
     """
     _REPLACE = """
-        if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[4] then return 0 end
+        local owner = redis.call('HGET', KEYS[1], 'owner')
+        if owner ~= ARGV[4] and owner ~= ARGV[1] then return 0 end
         redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'data', ARGV[2])
         redis.call('PEXPIREAT', KEYS[1], ARGV[3])
         return 1
@@ -179,26 +228,21 @@ class RedisStore:
     """
 
     def __init__(self, url: str) -> None:
-        # Redis's client repeats a command by itself when told to; a claim that was taken must not be taken again.
         self.client = redis.Redis.from_url(
-            url,
-            socket_timeout=_BUSY,
-            socket_connect_timeout=_BUSY,
-            retry=None,
-            retry_on_timeout=False,
+            url, socket_timeout=BUSY, socket_connect_timeout=BUSY, retry=Retry(NoBackoff(), 1)
         )
 
-    def secret(self) -> bytes:
-        """As in Store."""
+    def now(self) -> float:
+        """As in Store: the clock of Redis, since hosts' clocks differ."""
         with self._asking() as client:
-            client.set(f"{self.PREFIX}secret", secrets.token_bytes(32), nx=True)
-            return bytes(client.get(f"{self.PREFIX}secret"))
+            seconds, microseconds = client.time()
+            return float(seconds) + microseconds / 1e6
 
     def insert(self, record: Record) -> Record | None:
         """As in Store."""
         with self._asking() as client:
             found = client.eval(self._INSERT, 1, *self._arguments(record))
-        return msgspec.msgpack.decode(found, type=Record) if found else None
+            return msgspec.msgpack.decode(found, type=Record) if found else None
 
     def replace(self, record: Record, owner: str) -> bool:
         """As in Store."""
@@ -209,6 +253,11 @@ class RedisStore:
         """As in Store."""
         with self._asking() as client:
             client.eval(self._DELETE, 1, self.PREFIX + record.id, record.owner)
+
+    def check(self) -> None:
+        """As in Store."""
+        with self._asking() as client:
+            client.set(f"{self.PREFIX}check", b"", px=1)
 
     def _arguments(self, record: Record) -> tuple[str, str, bytes, int]:
         return (
@@ -222,5 +271,5 @@ class RedisStore:
     def _asking(self) -> Iterator[redis.Redis]:
         try:
             yield self.client
-        except redis.RedisError as error:
+        except (redis.RedisError, msgspec.MsgspecError) as error:
             raise StoreUnavailable(f"redis: {type(error).__name__}") from error

@@ -51,6 +51,7 @@ class ThreadedWSGI:
             self.pool, contextvars.copy_context().run, self._call, _environ(scope, exchange)
         )
         call.add_done_callback(self._finished)
+        context(scope).call = call
         try:
             status, headers, body = await asyncio.shield(call)
         except asyncio.CancelledError:  # the client left

@@ -10,12 +10,14 @@ import ssl
 import time
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any
+from urllib.parse import urlsplit
 
 import certifi
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError
 
+from .calls import UpstreamCall
 from .config import Settings
 from .errors import Problem
 from .exchange import POOLS, Exchange, Watch
@@ -29,7 +31,7 @@ _CHUNK = 1 << 20
 
 
 class Upstream:
-    """The API behind the gateway, as one pooled `requests` session."""
+    """The API behind the gateway, as a pooled `requests` session, and one for unsafe requests that opens a connection for each."""
 
     def __init__(self, settings: Settings, key: Key) -> None:
         contract = settings.contract
@@ -39,7 +41,9 @@ class Upstream:
         self.total = settings.timeout
         self.max_answer = settings.max_answer
         self.passed_headers = contract.answer_headers
-        self.session = _session(settings)
+        self.trace = settings.trace_upstream
+        self.address = urlsplit(self.base_url).hostname or ""
+        self.session, self.fresh = _sessions(settings)
         self.templates = {
             operation.id: requests.Request(
                 operation.upstream_method,
@@ -48,6 +52,7 @@ class Upstream:
                     "User-Agent": f"{contract.product}/{contract.version}",
                     "Accept": "application/json",
                     "Accept-Encoding": "identity",
+                    **({} if operation.safe else {"Connection": "close"}),
                 },
             ).prepare()
             for operation in contract.operations.values()
@@ -96,18 +101,43 @@ class Upstream:
     def _send(
         self, request: UpstreamRequest, exchange: Exchange, credentials: Credentials
     ) -> Answer:
+        with UpstreamCall(request.operation, self.address) as call:
+            try:
+                response, content = self._exchange(request, exchange, credentials, call)
+            except NothingReceived as failure:
+                call.error = failure.problem(request, exchange).slug
+                raise
+        return decipher(
+            request.operation,
+            response.status_code,
+            response.headers,
+            _scrub(content, response.status_code, credentials),
+            self.passed_headers,
+        )
+
+    def _exchange(
+        self,
+        request: UpstreamRequest,
+        exchange: Exchange,
+        credentials: Credentials,
+        call: UpstreamCall,
+    ) -> tuple[requests.Response, bytes]:
         prepared = self._prepare(request, credentials)
+        if self.trace:
+            prepared.headers.update(call.headers)
         exchange.begin()
         try:
-            response = self.session.send(
+            session = self.session if request.operation.safe else self.fresh
+            response = session.send(
                 prepared, stream=True, allow_redirects=False, timeout=self.timeouts
             )
         except requests.RequestException as error:
             raise NothingReceived(isinstance(error, requests.ReadTimeout)) from error
         finally:
             exchange.end()
+        call.status = response.status_code
         try:
-            content = self._read(request, response)
+            return response, self._read(request, response)
         except (HTTPError, OSError) as error:
             if exchange.over or isinstance(error, TimeoutError):
                 raise _timeout(request) from error
@@ -117,13 +147,6 @@ class Upstream:
         finally:
             exchange.end()
             response.close()
-        return decipher(
-            request.operation,
-            response.status_code,
-            response.headers,
-            _scrub(content, response.status_code, credentials),
-            self.passed_headers,
-        )
 
     def _prepare(
         self, request: UpstreamRequest, credentials: Credentials
@@ -142,7 +165,8 @@ class Upstream:
         return prepared
 
     def _read(self, request: UpstreamRequest, response: requests.Response) -> bytes:
-        if int(response.headers.get("Content-Length", "0")[:19] or 0) > self.max_answer:
+        length = response.headers.get("Content-Length", "")
+        if length.isdecimal() and int(length[:19]) > self.max_answer:
             raise _too_large(self.max_answer)
         if response.headers.get("Content-Encoding", "identity") != "identity":
             raise _unusable(
@@ -218,29 +242,52 @@ def _too_large(limit: int) -> Problem:
     )
 
 
-def _session(settings: Settings) -> requests.Session:
+def _sessions(settings: Settings) -> tuple[requests.Session, requests.Session]:
+    """One session that keeps its connections, one that does not; making their TLS context costs 20 ms, so they share it."""
+    context = ssl.create_default_context(cafile=settings.ca_file or certifi.where())
+    kept, fresh = (_Adapter(settings.threads, context, pools) for pools in (POOLS, FRESH))
+    return _session(kept), _session(fresh)
+
+
+def _session(adapter: HTTPAdapter) -> requests.Session:
     session = requests.Session()
     # A .netrc entry would replace our Authorization, a proxy variable would see the key.
     session.trust_env = False
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-    adapter = _Adapter(pool_maxsize=settings.threads, ca_file=settings.ca_file or certifi.where())
     session.mount("https://", adapter)
     session.mount("http://", adapter)
     return session
 
 
-class _Adapter(HTTPAdapter):
-    """One TLS context for all connections (making one costs 20 ms), and connections that can be ended from outside."""
+class _Fresh:
+    """Mixin for connection pools that keep nothing: no request meets a connection that its server is about to close."""
 
-    def __init__(self, pool_maxsize: int, ca_file: str) -> None:
-        self.context = ssl.create_default_context(cafile=ca_file)
+    def _get_conn(self, timeout: float | None = None) -> Any:
+        return self._new_conn()  # type: ignore[attr-defined]
+
+    def _put_conn(self, conn: Any) -> None:
+        if conn is not None:
+            conn.close()
+
+
+FRESH = {
+    scheme: type(f"Fresh{pool.__name__}", (_Fresh, pool), {}) for scheme, pool in POOLS.items()
+}
+
+
+class _Adapter(HTTPAdapter):
+    """A TLS context given, and connections that can be ended from outside."""
+
+    def __init__(self, pool_maxsize: int, context: ssl.SSLContext, pools: dict[str, Any]) -> None:
+        self.context = context
+        self.pools = pools
         super().__init__(pool_connections=1, pool_maxsize=pool_maxsize, max_retries=0)
 
     def init_poolmanager(
         self, connections: int, maxsize: int, block: bool = False, **kwargs: Any
     ) -> None:
         super().init_poolmanager(connections, maxsize, block, ssl_context=self.context, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = POOLS
+        self.poolmanager.pool_classes_by_scheme = self.pools
 
     def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
         """Nothing to set: the context verifies, and loading the authorities again per connection is what costs."""

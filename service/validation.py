@@ -49,6 +49,8 @@ class Validation:
             reader = self.readers[operation_id]
             content = await _content(scope, receive, self.max_body) if reader.body else b""
             scope[REQUEST] = reader.read(scope, content)
+            if reader.path_names:
+                context(scope).path_values = "/".join(map(str, scope["path_params"].values()))
         await self.app(scope, receive, send)
 
 
@@ -93,14 +95,14 @@ class RequestReader:
 
     def _key(self, given: Headers) -> str | None:
         """The Idempotency-Key, bare or as the draft's quoted string; where repeating does no harm it means nothing."""
-        text = given.get("idempotency-key")
-        if text is None or self.operation.idempotent:
+        texts = given.getlist("idempotency-key")
+        if not texts or self.operation.idempotent:
             return None
+        text = texts[0]
         key = text[1:-1] if len(text) > 1 and text[0] == text[-1] == '"' else text
-        if not _KEY.fullmatch(key):
-            raise Problem(
-                "validation-failed", faults=[Fault("/header/Idempotency-Key", "must be 1 to 255 visible ASCII characters")]
-            )
+        if len(texts) > 1 or not _KEY.fullmatch(key):
+            fault = "must be given once, as 1 to 255 visible ASCII characters"
+            raise Problem("validation-failed", faults=[Fault("/header/Idempotency-Key", fault)])
         return key
 
     def _faults(self, location: str, pairs: list[tuple[str, str]]) -> Iterator[Fault]:

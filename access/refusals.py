@@ -1,0 +1,22 @@
+"""The one way in which this package says no."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class Refused(Exception):
+    """A request that is turned away: `slug` and `status` say how, `detail` why, `headers` go with the answer."""
+
+    def __init__(
+        self, slug: str, status: int, detail: str, headers: Iterable[tuple[str, str]] = ()
+    ) -> None:
+        super().__init__(slug, detail)
+        self.slug = slug
+        self.status = status
+        self.detail = detail
+        self.headers = tuple(headers)
+
+
+class AccessError(ValueError):
+    """What access is configured with cannot be used; the message names the place and the reason, never a secret."""

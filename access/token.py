@@ -1,0 +1,86 @@
+"""Makes a token: `python -m access.token NAME --scope SCOPE [--expires 90d] [--file FILE]`.
+
+The token goes to standard output, once; only its hash is kept. Everything else goes to standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import secrets
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from .refusals import AccessError
+from .tokens import line, read
+
+PREFIX = "mbg_"
+"""Tells people and secret scanners what they have found."""
+
+_UNITS = {"d": "days", "h": "hours", "m": "minutes"}
+
+
+def make(
+    name: str, scopes: list[str], expires: datetime | None = None, file: Path | None = None
+) -> tuple[str, str]:
+    """A new token, and the line that lets it in, which is appended to `file` unless that is None.
+
+    Raises AccessError when name or scopes cannot be used, and when the file is unusable or has that name already.
+    """
+    token = PREFIX + secrets.token_urlsafe(32)
+    entry = line(name, token, scopes, expires)
+    if file is not None:
+        _append(file, name, entry)
+    return token, entry
+
+
+def _append(file: Path, name: str, entry: str) -> None:
+    if file.exists() and any(known.grant.name == name for known in read(file)):
+        raise AccessError(f"{file} has a token named {name} already")
+    try:
+        descriptor = os.open(file, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+        with os.fdopen(descriptor, "r+b") as appended:
+            content = appended.read()
+            start = "" if not content or content.endswith(b"\n") else "\n"
+            appended.write(f"{start}{entry}\n".encode())
+    except OSError as error:
+        raise AccessError(f"{file} cannot be written: {error.strerror}") from error
+
+
+def moment(text: str, now: datetime | None = None) -> datetime:
+    """The time that `90d`, `12h`, `30m` (from now) or an ISO 8601 time means; ValueError for anything else."""
+    if match := re.fullmatch(r"([1-9][0-9]{0,4})([dhm])", text):
+        return (now or datetime.now(UTC)) + timedelta(**{_UNITS[match[2]]: int(match[1])})
+    given = datetime.fromisoformat(text)
+    return given if given.tzinfo else given.replace(tzinfo=UTC)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Makes the token that the command line asks for; 2 when it cannot, with the reason on standard error."""
+    parser = argparse.ArgumentParser(prog="python -m access.token", description="Makes a token.")
+    parser.add_argument("name", help="who will use it; appears in logs")
+    parser.add_argument(
+        "--scope", action="append", required=True, help="what it allows; may be repeated"
+    )
+    parser.add_argument("--expires", type=moment, help="90d, 12h, or a time; without it, never")
+    parser.add_argument(
+        "--file", type=Path, help="token file to append to; without it, the line is shown"
+    )
+    chosen = parser.parse_args(arguments)
+    try:
+        token, entry = make(chosen.name, chosen.scope, chosen.expires, chosen.file)
+    except AccessError as error:
+        print(f"no token made: {error}", file=sys.stderr)
+        return 2
+    if chosen.file:
+        print(f"Added {chosen.name} to {chosen.file}. The token, shown only now:", file=sys.stderr)
+    else:
+        print(f"Line for the token file:\n{entry}\nThe token, shown only now:", file=sys.stderr)
+    print(token)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

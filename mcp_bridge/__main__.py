@@ -1,0 +1,69 @@
+"""Starts the bridge: `python -m mcp_bridge` for HTTP, `--stdio` for standard input and output."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+from pathlib import Path
+
+import anyio
+import uvicorn
+from mcp.server.stdio import stdio_server
+
+from mcp_bridge.app import PATH, create_app
+from mcp_bridge.config import Settings, SettingsError, log_to_stderr
+from mcp_bridge.server import build_server
+from openapi.contract import ContractError, load
+
+log = logging.getLogger("mcp_bridge")
+
+
+def main() -> int:
+    """Serves until told to stop; 2 when it cannot start, with the reason on standard error."""
+    parser = argparse.ArgumentParser(prog="python -m mcp_bridge", description=__doc__)
+    parser.add_argument("--stdio", action="store_true", help="serve standard input and output")
+    stdio = parser.parse_args().stdio
+    try:
+        settings = Settings.from_env()
+        log_to_stderr(settings)
+        if stdio:
+            anyio.run(_serve_stdio, settings)
+        else:
+            _serve_http(settings)
+    except (SettingsError, ContractError, OSError) as error:
+        print(f"mcp_bridge: cannot start: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+async def _serve_stdio(settings: Settings) -> None:
+    server = build_server(load(Path(settings.openapi)), settings)
+    async with stdio_server() as (read, write):
+        await server.run(read, write, server.create_initialization_options())
+
+
+def _serve_http(settings: Settings) -> None:
+    config = uvicorn.Config(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        access_log=False,
+        server_header=False,
+        log_config=None,
+        timeout_graceful_shutdown=int(settings.timeout)
+        + 5,  # calls in flight reach their own limit
+    )
+    # uvicorn drains, then raises the signal again for whoever was there before it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    listening = config.bind_socket()
+    listening.listen(config.backlog)  # so that who reads the next line can connect
+    log.info("serving MCP at http://%s:%s%s", *listening.getsockname()[:2], PATH)
+    uvicorn.Server(config).run(sockets=[listening])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,223 @@
+"""A REST answer as a tool result: data of a size that a model can take, or a sentence on a failure.
+
+Pure. Results are dicts in the wire form of MCP's CallToolResult.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from mcp_bridge.calls import RestCall, dotted
+from mcp_bridge.tools import KEY, NOTE, CallableTool
+
+_SAID_LIMIT = 500
+_REPEAT = (
+    "This is the result of an earlier call with the same idempotency key; nothing was done again."
+    f" To do it once more on purpose, call with another {KEY}, any new text."
+)
+_CALLERS_FAULT = "The arguments need a change."
+_NOT_CALLERS_FAULT = "The arguments are not at fault."
+# What a status means for somebody who calls tools; RFC 9110 section 15.5.
+_ADVICE = {
+    401: "The bridge's own token is not accepted; only the gateway's operator can help.",
+    402: "It has to be paid for first; only the gateway's operator can help.",
+    403: "The bridge's own token does not allow it; only the gateway's operator can help.",
+    404: "Check the ids in the arguments.",
+    409: "The present state does not allow it; look at that first.",
+    413: "Send less in one call.",
+    429: "It is the number of calls that is limited.",
+}
+
+
+def success(
+    tool: CallableTool, call: RestCall, headers: Mapping[str, str], content: bytes, limit: int
+) -> dict[str, Any]:
+    """The result for a 2xx answer, its JSON of about `limit` characters at most.
+
+    A first member `_note` says that this is a repeat, or what was left out and how to get it.
+    ValueError when `content` is not JSON.
+    """
+    data = json.loads(content, parse_constant=_refuse) if content.strip() else None
+    result = data if isinstance(data, dict) else {"result": data}
+    notes = [_REPEAT] if headers.get("Idempotency-Replayed", "").lower() == "true" else []
+    if "Gateway-Warning" in headers:
+        notes.append(f"The gateway warns: {headers['Gateway-Warning']}.")
+    text = compact(result)
+    if len(text) > limit:
+        cuts: list[str] = []
+        result = shorten(result, limit, "", cuts)
+        notes += [f"Shortened: {'; '.join(cuts)}.", tool.declared.shortened]
+        notes += [f"The REST service gives the whole answer: {call.method} {call.target}"]
+    if notes:
+        result = {NOTE: " ".join(filter(None, notes)), **result}
+        text = compact(result)
+    return {
+        "content": [{"type": "text", "text": text}],
+        "structuredContent": result,
+        "isError": False,
+        "resultType": "complete",
+    }
+
+
+def failure(sentence: str) -> dict[str, Any]:
+    """A result that tells the model what went wrong, and nothing else."""
+    return {
+        "content": [{"type": "text", "text": sentence}],
+        "isError": True,
+        "resultType": "complete",
+    }
+
+
+def refused(tool: CallableTool, faults: list[str]) -> dict[str, Any]:
+    """The result for arguments that were not sent."""
+    listed = "".join(f"\n- {fault}" for fault in faults)
+    return failure(
+        f"Nothing was sent: {tool.declared.name} cannot be called like this."
+        f" Correct {'this' if len(faults) == 1 else 'all of this'} and call again:{listed}"
+    )
+
+
+def failed(
+    tool: CallableTool, status: int, headers: Mapping[str, str], content: bytes, checks: str
+) -> dict[str, Any]:
+    """The result for any other answer: what happened, whose fault, whether and when to call again.
+
+    `checks` names the tools that show whether a call took effect.
+    """
+    problem = _problem(content) or {
+        "title": "the REST service's answer is no problem document",
+        "retryable": status >= 500 and tool.operation.safe,
+    }
+    upstream = problem.get("upstream_status")
+    worst = min(status, upstream) if isinstance(upstream, int) else status
+    asked = f"; the upstream answered {upstream}" if upstream else ""
+    parts = [
+        f"{tool.declared.name} failed: {_ended(problem.get('title'))}",
+        _faults(problem) or _ended(problem.get("detail")),
+        _said(problem),
+        f"(HTTP {status} from the gateway{asked}.)",
+        _ADVICE.get(status) or (_CALLERS_FAULT if status < 500 else _NOT_CALLERS_FAULT),
+        _repeat(tool, problem, worst < 500, headers, checks),
+        f"Request id: {problem['request_id']}." if "request_id" in problem else "",
+    ]
+    return failure(" ".join(filter(None, parts)))
+
+
+def unanswered(tool: CallableTool, what: str, checks: str) -> dict[str, Any]:
+    """The result when the REST service `what` ("did not answer ...") after the request was sent."""
+    then = "It changes nothing, so call again." if tool.operation.safe else _unclear(tool, checks)
+    failed_how = f"{tool.declared.name} failed: the gateway's REST service {what}."
+    return failure(f"{failed_how} {_NOT_CALLERS_FAULT} {then}")
+
+
+def shorten(value: Any, budget: int, place: str, cuts: list[str]) -> Any:
+    """`value` with its longest lists, then texts, cut until its JSON has about `budget` characters.
+
+    `cuts` receives a phrase for each cut, by the path `place` to it.
+    """
+    if len(compact(value)) <= budget:
+        return value
+    if isinstance(value, dict):
+        return _shorten_members(value, budget, place, cuts)
+    if isinstance(value, list):
+        return _shorten_list(value, budget, place, cuts)
+    if isinstance(value, str):
+        room = max(budget - 2, 0)
+        cuts.append(f"{place} has the first {room} of {len(value)} characters")
+        return value[:room]
+    return value
+
+
+def compact(value: Any) -> str:
+    """`value` as JSON without spaces."""
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+
+
+def _shorten_members(
+    value: dict[str, Any], budget: int, place: str, cuts: list[str]
+) -> dict[str, Any]:
+    """Small members stay whole; the large ones share what these leave."""
+    sizes = {name: len(compact(member)) for name, member in value.items()}
+    left = budget - sum(len(compact(name)) + 2 for name in value)
+    kept = {}
+    for position, name in enumerate(sorted(value, key=sizes.__getitem__)):
+        share = max(left // (len(value) - position), 0)
+        kept[name] = shorten(value[name], share, f"{place}.{name}".lstrip("."), cuts)
+        left -= min(sizes[name], share)
+    return {name: kept[name] for name in value}
+
+
+def _shorten_list(value: list[Any], budget: int, place: str, cuts: list[str]) -> list[Any]:
+    """The first items that fit; when not even one does, the first one shortened."""
+    kept: list[Any] = []
+    left = budget - 1
+    for item in value:
+        left -= len(compact(item)) + 1
+        if left < 0:
+            break
+        kept.append(item)
+    if not kept and isinstance(value[0], dict):
+        kept = [shorten(value[0], budget - 2, f"{place}.0".lstrip("."), cuts)]
+    if len(kept) < len(value):
+        cuts.append(f"{place} has the first {len(kept)} of {len(value)} items")
+    return kept
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _problem(content: bytes) -> dict[str, Any] | None:
+    try:
+        problem = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    return problem if isinstance(problem, dict) and "title" in problem else None
+
+
+def _faults(problem: Mapping[str, Any]) -> str:
+    """The faults with their places as arguments: /body/x/0 is x.0."""
+    faults = [error for error in problem.get("errors") or [] if isinstance(error, dict)]
+    return " ".join(
+        f"{dotted(str(fault.get('pointer'))).partition('.')[2]} {_ended(fault.get('detail'))}"
+        for fault in faults
+    )
+
+
+def _said(problem: Mapping[str, Any]) -> str:
+    """The upstream's own words, unless the detail has them."""
+    upstream = problem.get("upstream")
+    if not upstream or "upstream said" in str(problem.get("detail")):
+        return ""
+    return f"The upstream said: {compact(upstream)[:_SAID_LIMIT]}"
+
+
+def _repeat(
+    tool: CallableTool,
+    problem: Mapping[str, Any],
+    certain: bool,
+    headers: Mapping[str, str],
+    checks: str,
+) -> str:
+    """Whether to call again, and when; `certain` when a call that fails so has done nothing."""
+    after = headers.get("Retry-After", "")
+    if problem.get("retryable") is True:
+        when = f"in {after} seconds" if after.isdigit() else f"after {after}" if after else "soon"
+        return f"The same call can work {when}."
+    if certain or tool.operation.safe:
+        return "The same call would fail again."
+    return _unclear(tool, checks)
+
+
+def _unclear(tool: CallableTool, checks: str) -> str:
+    if tool.keyed:
+        same = "calling again with the same arguments sends the same key and does not act twice"
+        return f"It may have taken effect: {same}; or check with {checks}."
+    return f"It may have taken effect: before any repeat, check with {checks}."
+
+
+def _ended(text: Any) -> str:
+    text = str(text or "").strip()
+    return text if not text or text[-1] in ".!?" else f"{text}."

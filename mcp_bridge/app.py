@@ -1,0 +1,89 @@
+"""The MCP server over HTTP: an ASGI application with /mcp, and /livez and /readyz for probes.
+
+It keeps no state, so any worker can answer any request. With several of them:
+`gunicorn --worker-class asgi 'mcp_bridge.app:create_app()'`.
+"""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+
+import httpx2
+from mcp.server.transport_security import TransportSecuritySettings
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from mcp_bridge.config import Settings
+from mcp_bridge.server import build_server
+from openapi.contract import load
+
+PATH = "/mcp"
+_PROBE_SECONDS = 2.0
+
+
+def create_app(settings: Settings | None = None) -> ASGIApp:
+    """The application for `settings`, None being the environment's.
+
+    SettingsError or ContractError when it cannot run.
+    """
+    settings = settings or Settings.from_env()
+    server = build_server(load(Path(settings.openapi)), settings)
+
+    async def ready(_: Request) -> Response:
+        rest = await _is_ready(settings.rest_url)
+        status = "ready" if rest else "the REST service is not ready"
+        return JSONResponse({"status": status}, status_code=200 if rest else 503)
+
+    app = server.streamable_http_app(
+        streamable_http_path=PATH,
+        stateless_http=True,
+        json_response=False,  # with True, a client that hangs up would not cancel its call
+        max_request_body_size=settings.max_body,
+        transport_security=TransportSecuritySettings(
+            allowed_hosts=list(settings.allowed_hosts),
+            allowed_origins=list(settings.allowed_origins),
+        ),
+        custom_starlette_routes=[Route("/livez", _live), Route("/readyz", ready)],
+    )
+    # The collector's pauses make the slowest calls slow; what is here now stays for good.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
+    return Hardened(app)
+
+
+async def _live(_: Request) -> Response:
+    return JSONResponse({"status": "live"})
+
+
+async def _is_ready(rest_url: str) -> bool:
+    async with httpx2.AsyncClient(trust_env=False, timeout=_PROBE_SECONDS) as client:
+        try:
+            return (await client.get(f"{rest_url.rstrip('/')}/readyz")).is_success
+        except httpx2.TransportError:
+            return False
+
+
+class Hardened:
+    """ASGI: what the SDK's endpoint leaves open.
+
+    White space around a header's value is no part of it (RFC 9110 section 5.5), yet some servers
+    hand it on. Only POST has a use here: the SDK answers a GET with a stream that never ends.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = self.app
+        if scope["type"] == "http":
+            headers = [(name, value.strip(b" \t")) for name, value in scope["headers"]]
+            scope = {**scope, "headers": headers}
+            if scope["path"].rstrip("/") == PATH:
+                scope |= {"path": PATH, "raw_path": PATH.encode()}  # no redirect from /mcp/
+                if scope["method"] != "POST":
+                    app = Response(status_code=405, headers={"Allow": "POST"})
+        await app(scope, receive, send)

@@ -1,0 +1,178 @@
+"""A tool call as a REST request: arguments made plain, checked, and put where REST takes them.
+
+Clients differ in how they hand arguments over: what can be meant in one way only is read that way.
+Everything else is refused before anything is sent, with every fault named.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from mcp_bridge.tools import KEY, KEY_HEADER, Argument, CallableTool
+from openapi.contract import Schema
+
+
+class BadArguments(ValueError):
+    """The arguments cannot be sent; `faults` are sentences, one for each reason."""
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__("; ".join(faults))
+        self.faults = faults
+
+
+@dataclass(frozen=True)
+class RestCall:
+    """One request of the REST service; `target` is path and query, percent-encoded."""
+
+    method: str
+    target: str
+    headers: Mapping[str, str]
+    body: bytes | None
+
+
+def rest_call(tool: CallableTool, given: Mapping[str, Any], caller: str) -> RestCall:
+    """The request that calling `tool` with `given` means; BadArguments when it cannot be sent.
+
+    `caller` tells callers apart: the same arguments from two of them are not a repeat.
+    """
+    arguments = plain(tool, given)
+    path = tool.operation.path
+    query: list[tuple[str, str]] = []
+    headers = {"Accept": "application/json"}
+    members: dict[str, Any] = {}
+    for name, value in arguments.items():
+        argument = tool.arguments[name]
+        if argument.location == "path":
+            path = path.replace(f"{{{argument.target}}}", quote(_text(value), safe=""))
+        elif argument.location == "query":
+            query += _query(argument, value)
+        elif argument.location == "header":
+            headers[argument.target] = _text(value)
+        elif argument.location == "member":
+            members[argument.target] = value
+    if tool.keyed and KEY_HEADER.lower() not in map(str.lower, headers):
+        headers[KEY_HEADER] = arguments.get(KEY) or _derived_key(caller, tool, arguments)
+    body = None
+    if tool.operation.body and (tool.operation.body.required or members or "body" in arguments):
+        headers["Content-Type"] = "application/json"
+        body = _json(arguments.get("body", members)).encode()
+    target = f"{path}?{urlencode(query, quote_via=quote)}" if query else path
+    return RestCall(tool.operation.method, target, headers, body)
+
+
+def plain(tool: CallableTool, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments in their one plain form, defaults filled in; BadArguments with every fault."""
+    arguments, faults = _unwrapped(tool, given)
+    arguments = {n: v for n, v in arguments.items() if not _left_out(tool.arguments.get(n), v)}
+    if tool.check.faults(arguments):
+        arguments = _read(tool.check.schema, arguments)
+    faults += _faults(tool, arguments)
+    if faults:
+        raise BadArguments(faults)
+    return {**tool.declared.defaults, **arguments}
+
+
+def _unwrapped(tool: CallableTool, given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The arguments with the members of a `body` that the tool does not have put beside them."""
+    arguments = dict(given)
+    if "body" in tool.arguments or "body" not in arguments or not tool.operation.body:
+        return arguments, []
+    body = _read({"type": "object"}, arguments.pop("body"))
+    if not isinstance(body, dict):
+        return arguments, ["body must be an object, or left out with its members as arguments"]
+    twice = [name for name in body if arguments.get(name, body[name]) != body[name]]
+    faults = [
+        f"{name} is given twice with different values, in body and beside it" for name in twice
+    ]
+    return {**body, **arguments}, faults
+
+
+def _left_out(argument: Argument | None, value: Any) -> bool:
+    """True for a null that says nothing but that the argument was left out."""
+    if value is not None or argument is None or argument.required:
+        return False
+    return argument.location != "member" or not argument.schema.get("nullable")
+
+
+def _read(schema: Schema, value: Any) -> Any:
+    """`value` with JSON text read where no text is expected, and one item in place of a list.
+
+    What can be read in no such way stays for the check.
+    """
+    if isinstance(value, str) and schema.get("type", "string") != "string":
+        with suppress(ValueError, RecursionError):
+            return _read(schema, json.loads(value))
+    item = schema.get("items", {}).get("type")
+    if (isinstance(value, str) and item == "string") or (
+        isinstance(value, dict) and item == "object"
+    ):
+        return _read(schema, [value])
+    if isinstance(value, dict):
+        known = schema.get("properties", {})
+        return {name: _read(known.get(name, {}), member) for name, member in value.items()}
+    if isinstance(value, list):
+        return [_read(schema.get("items", {}), item) for item in value]
+    return value
+
+
+def _faults(tool: CallableTool, arguments: Mapping[str, Any]) -> Iterator[str]:
+    misspelt, unknown = tool.check.misspelt(arguments)
+    for fault in [*misspelt, *tool.check.faults(arguments)]:
+        yield f"{dotted(fault.pointer) or 'what is given'} {fault.detail}"
+    for pointer in unknown:
+        if pointer.count("/") == 1:  # deeper ones are for the service to judge
+            listed = ", ".join(tool.arguments) or "none"
+            yield f"{dotted(pointer)} is not an argument of {tool.declared.name}; it takes {listed}"
+    for name, value in arguments.items():
+        if name in tool.arguments:
+            yield from _misplaced(tool, tool.arguments[name], value)
+
+
+def dotted(pointer: str) -> str:
+    """A JSON pointer as people write it: /requests/0/body is requests.0.body."""
+    steps = pointer.lstrip("#/").split("/")
+    return ".".join(step.replace("~1", "/").replace("~0", "~") for step in steps)
+
+
+def _misplaced(tool: CallableTool, argument: Argument, value: Any) -> Iterator[str]:
+    """What no schema says: values that would be read as something else where they are put."""
+    if argument.location == "path" and _text(value) in ("", ".", ".."):
+        yield f"{argument.name} must be more than dots"
+    if argument.location == "header" and not (
+        _text(value).isascii() and _text(value).isprintable()
+    ):
+        yield f"{argument.name} must be one line of plain text"
+    if argument.members and isinstance(value, dict):
+        queried = {each.target for each in tool.arguments.values() if each.location == "query"}
+        for name in queried.intersection(value):
+            yield f'{argument.name} cannot have a member "{name}", which is an argument itself'
+
+
+def _query(argument: Argument, value: Any) -> list[tuple[str, str]]:
+    if argument.members:
+        return [(name, _text(member)) for name, member in value.items()]
+    if not isinstance(value, list):
+        return [(argument.target, _text(value))]
+    items = [_text(item) for item in value]
+    return [(argument.target, item) for item in (items if argument.explode else [",".join(items)])]
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else _json(value)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+
+
+def _derived_key(caller: str, tool: CallableTool, arguments: Mapping[str, Any]) -> str:
+    action = json.dumps([caller, tool.declared.name, arguments], sort_keys=True)
+    digest = base64.b32encode(hashlib.sha256(action.encode()).digest())
+    return f"mcp-{digest.decode().rstrip('=').lower()}"

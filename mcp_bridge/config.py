@@ -1,0 +1,94 @@
+"""The bridge's settings; the only module of the package that reads the environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from openapi.contract import DEFAULT_DOCUMENT
+from telemetry import audit, logs
+
+_HOSTS = ("127.0.0.1", "127.0.0.1:*", "localhost", "localhost:*", "[::1]", "[::1]:*")
+_ORIGINS = ("http://127.0.0.1:*", "http://localhost:*", "http://[::1]:*")
+
+
+class SettingsError(ValueError):
+    """A variable holds what its setting cannot be; the message names it and never its value."""
+
+
+def setting(env: str, default: Any, help: str, *, secret: bool = False) -> Any:
+    """A dataclass field that the environment variable `env` sets; its type is the default's."""
+    return field(default=default, repr=not secret, metadata={"env": env, "help": help})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What one bridge runs with. Times are in seconds, sizes in bytes, lists comma-separated."""
+
+    host: str = setting("BRIDGE_HOST", "127.0.0.1", "Address to listen on")
+    port: int = setting("BRIDGE_PORT", 9090, "Port to listen on; 0: a free one, named in the log")
+    rest_url: str = setting("BRIDGE_REST_URL", "http://127.0.0.1:8080", "The REST service")
+    rest_token: str = setting(
+        "BRIDGE_REST_TOKEN", "", "The bridge's own bearer token for the REST service", secret=True
+    )
+    openapi: str = setting(
+        "GATEWAY_OPENAPI", str(DEFAULT_DOCUMENT), "Derived OpenAPI document to serve"
+    )
+    timeout: float = setting(
+        "BRIDGE_TIMEOUT", 50.0, "Limit for one call; many MCP clients give up after 60"
+    )
+    result_limit: int = setting(
+        "BRIDGE_RESULT_LIMIT", 60_000, "Characters of JSON in one result; more is cut, with a note"
+    )
+    max_body: int = setting(
+        "GATEWAY_MAX_BODY", 32 << 20, "Largest message, the same as the REST service's body"
+    )
+    allowed_hosts: tuple[str, ...] = setting(
+        "BRIDGE_ALLOWED_HOSTS", _HOSTS, "Host headers that are answered, each exact or NAME:*"
+    )
+    allowed_origins: tuple[str, ...] = setting(
+        "BRIDGE_ALLOWED_ORIGINS", _ORIGINS, "Origin headers that are answered, exact or ORIGIN:*"
+    )
+    log_level: str = setting("BRIDGE_LOG_LEVEL", "INFO", "Least level logged on standard error")
+    log_format: str = setting(
+        "BRIDGE_LOG_FORMAT", "auto", "Form of log lines: json, text, or auto: text on a terminal"
+    )
+    audit_log: str = setting(
+        "BRIDGE_AUDIT_LOG",
+        "stderr",
+        "Where a line for each changing call goes: stderr, off or a file",
+    )
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
+        """The settings in `environ`, empty ones at their defaults; SettingsError for a bad one."""
+        texts = {entry: environ.get(entry.metadata["env"], "").strip() for entry in fields(cls)}
+        return cls(**{entry.name: _read(entry, text) for entry, text in texts.items() if text})
+
+
+def log_to_stderr(settings: Settings) -> None:
+    """Starts logging; standard output belongs to the protocol. SettingsError for no such level."""
+    if settings.log_level.lower() not in logs.LEVELS:
+        raise SettingsError("BRIDGE_LOG_LEVEL must be DEBUG, INFO, WARNING or ERROR")
+    if settings.log_format not in logs.FORMATS:
+        raise SettingsError(f"BRIDGE_LOG_FORMAT must be one of {', '.join(logs.FORMATS)}")
+    if settings.audit_log == "stdout":
+        raise SettingsError("BRIDGE_AUDIT_LOG: standard output belongs to the protocol")
+    logs.hide(settings.rest_token)
+    logs.start(["mcp_bridge"], settings.log_level, settings.log_format)
+    try:
+        audit.start(settings.audit_log)
+    except OSError as error:
+        raise SettingsError(f"BRIDGE_AUDIT_LOG cannot be written: {error.strerror}") from error
+
+
+def _read(entry: Any, text: str) -> Any:
+    kind = type(entry.default)
+    if kind is tuple:
+        return tuple(part.strip() for part in text.split(",") if part.strip())
+    try:
+        return kind(text)
+    except ValueError as error:
+        raise SettingsError(f"{entry.metadata['env']} must be of type {kind.__name__}") from error

@@ -1,0 +1,195 @@
+"""The MCP server of one contract, apart from how it is hosted: lists its tools and calls them."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from difflib import get_close_matches
+from typing import Any
+
+import anyio
+import httpx2
+from mcp import MCPError
+from mcp.server import Server, ServerRequestContext
+from mcp.server.caching import CacheHint
+from mcp.types import INVALID_PARAMS, CallToolRequestParams, PaginatedRequestParams
+
+from mcp_bridge.answers import failed, failure, refused, success, unanswered
+from mcp_bridge.calls import BadArguments, rest_call
+from mcp_bridge.config import Settings
+from mcp_bridge.tools import CallableTool, build_tools
+from openapi.contract import Contract
+from telemetry import audit, logs
+
+log = logging.getLogger("mcp_bridge")
+
+Context = ServerRequestContext[httpx2.AsyncClient, Any]
+
+# What is passed on of a call's `_meta` or HTTP headers: W3C Trace Context, and the request's id.
+_TRACE = {
+    "traceparent": re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}"),
+    "tracestate": re.compile(r"[\x21-\x7e ]{1,512}"),
+}
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+
+def build_server(
+    contract: Contract, settings: Settings, transport: httpx2.AsyncBaseTransport | None = None
+) -> Server[httpx2.AsyncClient]:
+    """A server of the contract's tools; `transport` stands in for the network to REST."""
+    tools = build_tools(contract)
+    listing = {"tools": [tool.listing() for tool in tools.values()], "resultType": "complete"}
+    bridge = Bridge(tools, settings)
+    server: Server[httpx2.AsyncClient] = Server(
+        contract.mcp_name,
+        version=contract.version,
+        title=contract.title,
+        instructions=contract.mcp_instructions or None,
+        lifespan=_rest_client(settings, transport),
+        cache_hints={
+            "tools/list": CacheHint(ttl_ms=300_000, scope="public"),
+            "server/discover": CacheHint(ttl_ms=3_600_000, scope="public"),
+        },
+        # Without this the SDK runs tools/list before every call.
+        get_tool_input_schema=lambda name: tools[name].input_schema if name in tools else None,
+    )
+
+    async def list_tools(context: Context, params: PaginatedRequestParams) -> dict[str, Any]:
+        return listing
+
+    # Not by the constructor, whose handlers return models: the wire form saves a dump per call.
+    server.add_request_handler("tools/list", PaginatedRequestParams, list_tools)
+    server.add_request_handler("tools/call", CallToolRequestParams, bridge.call_tool)
+    return server
+
+
+def _rest_client(
+    settings: Settings, transport: httpx2.AsyncBaseTransport | None
+) -> Callable[[Any], AbstractAsyncContextManager[httpx2.AsyncClient]]:
+    authorization = {"Authorization": f"Bearer {settings.rest_token}"}
+
+    @asynccontextmanager
+    async def lifespan(_: Any) -> AsyncIterator[httpx2.AsyncClient]:
+        async with httpx2.AsyncClient(
+            base_url=settings.rest_url,
+            headers=authorization if settings.rest_token else {},
+            timeout=httpx2.Timeout(settings.timeout, connect=min(3.0, settings.timeout)),
+            limits=httpx2.Limits(max_connections=512, max_keepalive_connections=64),
+            transport=transport,
+            trust_env=False,  # a proxy for the world is not for the REST service next door
+        ) as client:
+            yield client
+
+    return lifespan
+
+
+class Bridge:
+    """Calls tools at the REST service; every failure but that of an unknown tool is a result."""
+
+    def __init__(self, tools: dict[str, CallableTool], settings: Settings) -> None:
+        self.tools = tools
+        self.settings = settings
+        looks = [name for name, tool in tools.items() if tool.declared.read_only]
+        self.checks = " or ".join(looks) or "the operator"
+
+    async def call_tool(self, context: Context, params: CallToolRequestParams) -> dict[str, Any]:
+        """The result of one tools/call; MCPError for a tool that does not exist."""
+        tool = self.tools.get(params.name)
+        if tool is None:
+            raise MCPError(code=INVALID_PARAMS, message=self._unknown(params.name))
+        request_id = _received(context, "x-request-id", _REQUEST_ID) or str(uuid.uuid4())
+        started = time.monotonic()
+        try:
+            result = await self._result(context, tool, params.arguments or {}, request_id)
+        except Exception:  # the outermost edge: the SDK tells older clients an exception's text
+            log.exception("%s broke in the bridge, request %s", params.name, request_id)
+            result = unanswered(
+                tool, f"was asked, but the bridge broke (its log: {request_id})", self.checks
+            )
+        self._tell(context, tool, result, request_id, time.monotonic() - started)
+        return result
+
+    def _tell(
+        self,
+        context: Context,
+        tool: CallableTool,
+        result: dict[str, Any],
+        request_id: str,
+        seconds: float,
+    ) -> None:
+        """One log line for a call, and one in the audit log for a call that may have changed something."""
+        trace = _received(context, "traceparent", _TRACE["traceparent"])
+        client = context.request.client if context.request is not None else None
+        fields = {
+            "request_id": request_id,
+            "trace_id": trace.split("-")[1] if trace else "",
+            "caller": client.host if client else "stdio",
+            "tool": tool.declared.name,
+            "operation": tool.operation.id,
+            "outcome": "failed" if result["isError"] else "done",
+            "seconds": round(seconds, 4),
+        }
+        message = f"{fields['tool']} {fields['outcome']}"
+        logs.event(log, logging.INFO, message, fields)
+        if not tool.declared.read_only:
+            subject = result.get("structuredContent", {}).get("id", "")
+            audit.entry(message, {**fields, "id": str(subject)[:128]})
+
+    def _unknown(self, name: str) -> str:
+        near = get_close_matches(name, self.tools, n=1)
+        known = f"did you mean {near[0]}?" if near else f"there are {', '.join(self.tools)}"
+        return f"Unknown tool {name[:128]!r}: {known}"
+
+    async def _result(
+        self, context: Context, tool: CallableTool, arguments: dict[str, Any], request_id: str
+    ) -> dict[str, Any]:
+        try:
+            call = rest_call(tool, arguments, _caller(context))
+        except BadArguments as error:
+            return refused(tool, error.faults)
+        traced = {name: _received(context, name, pattern) for name, pattern in _TRACE.items()}
+        sent = {name: value for name, value in traced.items() if value}
+        try:
+            with anyio.fail_after(self.settings.timeout):
+                answer = await context.lifespan_context.request(
+                    call.method,
+                    call.target,
+                    headers={**call.headers, **sent, "X-Request-ID": request_id},
+                    content=call.body,
+                )
+        except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout):
+            return failure(
+                f"{tool.declared.name} failed: nothing answers at {self.settings.rest_url}, where"
+                " the gateway's REST service should be. Nothing was sent, and the arguments are not"
+                " at fault. The same call can work soon; if not, the service has to be started."
+            )
+        except (httpx2.TimeoutException, TimeoutError):
+            late = f"did not answer within {self.settings.timeout:g} seconds"
+            return unanswered(tool, late, self.checks)
+        except httpx2.TransportError:
+            return unanswered(tool, "closed the connection before its answer", self.checks)
+        if not answer.is_success:
+            return failed(tool, answer.status_code, answer.headers, answer.content, self.checks)
+        try:
+            return success(tool, call, answer.headers, answer.content, self.settings.result_limit)
+        except (ValueError, RecursionError):
+            return unanswered(tool, "answered with something that is not JSON", self.checks)
+
+
+def _caller(context: Context) -> str:
+    """Who calls, as far as the transport tells: an address and its credentials, or stdio's one."""
+    if context.request is None:
+        return "stdio"
+    client = context.request.client
+    return f"{client and client.host} {context.request.headers.get('authorization')}"
+
+
+def _received(context: Context, name: str, pattern: re.Pattern[str]) -> str | None:
+    """What the call's `_meta`, else its HTTP header, holds under `name`, when it is well-formed."""
+    headers = context.request.headers if context.request is not None else {}
+    value = (context.meta or {}).get(name) or headers.get(name)
+    return value if isinstance(value, str) and pattern.fullmatch(value) else None

@@ -1,0 +1,7 @@
+"""What a process tells about itself: log lines, audit lines, metrics, traces. Shared by the REST service and the MCP bridge.
+
+It knows neither of them. Nothing here may stop a request: what cannot be written is dropped and counted.
+"""
+
+METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
+"""The environment variable by which prometheus-client learns that workers share their metrics."""

@@ -1,0 +1,98 @@
+"""Prometheus metrics: what exists, and how one page shows all workers of a server.
+
+Names and buckets are OpenTelemetry's for HTTP (semantic conventions, stable). Label values are route templates, known
+methods and status codes: their number depends on the contract, never on what clients send.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics_core import GaugeMetricFamily
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+
+from . import METRICS_DIRECTORY
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+# https://opentelemetry.io/docs/specs/semconv/http/http-metrics/
+BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+METHODS = frozenset(
+    {"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT"}
+)
+OTHER = "_OTHER"
+
+REGISTRY = CollectorRegistry()
+"""This process's metrics, apart from the library's own registry, so that `/metrics` shows what is documented."""
+
+_HTTP = ("http_request_method", "http_route", "http_response_status_code")
+
+requests = Histogram(
+    "http_server_request_duration_seconds",
+    "Requests, by the time until their answer was sent",
+    _HTTP,
+    registry=REGISTRY,
+    buckets=BUCKETS,
+)
+upstream = Histogram(
+    "http_client_request_duration_seconds",
+    "Requests to the upstream, by the time until their answer was read; without a status code: error_type says why",
+    (*_HTTP, "server_address", "error_type"),
+    registry=REGISTRY,
+    buckets=BUCKETS,
+)
+inflight = Gauge(
+    "gateway_inflight_requests",
+    "Requests that are being answered",
+    registry=REGISTRY,
+    multiprocess_mode="livesum",
+)
+shed = Counter(
+    "gateway_shed", "Requests turned away unserved, by reason", ("reason",), registry=REGISTRY
+)
+idempotency = Counter(
+    "gateway_idempotency",
+    "Calls with an Idempotency-Key, by what became of them",
+    ("outcome",),
+    registry=REGISTRY,
+)
+outcome_unknown = Counter(
+    "gateway_create_outcome_unknown",
+    "Calls that may or may not have been carried out",
+    registry=REGISTRY,
+)
+upstream_ratelimited = Counter(
+    "gateway_upstream_ratelimited", "Answers with status 429 from the upstream", registry=REGISTRY
+)
+
+
+class BuildInfo(Collector):
+    """`gateway_build_info`: always 1, its labels say what runs."""
+
+    def __init__(self, version: str) -> None:
+        self.labels = {"version": version, "python": platform.python_version()}
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """The one sample."""
+        family = GaugeMetricFamily("gateway_build_info", "What runs", labels=list(self.labels))
+        family.add_metric(list(self.labels.values()), 1)
+        yield family
+
+
+def method_label(method: str) -> str:
+    """`method` as a label: itself when HTTP has it, otherwise `_OTHER`."""
+    return method if method in METHODS else OTHER
+
+
+def page(version: str) -> bytes:
+    """The metrics of this process and of all workers it shares a directory with, in Prometheus's text format."""
+    registry = CollectorRegistry()
+    registry.register(BuildInfo(version))
+    if directory := os.environ.get(METRICS_DIRECTORY):  # noqa: TID251 - where the library looks
+        MultiProcessCollector(registry, directory)  # type: ignore[no-untyped-call]
+        return generate_latest(registry)
+    return generate_latest(REGISTRY) + generate_latest(registry)

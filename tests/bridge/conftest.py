@@ -1,0 +1,57 @@
+"""Three fixtures: `rest`, the service the bridge calls; `bridge`, which is called; `settings` for the two of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from mcp import Client
+
+from mcp_bridge.config import Settings
+from mcp_bridge.server import build_server
+from mcp_bridge.tools import CallableTool, build_tools
+from openapi.contract import Contract, load
+from tests.bridge.rest import Rest
+
+DOCUMENTS = Path(__file__).with_name("documents")
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def contract() -> Contract:
+    """The project's own contract."""
+    return load()
+
+
+@pytest.fixture(scope="session")
+def tools(contract: Contract) -> dict[str, CallableTool]:
+    return build_tools(contract)
+
+
+@pytest.fixture(scope="session")
+def odd_tools() -> dict[str, CallableTool]:
+    """Tools of a document that uses what the project's own does not."""
+    return build_tools(load(DOCUMENTS / "odd.yaml"))
+
+
+@pytest.fixture
+def rest() -> Rest:
+    return Rest()
+
+
+@pytest.fixture
+def bridge(rest: Rest, contract: Contract) -> Callable[..., Client]:
+    """Makes a client of a bridge in this process that calls `rest`: `bridge(mode=..., contract=..., **settings)`."""
+
+    def make(mode: str = "auto", contract: Contract = contract, **settings: Any) -> Client:
+        transport = httpx2.ASGITransport(app=rest)
+        return Client(build_server(contract, Settings(**settings), transport), mode=mode)
+
+    return make

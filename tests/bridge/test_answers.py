@@ -1,0 +1,210 @@
+"""Answers of the REST service as a model sees them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from mcp_bridge.answers import compact, failed, shorten, success
+from mcp_bridge.calls import RestCall
+from mcp_bridge.tools import CallableTool
+from service.errors import PROBLEMS
+
+Tools = dict[str, CallableTool]
+CALL = RestCall("GET", "/v1/batch/jobs/1?inline=true", {}, None)
+CHECKS = "list-batch-jobs or get-batch-job"
+LIMIT = 60_000
+
+
+def result(tool: CallableTool, answer: Any, limit: int = LIMIT, **headers: str) -> dict[str, Any]:
+    names = {name.replace("_", "-"): value for name, value in headers.items()}
+    content = answer if isinstance(answer, bytes) else json.dumps(answer, indent=2).encode()
+    made = success(tool, CALL, names, content, limit)
+    Draft202012Validator(tool.output_schema).validate(made["structuredContent"])
+    assert json.loads(made["content"][0]["text"]) == made["structuredContent"]
+    assert made["isError"] is False
+    return made
+
+
+def problem(slug: str, **more: Any) -> dict[str, Any]:
+    kind = PROBLEMS[slug]
+    return {
+        "type": f"https://example/problems#{slug}",
+        "title": kind.title,
+        "status": kind.status,
+        "detail": "A detail.",
+        "source": kind.source,
+        "retryable": kind.retryable,
+        "request_id": "r-1",
+        **more,
+    }
+
+
+def said(tool: CallableTool, answer: Any, status: int = 0, **headers: str) -> str:
+    names = {name.replace("_", "-"): value for name, value in headers.items()}
+    content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+    made = failed(tool, status or answer["status"], names, content, CHECKS)
+    assert made["isError"] is True and "structuredContent" not in made
+    (block,) = made["content"]
+    return str(block["text"])
+
+
+class TestSuccess:
+    def test_is_the_data_and_the_same_as_compact_text(self, tools: Tools) -> None:
+        made = result(tools["get-batch-job"], {"id": "1", "new": [None, {"é": 1.50}]})
+        assert made["structuredContent"] == {"id": "1", "new": [None, {"é": 1.5}]}
+        assert made["content"][0]["text"] == '{"id":"1","new":[null,{"é":1.5}]}'
+
+    @pytest.mark.parametrize("answer", [[1, 2], "text", 5, None])
+    def test_that_is_no_object_is_the_member_result(self, odd_tools: Tools, answer: Any) -> None:
+        made = result(odd_tools["replace-thing"], answer)
+        assert made["structuredContent"] == {"result": answer}
+
+    def test_without_content_is_null(self, odd_tools: Tools) -> None:
+        assert result(odd_tools["replace-thing"], b"")["structuredContent"] == {"result": None}
+
+    @pytest.mark.parametrize("answer", [b"<html>", b'{"a": NaN}', b'{"a":', b"\xff"])
+    def test_that_is_not_json_is_none(self, tools: Tools, answer: bytes) -> None:
+        with pytest.raises(ValueError):
+            success(tools["get-batch-job"], CALL, {}, answer, LIMIT)
+
+    def test_of_a_repeat_says_so_and_how_to_ask_for_another(self, tools: Tools) -> None:
+        made = result(tools["create-batch-job"], {"id": "1"}, Idempotency_Replayed="true")
+        note = made["structuredContent"]["_note"]
+        assert "earlier call" in note and "idempotency_key" in note
+        assert next(iter(made["structuredContent"])) == "_note"
+
+    def test_that_the_gateway_warns_about_has_the_warning(self, tools: Tools) -> None:
+        made = result(tools["create-batch-job"], {"id": "1"}, Gateway_Warning="/body/x passed on")
+        assert "/body/x passed on" in made["structuredContent"]["_note"]
+
+
+class TestShortening:
+    def job(self, outputs: int, size: int = 100) -> dict[str, Any]:
+        answers = [
+            {"custom_id": str(n), "response": {"body": {"x": "x" * size}}} for n in range(outputs)
+        ]
+        return {"id": "1", "status": "SUCCESS", "outputs": answers, "total_requests": outputs}
+
+    def test_leaves_a_small_result_alone(self, tools: Tools) -> None:
+        assert result(tools["get-batch-job"], self.job(3))["structuredContent"] == self.job(3)
+
+    def test_keeps_the_first_items_of_a_long_list_and_all_small_members(self, tools: Tools) -> None:
+        made = result(tools["get-batch-job"], self.job(10_000))["structuredContent"]
+        kept = made["outputs"]
+        assert 100 < len(kept) < 10_000
+        assert kept == self.job(10_000)["outputs"][: len(kept)]
+        assert (made["status"], made["total_requests"]) == ("SUCCESS", 10_000)
+
+    def test_fits_the_limit_and_uses_most_of_it(self, tools: Tools) -> None:
+        made = result(tools["get-batch-job"], self.job(10_000))
+        assert LIMIT * 0.9 < len(made["content"][0]["text"]) < LIMIT + 1000
+
+    def test_says_what_was_left_out_and_how_to_get_it(self, tools: Tools) -> None:
+        made = result(tools["get-batch-job"], self.job(10_000))["structuredContent"]
+        note = made["_note"]
+        assert f"outputs has the first {len(made['outputs'])} of 10000 items" in note
+        assert tools["get-batch-job"].declared.shortened in note
+        assert f"{CALL.method} {CALL.target}" in note
+
+    def test_shares_the_room_between_long_lists(self) -> None:
+        cuts: list[str] = []
+        made = shorten({"a": ["x" * 10] * 500, "b": ["y" * 10] * 300, "c": [1]}, 1000, "", cuts)
+        assert len(made["a"]) > 20 and len(made["b"]) > 20 and made["c"] == [1]
+        assert len(cuts) == 2
+
+    def test_cuts_within_an_item_that_is_too_large_by_itself(self) -> None:
+        cuts: list[str] = []
+        made = shorten({"data": [{"id": 1, "outputs": ["x" * 20] * 1000}]}, 1000, "", cuts)
+        assert made["data"][0]["id"] == 1 and len(made["data"][0]["outputs"]) > 20
+        assert cuts[0].startswith("data.0.outputs ")
+
+    def test_cuts_a_text_that_is_too_large_by_itself(self) -> None:
+        cuts: list[str] = []
+        made = shorten({"result": "x" * 5000}, 1000, "", cuts)
+        assert 900 < len(made["result"]) < 1000 and "of 5000 characters" in cuts[0]
+
+    @pytest.mark.parametrize("limit", [0, 10, 100, 500, 2000])
+    def test_never_goes_far_over_any_limit(self, limit: int) -> None:
+        made = shorten(self.job(50), limit, "", [])
+        assert len(compact(made)) <= max(limit, 120)
+
+
+class TestFailure:
+    @pytest.mark.parametrize("slug", PROBLEMS)
+    @pytest.mark.parametrize("name", ["get-batch-job", "create-batch-job"])
+    def test_of_every_kind_says_what_whose_fault_and_what_next(
+        self, tools: Tools, slug: str, name: str
+    ) -> None:
+        text = said(tools[name], problem(slug))
+        assert text.startswith(f"{name} failed: {PROBLEMS[slug].title}.")
+        assert "A detail." in text and "Request id: r-1." in text
+        assert f"HTTP {PROBLEMS[slug].status}" in text
+        next_steps = ("The same call can work", "The same call would fail", "may have taken effect")
+        assert sum(step in text for step in next_steps) == 1
+        assert "\n" not in text
+
+    def test_of_the_arguments_names_each_fault_by_its_argument(self, tools: Tools) -> None:
+        faults = [
+            {"pointer": "/body/timeout_hours", "detail": "must be at most 168"},
+            {"pointer": "/body/requests/3/body", "detail": "is required"},
+            {"pointer": "/query/page", "detail": "must be at least 0"},
+        ]
+        text = said(tools["create-batch-job"], problem("validation-failed", errors=faults))
+        assert "timeout_hours must be at most 168. requests.3.body is required. page must" in text
+        assert "arguments need a change" in text
+
+    def test_that_time_heals_says_when(self, tools: Tools) -> None:
+        text = said(tools["get-batch-job"], problem("rate-limited"), Retry_After="7")
+        assert "The same call can work in 7 seconds." in text
+
+    def test_that_a_date_heals_says_the_date(self, tools: Tools) -> None:
+        date = "Wed, 25 Nov 2026 08:00:00 GMT"
+        text = said(tools["get-batch-job"], problem("overloaded"), Retry_After=date)
+        assert f"The same call can work after {date}." in text
+
+    def test_after_which_a_creation_may_have_happened_says_where_to_look(
+        self, tools: Tools
+    ) -> None:
+        text = said(tools["create-batch-job"], problem("upstream-timeout"))
+        assert "may have taken effect" in text and f"check with {CHECKS}." in text
+        assert "same arguments" in text
+
+    def test_of_a_refused_creation_does_not_send_to_look(self, tools: Tools) -> None:
+        for status, upstream in ((400, 400), (502, 401)):
+            answer = problem("upstream-refused-key", status=status, upstream_status=upstream)
+            assert "may have taken effect" not in said(tools["create-batch-job"], answer)
+
+    def test_has_the_upstream_s_words_once(self, tools: Tools) -> None:
+        words = {"message": "Unknown model."}
+        bare = problem("upstream-rejected", detail="Refused.", upstream=words)
+        told = problem(
+            "upstream-rejected", detail="The upstream said: Unknown model.", upstream=words
+        )
+        for answer in (bare, told):
+            assert said(tools["get-batch-job"], answer).count("Unknown model.") == 1
+
+    def test_has_no_more_of_the_upstream_s_words_than_a_model_can_take(self, tools: Tools) -> None:
+        answer = problem("upstream-rejected", upstream={"message": "x" * 50_000})
+        assert len(said(tools["get-batch-job"], answer)) < 1500
+
+    @pytest.mark.parametrize(
+        "content",
+        [b"", b"<html>Bad Gateway</html>", b"[]", b'{"detail": 1}', b"\xff\xfe", b"[" * 100_000],
+    )
+    def test_that_is_no_problem_document_is_told_all_the_same(
+        self, tools: Tools, content: bytes
+    ) -> None:
+        text = said(tools["get-batch-job"], content, status=502)
+        assert text.startswith("get-batch-job failed: ") and "HTTP 502" in text
+        assert "html" not in text
+
+    def test_with_members_of_wrong_types_is_told_all_the_same(self, tools: Tools) -> None:
+        answer = {
+            "title": 5, "status": 422, "detail": ["x"], "errors": [1, {"pointer": 2}, None],
+            "upstream_status": "401", "retryable": "yes", "upstream": "text", "request_id": 7,
+        }  # fmt: skip
+        assert "HTTP 422" in said(tools["create-batch-job"], answer)

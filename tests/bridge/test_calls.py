@@ -1,0 +1,227 @@
+"""Arguments as a request of the REST service."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import pytest
+
+from mcp_bridge.calls import BadArguments, RestCall, rest_call
+from mcp_bridge.tools import CallableTool
+
+Tools = dict[str, CallableTool]
+JOB = "7c3e1f0a-52d4-4b7e-9a61-0f2c8d5b9e14"
+CREATE: dict[str, Any] = {"endpoint": "/v1/embeddings", "requests": [{"body": {"input": "x"}}]}
+
+
+def query(call: RestCall) -> list[tuple[str, str]]:
+    return parse_qsl(urlsplit(call.target).query, keep_blank_values=True)
+
+
+def faults(tool: CallableTool, arguments: dict[str, Any]) -> list[str]:
+    with pytest.raises(BadArguments) as caught:
+        rest_call(tool, arguments, "test")
+    return caught.value.faults
+
+
+def test_a_path_argument_is_put_into_the_path(tools: Tools) -> None:
+    call = rest_call(tools["get-batch-job"], {"job_id": JOB}, "test")
+    assert (call.method, call.target, call.body) == ("GET", f"/v1/batch/jobs/{JOB}", None)
+
+
+def test_a_path_argument_cannot_leave_its_place(odd_tools: Tools) -> None:
+    call = rest_call(odd_tools["replace-thing"], {"name": "a/../b?c#%", "body": {}}, "test")
+    assert call.target == "/v1/things/a%2F..%2Fb%3Fc%23%25"
+
+
+@pytest.mark.parametrize("name", ["", ".", ".."])
+def test_a_path_argument_of_dots_is_refused(odd_tools: Tools, name: str) -> None:
+    assert len(faults(odd_tools["replace-thing"], {"name": name, "body": {}})) == 1
+
+
+def test_query_arguments_are_written_as_the_contract_says(odd_tools: Tools) -> None:
+    given = {"ids": [1, 2], "tags": ["a", "b c"], "limit": 3, "level": "debug"}
+    call = rest_call(odd_tools["list-things"], given, "test")
+    assert query(call) == [("limit", "3"), ("ids", "1,2"), ("tags", "a"), ("tags", "b c")]
+    assert call.headers["X-Level"] == "debug"
+
+
+def test_true_and_numbers_are_written_as_json_writes_them(tools: Tools) -> None:
+    call = rest_call(tools["list-batch-jobs"], {"created_by_me": True, "page": 2}, "test")
+    assert {("created_by_me", "true"), ("page", "2")} <= set(query(call))
+
+
+def test_members_of_a_free_query_object_are_parameters_of_their_own(tools: Tools) -> None:
+    call = rest_call(tools["list-batch-jobs"], {"metadata": {"project": "x&y", "n": "1"}}, "test")
+    assert {("project", "x&y"), ("n", "1")} <= set(query(call))
+
+
+def test_a_member_of_a_free_query_object_cannot_pass_for_an_argument(tools: Tools) -> None:
+    (fault,) = faults(tools["list-batch-jobs"], {"metadata": {"page_size": "9"}})
+    assert fault.startswith("metadata") and "page_size" in fault
+
+
+def test_a_header_argument_cannot_carry_another_header(odd_tools: Tools) -> None:
+    (fault,) = faults(odd_tools["list-things"], {"level": "a\r\nX-Evil: 1"})
+    assert fault.startswith("level")
+
+
+def test_defaults_of_the_tool_are_sent_unless_given(odd_tools: Tools) -> None:
+    assert query(rest_call(odd_tools["list-things"], {}, "test")) == [("limit", "5")]
+    assert query(rest_call(odd_tools["list-things"], {"limit": 9}, "test")) == [("limit", "9")]
+
+
+def test_a_list_is_small_unless_more_is_asked_for(tools: Tools) -> None:
+    assert ("page_size", "20") in query(rest_call(tools["list-batch-jobs"], {}, "test"))
+
+
+def test_flat_members_become_the_json_body(tools: Tools) -> None:
+    call = rest_call(tools["create-batch-job"], CREATE, "test")
+    assert json.loads(call.body or b"") == CREATE
+    assert call.headers["Content-Type"] == "application/json"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"body": CREATE},
+        {"body": json.dumps(CREATE)},
+        {**CREATE, "requests": json.dumps(CREATE["requests"])},
+        {**CREATE, "requests": [json.dumps(CREATE["requests"][0])]},
+        {**CREATE, "requests": [{"body": json.dumps({"input": "x"})}]},
+        {"body": {"endpoint": CREATE["endpoint"]}, "requests": CREATE["requests"]},
+        {**CREATE, "requests": CREATE["requests"][0]},
+        {**CREATE, "idempotency_key": None},
+        {"body": json.dumps({**CREATE, "requests": json.dumps(CREATE["requests"])})},
+    ],
+)
+def test_other_ways_to_say_the_same_send_the_same(tools: Tools, given: dict[str, Any]) -> None:
+    call = rest_call(tools["create-batch-job"], given, "test")
+    assert call == rest_call(tools["create-batch-job"], CREATE, "test")
+
+
+def test_a_number_or_flag_as_text_is_read(tools: Tools) -> None:
+    given = {"page": "1", "created_by_me": "true", "status": "RUNNING"}
+    read = {"page": 1, "created_by_me": True, "status": ["RUNNING"]}
+    tool = tools["list-batch-jobs"]
+    assert rest_call(tool, given, "test") == rest_call(tool, read, "test")
+
+
+def test_text_that_looks_like_json_stays_text_where_text_is_meant(tools: Tools) -> None:
+    call = rest_call(tools["create-batch-job"], {**CREATE, "model": "1", "timeout_hours": "5"}, "x")
+    assert json.loads(call.body or b"")["model"] == "1"
+    assert json.loads(call.body or b"")["timeout_hours"] == 5
+
+
+def test_null_for_what_may_be_left_out_is_left_out(tools: Tools) -> None:
+    call = rest_call(tools["get-batch-job"], {"job_id": JOB, "inline": None}, "test")
+    assert query(call) == []
+
+
+def test_null_that_the_service_takes_is_sent(odd_tools: Tools) -> None:
+    call = rest_call(odd_tools["make-thing"], {"name": "a", "size": 1, "note": None}, "test")
+    assert json.loads(call.body or b"")["note"] is None
+
+
+def test_null_for_what_is_required_is_a_fault(tools: Tools) -> None:
+    assert faults(tools["get-batch-job"], {"job_id": None})
+
+
+def test_every_fault_is_named_at_once(tools: Tools) -> None:
+    found = faults(
+        tools["create-batch-job"],
+        {"timeout_hours": 900, "requests": [{"custom_id": 1}], "modell": "x", "zzzz": 1},
+    )
+    for place in ("endpoint", "timeout_hours", "requests.0.custom_id", "requests.0.body"):
+        assert any(fault.startswith(f"{place} ") for fault in found), place
+    assert len(found) == 6
+
+
+@pytest.mark.parametrize(
+    ("tool", "wrong", "right"),
+    [
+        ("create-batch-job", "timeoutHours", "timeout_hours"),
+        ("create-batch-job", "completion_window", "timeout_hours"),
+        ("create-batch-job", "input_file_id", "input_files"),
+        ("create-batch-job", "Model", "model"),
+        ("get-batch-job", "jobid", "job_id"),
+        ("list-batch-jobs", "pagesize", "page_size"),
+        ("create-batch-job", "idempotencyKey", "idempotency_key"),
+    ],
+)
+def test_a_misspelt_argument_is_answered_with_its_name(
+    tools: Tools, tool: str, wrong: str, right: str
+) -> None:
+    (fault,) = [fault for fault in faults(tools[tool], {wrong: "x"}) if fault.startswith(wrong)]
+    assert fault.endswith(f"{right}?")
+
+
+def test_an_argument_unlike_any_other_is_answered_with_all_names(tools: Tools) -> None:
+    found = faults(tools["get-batch-job"], {"job_id": JOB, "colour": "red"})
+    assert found == ["colour is not an argument of get-batch-job; it takes job_id, inline"]
+
+
+def test_the_same_member_with_two_values_is_a_fault(tools: Tools) -> None:
+    (fault,) = faults(tools["create-batch-job"], {**CREATE, "body": {"endpoint": "/v1/ocr"}})
+    assert fault.startswith("endpoint ")
+
+
+def test_a_body_that_is_no_object_is_a_fault(tools: Tools) -> None:
+    assert any(
+        fault.startswith("body ") for fault in faults(tools["create-batch-job"], {"body": 1})
+    )
+
+
+def test_json_text_that_is_none_is_a_fault(tools: Tools) -> None:
+    for text in ("[", "not json", "[" * 100_000):
+        assert faults(tools["create-batch-job"], {**CREATE, "requests": text})
+
+
+def test_a_rule_for_the_whole_body_is_checked_though_not_advertised(odd_tools: Tools) -> None:
+    assert len(faults(odd_tools["make-thing"], {"name": "a"})) == 1
+    assert rest_call(odd_tools["make-thing"], {"name": "a", "parts": []}, "test")
+
+
+def test_a_value_is_never_echoed(tools: Tools) -> None:
+    found = faults(tools["create-batch-job"], {"endpoint": "SECRET", "model": ["SECRET"]})
+    assert len(found) == 2 and "SECRET" not in " ".join(found)
+
+
+class TestIdempotencyKey:
+    def key(self, tool: CallableTool, given: dict[str, Any], caller: str = "test") -> str:
+        return rest_call(tool, given, caller).headers["Idempotency-Key"]
+
+    def test_is_sent_for_tools_that_act_again_when_repeated(self, tools: Tools) -> None:
+        keyed = {name for name, tool in tools.items() if tool.keyed}
+        assert keyed == {"create-batch-job", "cancel-batch-job"}
+        for name, given in (("get-batch-job", {"job_id": JOB}), ("list-batch-jobs", {})):
+            assert "Idempotency-Key" not in rest_call(tools[name], given, "test").headers
+
+    def test_is_the_caller_s_own_when_given(self, tools: Tools) -> None:
+        tool = tools["create-batch-job"]
+        call = rest_call(tool, {**CREATE, "idempotency_key": "mine-1"}, "test")
+        assert call.headers["Idempotency-Key"] == "mine-1"
+        assert json.loads(call.body or b"") == CREATE
+
+    def test_cannot_carry_another_header(self, tools: Tools) -> None:
+        assert faults(tools["create-batch-job"], {**CREATE, "idempotency_key": "a\r\nb: c"})
+
+    def test_is_the_same_for_the_same_call_in_another_order(self, tools: Tools) -> None:
+        tool = tools["create-batch-job"]
+        assert self.key(tool, CREATE) == self.key(tool, dict(reversed(CREATE.items())))
+
+    def test_differs_for_other_arguments_callers_and_tools(self, tools: Tools) -> None:
+        tool = tools["create-batch-job"]
+        keys = {
+            self.key(tool, CREATE),
+            self.key(tool, {**CREATE, "model": "m"}),
+            self.key(tool, CREATE, caller="another"),
+            self.key(tools["cancel-batch-job"], {"job_id": JOB}),
+        }
+        assert len(keys) == 4
+
+    def test_fits_every_store_of_keys(self, tools: Tools) -> None:
+        key = self.key(tools["create-batch-job"], CREATE)
+        assert len(key) <= 64 and key.replace("-", "").isalnum()

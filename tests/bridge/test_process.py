@@ -1,0 +1,98 @@
+"""Starting the bridge: its settings, and what it says when it cannot run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from mcp_bridge.config import Settings, SettingsError
+from tests.bridge.processes import environment
+from tests.processes import ROOT
+
+
+def test_every_setting_names_its_variable_and_its_meaning() -> None:
+    for entry in fields(Settings):
+        assert entry.metadata["env"].startswith(("BRIDGE_", "GATEWAY_"))
+        assert entry.metadata["help"]
+
+
+def test_settings_come_from_the_environment_and_empty_ones_stay_at_their_defaults() -> None:
+    settings = Settings.from_env(
+        {"BRIDGE_PORT": "1234", "BRIDGE_TIMEOUT": " 5.5 ", "BRIDGE_HOST": "", "OTHER": "x"}
+    )
+    assert (settings.port, settings.timeout, settings.host) == (1234, 5.5, "127.0.0.1")
+
+
+def test_lists_are_separated_by_commas() -> None:
+    settings = Settings.from_env({"BRIDGE_ALLOWED_HOSTS": "a.example, b.example:*,"})
+    assert settings.allowed_hosts == ("a.example", "b.example:*")
+
+
+def test_a_setting_that_cannot_be_used_is_named_without_its_value() -> None:
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_env({"BRIDGE_PORT": "SECRET"})
+    assert "BRIDGE_PORT" in str(caught.value) and "SECRET" not in str(caught.value)
+
+
+def test_the_token_is_not_shown() -> None:
+    assert "SECRET" not in repr(Settings.from_env({"BRIDGE_REST_TOKEN": "SECRET"}))
+
+
+def test_the_bridge_gives_up_before_its_clients_and_after_the_rest_service() -> None:
+    from service.config import Settings as RestSettings
+
+    rest = next(entry.default for entry in fields(RestSettings) if entry.name == "timeout")
+    assert rest < Settings().timeout < 60
+
+
+def test_the_bridge_takes_as_large_a_body_as_the_rest_service() -> None:
+    from service.config import Settings as RestSettings
+
+    rest = next(entry for entry in fields(RestSettings) if entry.name == "max_body")
+    ours = next(entry for entry in fields(Settings) if entry.name == "max_body")
+    assert (ours.default, ours.metadata["env"]) == (rest.default, rest.metadata["env"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variable", "value"),
+    [
+        ([], "BRIDGE_PORT", "many"),
+        ([], "BRIDGE_LOG_LEVEL", "loud"),
+        ([], "GATEWAY_OPENAPI", "/nonexistent.yaml"),
+        (["--stdio"], "GATEWAY_OPENAPI", "pyproject.toml"),
+    ],
+)
+def test_what_keeps_it_from_starting_is_one_line_and_exit_2(
+    arguments: list[str], variable: str, value: str
+) -> None:
+    done = bridge(*arguments, **{variable: value})
+    assert done.returncode == 2
+    assert done.stderr.startswith("mcp_bridge: cannot start: ")
+    assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+
+
+def test_nothing_but_the_protocol_is_written_to_standard_output() -> None:
+    done = bridge("--stdio", BRIDGE_LOG_LEVEL="DEBUG", BRIDGE_REST_URL="http://127.0.0.1:1")
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_gunicorn_gets_its_settings_from_the_same_place() -> None:
+    code = "import mcp_bridge.workers as w; print(w.bind, w.worker_class, w.graceful_timeout)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment(BRIDGE_PORT="1234", BRIDGE_TIMEOUT="7"),
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.split() == ["127.0.0.1:1234", "asgi", "12"]
+
+
+def bridge(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "mcp_bridge", *arguments],
+        env=environment(**settings),
+        cwd=Path(ROOT), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30,
+    )  # fmt: skip

@@ -1,0 +1,293 @@
+"""The bridge over raw HTTP: what is not MCP, what is not quite, and what comes from elsewhere.
+
+Expectations: MCP 2026-07-28 and 2025-11-25, "Streamable HTTP"; RFC 9110 for the rest.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import anyio
+import httpx2
+import pytest
+
+from mcp_bridge.app import create_app
+from mcp_bridge.config import Settings
+from tests.bridge.hosting import served
+from tests.bridge.rest import Rest
+
+JOB = "7c3e1f0a-52d4-4b7e-9a61-0f2c8d5b9e14"
+MODERN = "2026-07-28"
+META = {
+    "io.modelcontextprotocol/protocolVersion": MODERN,
+    "io.modelcontextprotocol/clientCapabilities": {},
+}
+MEDIA = {"Accept": "application/json, text/event-stream", "Content-Type": "application/json"}
+ROUTED = {**MEDIA, "MCP-Protocol-Version": MODERN, "Mcp-Method": "tools/call"}
+LEGACY = {**MEDIA, "MCP-Protocol-Version": "2025-11-25"}
+HEADERS = {**ROUTED, "Mcp-Name": "get-batch-job"}
+
+
+def message(method: str = "tools/call", **params: Any) -> dict[str, Any]:
+    return {"jsonrpc": "2.0", "id": 1, "method": method, "params": {"_meta": META} | params}
+
+
+CALL = message(name="get-batch-job", arguments={"job_id": JOB})
+LATER = message(name="get-batch-job", _meta=dict.fromkeys(META, "2099-01-01"))
+
+
+@pytest.fixture(scope="module")
+def rest_service() -> Iterator[str]:
+    with served(Rest()) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def url(rest_service: str) -> Iterator[str]:
+    with served(create_app(Settings(rest_url=rest_service, max_body=100_000))) as url:
+        yield url
+
+
+def exchange(
+    url: str,
+    body: Any = CALL,
+    headers: dict[str, str] = HEADERS,
+    method: str = "POST",
+    path: str = "/mcp",
+) -> tuple[int, dict[str, str], Any]:
+    """Status, headers and body of one answer; the body parsed when it is JSON, also from a stream."""
+    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=10)
+    try:
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        connection.request(method, path, content, headers)
+        response = connection.getresponse()
+        answered = {name.lower(): value for name, value in response.getheaders()}
+        text = response.read().decode()
+    finally:
+        connection.close()
+    if answered.get("content-type", "").startswith("text/event-stream"):
+        text = next(line[5:] for line in text.splitlines() if line.startswith("data:"))
+    try:
+        return response.status, answered, json.loads(text)
+    except ValueError:
+        return response.status, answered, text
+
+
+def without(headers: dict[str, str], *names: str) -> dict[str, str]:
+    return {name: value for name, value in headers.items() if name not in names}
+
+
+def test_a_call_of_the_new_era_is_one_json_answer(url: str) -> None:
+    status, headers, answer = exchange(url)
+    assert (status, headers["content-type"]) == (200, "application/json")
+    assert answer["result"]["structuredContent"] == {}
+    assert answer["result"]["resultType"] == "complete"
+
+
+def test_a_call_of_the_old_era_needs_no_initialize(url: str) -> None:
+    status, _, answer = exchange(url, headers=LEGACY)
+    assert status == 200 and answer["result"]["structuredContent"] == {}
+
+
+def test_a_call_without_a_version_is_of_the_old_era(url: str) -> None:
+    assert exchange(url, headers=MEDIA)[0] == 200
+
+
+def test_lists_and_discovery_say_how_long_they_may_be_kept(url: str) -> None:
+    for method in ("tools/list", "server/discover"):
+        headers = {**ROUTED, "Mcp-Method": method}
+        _, _, answer = exchange(url, message(method), headers)
+        assert answer["result"]["ttlMs"] >= 60_000
+        assert answer["result"]["cacheScope"] == "public"
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "status", "code"),
+    [
+        (without(HEADERS, "Mcp-Method"), CALL, 400, -32020),
+        (without(HEADERS, "Mcp-Name"), CALL, 400, -32020),
+        ({**HEADERS, "Mcp-Name": "list-batch-jobs"}, CALL, 400, -32020),
+        ({**HEADERS, "Mcp-Method": "tools/list"}, CALL, 400, -32020),
+        ({**HEADERS, "MCP-Protocol-Version": "2099-01-01"}, CALL, 400, -32020),
+        ({**HEADERS, "MCP-Protocol-Version": "2099-01-01"}, LATER, 400, -32022),
+        ({**HEADERS, "Mcp-Method": "no/such"}, message("no/such"), 404, -32601),
+        ({**HEADERS, "Mcp-Method": "ping"}, message("ping"), 404, -32601),
+        ({**HEADERS, "Mcp-Name": "nope"}, message(name="nope"), 400, -32602),
+        (HEADERS, message(name="get-batch-job", arguments=[1]), 400, -32602),
+        (HEADERS, b'{"jsonrpc": "2.0", "id": 1, "method"', 400, -32700),
+        (HEADERS, b"\xff\xfe", 400, -32700),
+        (HEADERS, [CALL], 400, -32600),
+        (HEADERS, b"5", 400, -32600),
+    ],
+)
+def test_what_is_not_quite_mcp_is_answered_with_the_right_error(
+    url: str, headers: dict[str, str], body: Any, status: int, code: int
+) -> None:
+    answered, _, answer = exchange(url, body, headers)
+    assert (answered, answer["error"]["code"]) == (status, code)
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        ({"Host": "evil.example"}, 421),
+        ({"Host": "127.0.0.1.evil.example"}, 421),
+        ({"Origin": "https://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": "http://localhost:3000"}, 200),
+        ({"Accept": "application/json"}, 406),
+        ({"Accept": "*/*"}, 200),
+        ({"Content-Type": "text/plain"}, 400),
+        ({"Content-Type": "application/json; charset=utf-8"}, 200),
+    ],
+)
+def test_what_comes_from_elsewhere_or_speaks_otherwise_is_refused(
+    url: str, change: dict[str, str], status: int
+) -> None:
+    assert exchange(url, headers={**HEADERS, **change})[0] == status
+
+
+def test_a_message_over_the_limit_is_refused_before_it_is_read(url: str) -> None:
+    large = message(name="get-batch-job", arguments={"job_id": "x" * 200_000})
+    assert exchange(url, large)[0] == 413
+
+
+def test_a_notification_is_acknowledged(url: str) -> None:
+    note = {"jsonrpc": "2.0", "method": "notifications/initialized"}
+    for headers in (LEGACY, {**ROUTED, "Mcp-Method": note["method"]}):
+        assert exchange(url, note, headers)[0] == 202
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE", "PUT", "OPTIONS"])
+@pytest.mark.parametrize("headers", [MEDIA, LEGACY, ROUTED])
+def test_only_post_has_a_use(url: str, method: str, headers: dict[str, str]) -> None:
+    status, answered, _ = exchange(url, b"", headers, method)
+    assert (status, answered["allow"]) == (405, "POST")
+
+
+def test_a_trailing_slash_needs_no_redirect(url: str) -> None:
+    assert exchange(url, path="/mcp/")[0] == 200
+
+
+def test_other_paths_are_not_there(url: str) -> None:
+    assert exchange(url, path="/other")[0] == 404
+
+
+def test_a_peculiar_version_header_does_not_leak_what_went_wrong(url: str) -> None:
+    status, _, answer = exchange(url, headers={**HEADERS, "MCP-Protocol-Version": "\x80\xff"})
+    assert status == 400 and "Traceback" not in str(answer)
+
+
+@pytest.mark.anyio
+async def test_white_space_around_a_header_is_no_part_of_it() -> None:
+    """RFC 9110 section 5.5; httptools, for one, hands it on."""
+    app = create_app(Settings())
+    padded = [(k.lower().encode(), f" \t{v}  ".encode()) for k, v in HEADERS.items()]
+    call = message(name="get-batch-job", arguments={"bad": 1})
+    scope = {
+        "type": "http", "http_version": "1.1", "method": "POST", "path": "/mcp", "raw_path": b"/mcp",
+        "query_string": b"", "headers": [*padded, (b"host", b" localhost ")], "client": None,
+    }  # fmt: skip
+    sent: list[Any] = []
+    body = [{"type": "http.request", "body": json.dumps(call).encode(), "more_body": False}]
+
+    async def receive() -> Any:
+        return body.pop() if body else await anyio.sleep_forever()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async with running(app):
+        await app(scope, receive, send)
+    assert sent[0]["status"] == 200
+
+
+def running(app: Any) -> Any:
+    """The application between its start-up and its shutdown."""
+    return app.app.router.lifespan_context(app.app)
+
+
+class TestProbes:
+    def test_live_and_ready_when_the_rest_service_is(self, url: str) -> None:
+        assert exchange(url, b"", {}, "GET", "/livez")[0] == 200
+        assert exchange(url, b"", {}, "GET", "/readyz")[0] == 200
+
+    def test_live_but_not_ready_without_a_rest_service(self) -> None:
+        with served(create_app(Settings(rest_url="http://127.0.0.1:1"))) as url:
+            assert exchange(url, b"", {}, "GET", "/livez")[0] == 200
+            assert exchange(url, b"", {}, "GET", "/readyz")[0] == 503
+
+    def test_not_ready_when_the_rest_service_is_not(self) -> None:
+        with (
+            served(Rest(status=503)) as rest_url,
+            served(create_app(Settings(rest_url=rest_url))) as url,
+        ):
+            assert exchange(url, b"", {}, "GET", "/readyz")[0] == 503
+
+    def test_answer_whatever_host_the_prober_names(self, url: str) -> None:
+        assert exchange(url, b"", {"Host": "10.1.2.3"}, "GET", "/livez")[0] == 200
+
+
+def test_the_hosts_and_origins_of_the_settings_are_answered(rest_service: str) -> None:
+    settings = Settings(
+        rest_url=rest_service,
+        allowed_hosts=("gw.example",),
+        allowed_origins=("https://app.example",),
+    )
+    with served(create_app(settings)) as url:
+        ours = {**HEADERS, "Host": "gw.example", "Origin": "https://app.example"}
+        assert exchange(url, headers=ours)[0] == 200
+        assert exchange(url)[0] == 421
+
+
+@pytest.mark.parametrize("headers", [HEADERS, LEGACY])
+def test_the_id_and_trace_headers_of_a_call_and_no_others_are_passed_on(
+    headers: dict[str, str],
+) -> None:
+    rest = Rest()
+    with (
+        served(rest) as rest_url,
+        served(create_app(Settings(rest_url=rest_url))) as url,
+    ):
+        secrets = {"Authorization": "Bearer SECRET", "Cookie": "SECRET", "X-Request-ID": "r-9"}
+        exchange(url, headers={**headers, **secrets})
+    assert rest.last.headers["x-request-id"] == "r-9"
+    assert "SECRET" not in str(rest.last.headers)
+
+
+@pytest.mark.parametrize("headers", [HEADERS, LEGACY])
+def test_hanging_up_cancels_the_call_of_the_rest_service(headers: dict[str, str]) -> None:
+    import asyncio
+    import threading
+
+    arrived, hung_up = threading.Event(), threading.Event()
+    rest = Rest(hold=asyncio.Event(), on_arrival=arrived.set, on_hang_up=hung_up.set)
+    with (
+        served(rest) as rest_url,
+        served(create_app(Settings(rest_url=rest_url))) as url,
+    ):
+        connection = http.client.HTTPConnection(url.removeprefix("http://"))
+        connection.request("POST", "/mcp", json.dumps(CALL), headers)
+        assert arrived.wait(5)
+        connection.close()
+        assert hung_up.wait(1)
+
+
+def test_clients_share_one_pool_of_connections(rest_service: str) -> None:
+    """The bridge's client is made once for a process, not for a session or a call."""
+    made = []
+    whole = httpx2.AsyncClient.__init__
+
+    def counted(self: Any, *args: Any, **kwargs: Any) -> None:
+        made.append(self)
+        whole(self, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(httpx2.AsyncClient, "__init__", counted)
+        with served(create_app(Settings(rest_url=rest_service))) as url:
+            for _ in range(5):
+                assert exchange(url)[0] == 200
+    assert len(made) == 1
