@@ -6,13 +6,16 @@ a request that got no answer failed. Thread-safe; safe to make before a fork, si
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 import time
+from collections.abc import Mapping
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 from urllib.parse import urlsplit
 
 import certifi
+import msgspec
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError
@@ -122,9 +125,7 @@ class Upstream:
         credentials: Credentials,
         call: UpstreamCall,
     ) -> tuple[requests.Response, bytes]:
-        prepared = self._prepare(request, credentials)
-        if self.trace:
-            prepared.headers.update(call.headers)
+        prepared = self._prepare(request, credentials, call.headers if self.trace else {})
         exchange.begin()
         try:
             session = self.session if request.operation.safe else self.fresh
@@ -149,15 +150,14 @@ class Upstream:
             response.close()
 
     def _prepare(
-        self, request: UpstreamRequest, credentials: Credentials
+        self, request: UpstreamRequest, credentials: Credentials, trace: Mapping[str, str]
     ) -> requests.PreparedRequest:
         prepared = self.templates[request.operation.id].copy()
         joint = "&" if "?" in request.target else "?"
         # Set past requests' own URL handling, which would resolve dots and decode what was encoded on purpose.
         query = joint + credentials.query if credentials.query else ""
         prepared.url = f"{self.base_url}{request.target}{query}"
-        prepared.headers.update(request.headers)
-        prepared.headers.update(credentials.headers)
+        prepared.headers.update({**request.headers, **trace, **credentials.headers})
         if request.body is not None:
             prepared.body = request.body  # type: ignore[assignment]
             prepared.headers["Content-Type"] = "application/json"
@@ -185,10 +185,14 @@ class Upstream:
 
 
 def _scrub(content: bytes, status: int, credentials: Credentials) -> bytes:
-    """An error body without our key, should the upstream echo it."""
-    if status >= 400:
-        for secret in credentials.secrets:
-            content = content.replace(secret, b"***")
+    """An error body without our key, should the upstream echo it, in whatever JSON escapes."""
+    if status < 400:
+        return content
+    with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        content = msgspec.json.encode(msgspec.json.decode(content))
+    for secret in credentials.secrets:
+        for spelling in (secret, msgspec.json.encode(secret.decode())[1:-1]):
+            content = content.replace(spelling, b"***")
     return content
 
 

@@ -108,9 +108,14 @@ def wait_for_line(
     for line in process.stdout:
         output.append(line)
         if match := pattern.search(line):
-            threading.Thread(target=_drain, args=(process.stdout, output), daemon=True).start()
+            drain = threading.Thread(target=_drain, args=(process.stdout, output), daemon=True)
+            drain.start()
+            _drains[process.pid] = drain
             return match[1]
     raise RuntimeError("the process ended before it was ready:\n" + "".join(output))
+
+
+_drains: dict[int, threading.Thread] = {}
 
 
 def _drain(stream: IO[str], output: list[str]) -> None:
@@ -127,4 +132,6 @@ def stop(process: subprocess.Popen[str]) -> int:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+    if drain := _drains.pop(process.pid, None):
+        drain.join(10)  # until it has closed the pipe
     return process.returncode

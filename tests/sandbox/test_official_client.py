@@ -6,28 +6,24 @@ It lives in an environment of its own, since it is not a dependency of the proje
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.processes import ROOT, sandbox_process
+from tests.processes import sandbox_process
+from tests.tools_available import tool_python
 
-PYTHON = ROOT / ".tools" / "mistralai-3" / "bin" / "python"
 SCRIPT = Path(__file__).parent / "official_client.py"
 
 
 @pytest.fixture(scope="module")
 def report() -> dict[str, dict[str, object]]:
     """What the client found: a dict for each of its runs."""
-    if not PYTHON.exists():
-        if os.environ.get("CI"):
-            pytest.fail(f"{PYTHON} is missing")
-        pytest.skip(f"mistralai is not installed for {PYTHON}")
+    python = tool_python("mistralai-3")
     with sandbox_process(speed=200) as sandbox:
         done = subprocess.run(
-            [PYTHON, SCRIPT, sandbox.url], capture_output=True, text=True, timeout=100
+            [python, SCRIPT, sandbox.url], capture_output=True, text=True, timeout=100
         )
     assert done.returncode == 0, done.stderr
     found: dict[str, dict[str, object]] = json.loads(done.stdout)

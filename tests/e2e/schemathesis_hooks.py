@@ -1,0 +1,44 @@
+"""What schemathesis is told besides the document: loaded by its command line, see test_schemathesis. Not a test module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import schemathesis
+from requests import Request
+from schemathesis import Case, CheckContext, HookContext, Response
+
+LONGEST_URL = 8000
+"""Bytes; a little below what gunicorn reads of a request line."""
+
+
+@schemathesis.hook
+def filter_case(_context: HookContext, case: Case) -> bool:
+    """Leaves out what OpenAPI 3.0 has no words for, so that the document cannot say that it is refused."""
+    return _is_readable(case) and _is_well_named(case)
+
+
+def _is_readable(case: Case) -> bool:
+    """A longer address gets 414 from gunicorn, before there is an application: see test_hostile_input."""
+    url = Request(**case.as_transport_kwargs()).prepare().url
+    return url is not None and len(url) < LONGEST_URL
+
+
+def _is_well_named(case: Case) -> bool:
+    """The names of free members have limits, which JSON Schema calls propertyNames and OpenAPI 3.0 lacks."""
+    metadata = case.body.get("metadata") if isinstance(case.body, Mapping) else None
+    names = metadata if isinstance(metadata, Mapping) else {}
+    return "" not in (case.query or {}) and all(1 <= len(name) <= 32 for name in names)
+
+
+@schemathesis.check
+def a_valid_request_is_refused_by_the_upstream_alone(
+    _context: CheckContext, response: Response, case: Case
+) -> None:
+    """Takes the place of positive_data_acceptance, with one difference: the upstream may refuse.
+
+    It does for reasons that Mistral's schemas do not state either, such as neither files nor requests.
+    """
+    mode = case.meta.generation.mode if case.meta else None
+    if mode and mode.is_positive and 400 <= response.status_code < 500:
+        assert response.json()["source"] == "upstream", response.text

@@ -1,0 +1,105 @@
+"""Run by a Python that has `mistralai` 1 or 3: `python_client.py URL`; prints what happened as JSON. Not a test module."""
+
+import json
+import sys
+from datetime import UTC, datetime, timedelta
+
+try:
+    from mistralai.client import Mistral
+    from mistralai.client.errors import SDKError
+except ImportError:
+    from mistralai import Mistral
+    from mistralai.models import SDKError
+
+UNKNOWN_ID = "00000000-0000-4000-8000-000000000000"
+CHAT = {"messages": [{"role": "user", "content": "Hello"}]}
+
+
+def main(url):
+    with Mistral(
+        api_key="the gateway's clients need no key of Mistral's", server_url=url
+    ) as client:
+        jobs = client.batch.jobs
+        report = {"life": life(jobs), "filters": filters(jobs), "failures": failures(jobs)}
+    print(json.dumps(report))
+
+
+def life(jobs):
+    created = jobs.create(
+        endpoint="/v1/chat/completions",
+        model="mistral-small-latest",
+        requests=[{"custom_id": "a", "body": CHAT}, {"custom_id": "b", "body": CHAT}],
+        metadata={"made": "by the SDK"},
+        timeout_hours=48,
+    )
+    got = jobs.get(job_id=created.id)
+    cancelled = jobs.cancel(job_id=created.id)
+    return {
+        "created": [created.status, created.model, created.metadata],
+        "same": got.id == created.id == cancelled.id,
+        "cancelled": cancelled.status,
+        "listed": created.id in [job.id for job in jobs.list().data],
+        "inline": inline(jobs),
+    }
+
+
+def inline(jobs):
+    (done,) = jobs.list(metadata={"name": "half-broken"}).data
+    plain, full = jobs.get(job_id=done.id), jobs.get(job_id=done.id, inline=True)
+    return {
+        "without": plain.outputs,
+        "results": len(full.outputs),
+        "answered": len([line for line in full.outputs if line["error"] is None]),
+    }
+
+
+def filters(jobs):
+    def named(**options):
+        return [job.metadata.get("name") for job in jobs.list(**options).data]
+
+    day = timedelta(days=1)
+    aware = datetime.now(UTC) - day
+    return {
+        "page, page_size": named(page=1, page_size=3, created_after=aware, order_by="created"),
+        "model": named(model="mistral-embed"),
+        "agent_id": named(agent_id="ag:1 & more"),
+        "metadata": named(metadata={"team": "support"}),
+        "metadata of two": named(metadata={"team": "support", "name": "labels"}),
+        "created_after aware": named(created_after=aware, metadata={"team": "web"}),
+        "created_after naive": named(
+            created_after=aware.replace(tzinfo=None), metadata={"team": "web"}
+        ),
+        "created_by_me": named(created_by_me=True, metadata={"team": "support"}),
+        "status": named(status=["FAILED", "TIMEOUT_EXCEEDED"]),
+        "order_by": named(order_by="created", metadata={"team": "web"}),
+        "total": jobs.list(page_size=1, status=["SUCCESS"]).total,
+    }
+
+
+def failures(jobs):
+    def status(call, **options):
+        try:
+            call(**options)
+        except SDKError as error:
+            return [error.status_code, json.loads(error.body)["source"]]
+        return "no SDKError"
+
+    def upstream_failing(name):
+        return status(jobs.list, metadata={"fault": name})
+
+    return {
+        "contract broken": status(jobs.create, endpoint="/v1/nonsense", model="m"),
+        "no uuid": status(jobs.get, job_id="1"),
+        "unknown job": status(jobs.get, job_id=UNKNOWN_ID),
+        "unknown job cancelled": status(jobs.cancel, job_id=UNKNOWN_ID),
+        "payment required": status(
+            jobs.create,
+            endpoint="/v1/chat/completions",
+            model="m",
+            requests=[{"body": CHAT}] * 6,
+        ),
+        **{name: upstream_failing(name) for name in sys.argv[2:]},
+    }
+
+
+main(sys.argv[1])

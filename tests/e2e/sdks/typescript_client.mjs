@@ -1,0 +1,85 @@
+// Run by node: `typescript_client.mjs URL FAULT...`; prints what happened as JSON. Twin of python_client.py.
+import { createRequire } from "node:module";
+import { pathToFileURL } from "node:url";
+
+const require = createRequire(new URL("../../tools/package.json", import.meta.url));
+const load = (name) => import(pathToFileURL(require.resolve(name)).href);
+const { Mistral } = await load("@mistralai/mistralai");
+const { SDKError } = await load("@mistralai/mistralai/models/errors");
+
+const UNKNOWN_ID = "00000000-0000-4000-8000-000000000000";
+const CHAT = { messages: [{ role: "user", content: "Hello" }] };
+
+const [url, ...faults] = process.argv.slice(2);
+const { jobs } = new Mistral({ apiKey: "the gateway's clients need no key of Mistral's", serverURL: url }).batch;
+
+async function life() {
+  const created = await jobs.create({
+    endpoint: "/v1/chat/completions",
+    model: "mistral-small-latest",
+    requests: [{ customId: "a", body: CHAT }, { customId: "b", body: CHAT }],
+    metadata: { made: "by the SDK" },
+    timeoutHours: 48,
+  });
+  const got = await jobs.get({ jobId: created.id });
+  const cancelled = await jobs.cancel({ jobId: created.id });
+  return {
+    created: [created.status, created.model, created.metadata],
+    same: got.id === created.id && cancelled.id === created.id,
+    cancelled: cancelled.status,
+    listed: (await jobs.list()).data.some((job) => job.id === created.id),
+    inline: await inline(),
+  };
+}
+
+async function inline() {
+  const [done] = (await jobs.list({ metadata: { name: "half-broken" } })).data;
+  const plain = await jobs.get({ jobId: done.id });
+  const full = await jobs.get({ jobId: done.id, inline: true });
+  return {
+    without: plain.outputs ?? null,
+    results: full.outputs.length,
+    answered: full.outputs.filter((line) => line.error === null).length,
+  };
+}
+
+async function filters() {
+  const named = async (options) => (await jobs.list(options)).data.map((job) => job.metadata.name ?? null);
+  const aware = new Date(Date.now() - 24 * 3600 * 1000);
+  return {
+    "page, page_size": await named({ page: 1, pageSize: 3, createdAfter: aware, orderBy: "created" }),
+    model: await named({ model: "mistral-embed" }),
+    agent_id: await named({ agentId: "ag:1 & more" }),
+    metadata: await named({ metadata: { team: "support" } }),
+    "metadata of two": await named({ metadata: { team: "support", name: "labels" } }),
+    "created_after aware": await named({ createdAfter: aware, metadata: { team: "web" } }),
+    created_by_me: await named({ createdByMe: true, metadata: { team: "support" } }),
+    status: await named({ status: ["FAILED", "TIMEOUT_EXCEEDED"] }),
+    order_by: await named({ orderBy: "created", metadata: { team: "web" } }),
+    total: (await jobs.list({ pageSize: 1, status: ["SUCCESS"] })).total,
+  };
+}
+
+async function failures() {
+  const status = async (call) => {
+    try {
+      await call();
+    } catch (error) {
+      return error instanceof SDKError ? [error.statusCode, JSON.parse(error.body).source] : String(error);
+    }
+    return "no SDKError";
+  };
+  const found = {
+    "contract broken": await status(() => jobs.create({ endpoint: "/v1/nonsense", model: "m" })),
+    "no uuid": await status(() => jobs.get({ jobId: "1" })),
+    "unknown job": await status(() => jobs.get({ jobId: UNKNOWN_ID })),
+    "unknown job cancelled": await status(() => jobs.cancel({ jobId: UNKNOWN_ID })),
+    "payment required": await status(() =>
+      jobs.create({ endpoint: "/v1/chat/completions", model: "m", requests: Array(6).fill({ body: CHAT }) }),
+    ),
+  };
+  for (const fault of faults) found[fault] = await status(() => jobs.list({ metadata: { fault } }));
+  return found;
+}
+
+console.log(JSON.stringify({ life: await life(), filters: await filters(), failures: await failures() }));
