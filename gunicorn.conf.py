@@ -6,7 +6,7 @@ Facts behind the choices: docs/adr/0003-serving.md.
 import gc
 import os
 
-from service.config import settings_or_exit
+from service.config import check_listening, settings_or_exit
 from telemetry import workers as telemetry
 
 settings = settings_or_exit()
@@ -37,9 +37,19 @@ accesslog = None
 loglevel = "warning"
 
 
+def when_ready(server):
+    """Refuses an address of --bind or of a socket that was handed over, as the settings' own was refused before."""
+    check_listening([listener.sock.getsockname() for listener in server.LISTENERS], settings)
+
+
 def pre_fork(server, worker):
     """Keeps the garbage collector away from what every worker shares."""
     gc.freeze()
+
+
+def post_fork(server, worker):
+    """Collects less often: requests make few cycles, and each collection is a pause that some request waits for."""
+    gc.set_threshold(20_000, 20, 50)
 
 
 def child_exit(server, worker):

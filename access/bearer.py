@@ -11,6 +11,9 @@ from .issuers import Issuer, KeysUnavailable, Untrusted
 from .refusals import AccessError, Refused
 from .tokens import Grant, TokenFile
 
+REALM = "gateway"
+METRICS = "metrics"
+"""The one scope that no operation needs: it lets a collector read the metrics."""
 MAX_TOKEN = 8192
 _BEARER = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*)", re.IGNORECASE)  # RFC 6750 section 2.1
 
@@ -33,10 +36,9 @@ class AccessSettings(Protocol):
 class Bearers:
     """Everybody with a token: those of a file, those of an issuer, or both."""
 
-    def __init__(self, tokens: TokenFile | None, issuer: Issuer | None, realm: str) -> None:
+    def __init__(self, tokens: TokenFile | None, issuer: Issuer | None) -> None:
         self.tokens = tokens
         self.issuer = issuer
-        self.realm = realm
 
     async def grant(
         self, headers: Iterable[tuple[bytes, bytes]], hints: Mapping[str, str] | None = None
@@ -49,21 +51,21 @@ class Bearers:
         match = _BEARER.fullmatch(given[0].decode("latin-1").strip()) if len(given) == 1 else None
         hints = hints or {}
         if match is None or len(match[1]) > MAX_TOKEN:
-            raise self._unauthenticated("Send Authorization: Bearer TOKEN.", hints)
+            raise _unauthenticated("Send Authorization: Bearer TOKEN.", hints)
         token = match[1]
         if self.tokens and (grant := self.tokens.find(token)):
             return grant
         if self.issuer and token.count(".") == 2:
             return await self._issued(self.issuer, token, hints)
         unknown = "The token is unknown, revoked or expired."
-        raise self._unauthenticated(unknown, {"error": "invalid_token", **hints})
+        raise _unauthenticated(unknown, {"error": "invalid_token", **hints})
 
     async def _issued(self, issuer: Issuer, token: str, hints: Mapping[str, str]) -> Grant:
         try:
             return await issuer.grant(token)
         except Untrusted as error:
             hints = {"error": "invalid_token", "error_description": str(error), **hints}
-            raise self._unauthenticated(f"The token is not accepted: {error}.", hints) from error
+            raise _unauthenticated(f"The token is not accepted: {error}.", hints) from error
         except KeysUnavailable as error:
             raise Refused(
                 "issuer-unreachable",
@@ -72,35 +74,33 @@ class Bearers:
                 [("Retry-After", "10")],
             ) from error
 
-    def _unauthenticated(self, detail: str, parameters: Mapping[str, str]) -> Refused:
-        return Refused("unauthenticated", 401, detail, [challenge(self.realm, parameters)])
 
-
-def require(grant: Grant, scope: str, realm: str, hints: Mapping[str, str] | None = None) -> None:
-    """Raises Refused (insufficient-scope) unless the grant has the scope."""
-    if scope not in grant.scopes:
-        parameters = {"error": "insufficient_scope", "scope": scope, **(hints or {})}
+def require(name: str, scopes: frozenset[str], needed: str) -> None:
+    """Raises Refused (insufficient-scope) unless `scopes`, which are those of the caller `name`, have the one `needed`."""
+    if needed not in scopes:
         raise Refused(
             "insufficient-scope",
             403,
-            f"The token of {grant.name} lacks the scope {scope}.",
-            [challenge(realm, parameters)],
+            f"The token of {name} lacks the scope {needed}.",
+            [_challenge({"error": "insufficient_scope", "scope": needed})],
         )
 
 
-def challenge(realm: str, parameters: Mapping[str, str]) -> tuple[str, str]:
+def _unauthenticated(detail: str, parameters: Mapping[str, str]) -> Refused:
+    return Refused("unauthenticated", 401, detail, [_challenge(parameters)])
+
+
+def _challenge(parameters: Mapping[str, str]) -> tuple[str, str]:
     """A WWW-Authenticate header for bearer tokens; RFC 6750 section 3."""
-    pairs = ", ".join(f'{name}="{value}"' for name, value in {"realm": realm, **parameters}.items())
+    pairs = ", ".join(f'{name}="{value}"' for name, value in {"realm": REALM, **parameters}.items())
     return ("WWW-Authenticate", f"Bearer {pairs}")
 
 
-def bearers(
-    settings: AccessSettings, *, prefix: str, scopes: frozenset[str], realm: str
-) -> Bearers | None:
+def bearers(settings: AccessSettings, *, prefix: str, scopes: Iterable[str]) -> Bearers | None:
     """The bearers that `settings` name; None when they name none, and whoever reaches the port may call.
 
-    `prefix` begins the settings' variables, for messages; `scopes` are those that exist. AccessError when the
-    settings cannot be used.
+    `prefix` begins the settings' variables, for messages; `scopes` are those that operations need. AccessError when
+    the settings cannot be used.
     """
     issuer = None
     issuer_settings = (settings.jwt_issuer, settings.jwt_audience, settings.jwks_url)
@@ -114,5 +114,6 @@ def bearers(
             issuer = Issuer(*issuer_settings, algorithms)
         except AccessError as error:
             raise AccessError(f"{prefix}{error}") from error
-    tokens = TokenFile(Path(settings.tokens_file), scopes) if settings.tokens_file else None
-    return Bearers(tokens, issuer, realm) if tokens or issuer else None
+    known = frozenset({*scopes, METRICS})
+    tokens = TokenFile(Path(settings.tokens_file), known) if settings.tokens_file else None
+    return Bearers(tokens, issuer) if tokens or issuer else None

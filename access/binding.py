@@ -24,16 +24,23 @@ def is_loopback(host: str) -> bool:
     return address.is_loopback
 
 
-def check_binding(host: str, *, protected: bool, setting: str, fix: str) -> None:
+def check(host: str, *, protected: bool, chosen_by: str, prefix: str) -> None:
     """Raises AccessError when `host` is open to others and callers are not `protected` by tokens.
 
-    `setting` names what chose the address, `fix` the variable that protects. A Unix socket, which a path or
+    `chosen_by` says what chose the address; `prefix` begins the settings' variables. A Unix socket, which a path or
     `unix:` names, is open to whom its file's permissions say.
     """
     if protected or host.startswith(("unix:", "/")) or is_loopback(host):
         return
     raise AccessError(
-        f"{setting} {host or 'of every interface'} can be reached from other machines, and anybody there could call."
-        f" Make a token (python -m access.token NAME --scope SCOPE --file FILE) and set {fix}=FILE,"
-        " or listen on 127.0.0.1."
+        f"{chosen_by} {host or 'of every interface'} can be reached from other machines, and anybody there could call."
+        " Make a token (python -m access.token NAME --scope SCOPE --file FILE) and set"
+        f" {prefix}TOKENS_FILE=FILE, or listen on 127.0.0.1"
     )
+
+
+def names(host: str) -> tuple[str, ...]:
+    """What a Host header calls a server that listens on `host`: nothing in particular when that is every interface."""
+    if host in ANY or host.startswith(("unix:", "/")):
+        return ()
+    return (f"[{host.strip('[]')}]" if ":" in host else host,)

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from .refusals import Refused
+from .refusals import AccessError, Refused
 
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -22,6 +22,7 @@ EXPOSED = "X-Request-ID, Retry-After, RateLimit, RateLimit-Policy, Idempotency-R
 Headers = list[tuple[bytes, bytes]]
 
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_-][a-z0-9._-]*)(?::([0-9]{1,5}))?")
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")  # RFC 3986 section 3.1
 _TOKENS = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~, -]{1,500}")
 
 
@@ -46,6 +47,21 @@ class Door:
     hosts_setting: str
     origins_setting: str
 
+    def check(self, *, protected: bool) -> None:
+        """Raises AccessError for an entry that could never match, or would let in too much.
+
+        `*` as a host needs callers `protected` by tokens: a page that rebinds its name cannot send them.
+        """
+        for entry in self.hosts:
+            if entry == "*" and not protected:
+                raise AccessError(f"{self.hosts_setting}: * needs tokens; list the names instead")
+            if entry != "*" and not split_host(entry.removesuffix(":*"))[0]:
+                raise AccessError(f"{self.hosts_setting}: {entry!r} is no NAME or NAME:PORT")
+        for entry in self.origins:
+            scheme, _, host = entry.removesuffix(":*").partition("://")
+            if not (_SCHEME.fullmatch(scheme) and split_host(host)[0] and host == host.lower()):
+                raise AccessError(f"{self.origins_setting}: {entry!r} is no SCHEME://HOST[:PORT]")
+
     def admit(self, scope: Any) -> Headers:
         """The headers that the answer to this ASGI request must carry; raises Refused when it may not come in."""
         headers = _headers(scope)
@@ -58,12 +74,12 @@ class Door:
         exposed = [(b"access-control-expose-headers", EXPOSED.encode())] if origin else []
         return [*allowed, *exposed, (b"vary", b"Origin")]
 
-    def preflight(self, scope: Any) -> Headers | None:
-        """The headers, beside those of `admit`, that answer an admitted preflight; None when it is none."""
+    def preflight(self, scope: Any) -> Headers:
+        """The headers, beside those of `admit`, that answer a listed page's preflight; none for other requests."""
         headers = _headers(scope)
         method = _one(headers, "access-control-request-method")
-        if scope["method"] != "OPTIONS" or not method or not headers.get("origin"):
-            return None
+        if not (scope["method"] == "OPTIONS" and method and self.origins):
+            return []
         asked = {"methods": method, "headers": _one(headers, "access-control-request-headers")}
         allowed = {name: text for name, text in asked.items() if text and _TOKENS.fullmatch(text)}
         return [

@@ -33,7 +33,11 @@ class Rates:
         except ValueError as error:
             raise AccessError(f"{limits[:60]!r} is no limit such as 100/minute") from error
         shared = store.startswith(("redis://", "rediss://"))
-        options = {"implementation": "redispy", "socket_timeout": 1.0} if shared else {}
+        options: dict[str, str | float] = (
+            {"implementation": "redispy", "socket_timeout": 1.0, "socket_connect_timeout": 1.0}
+            if shared
+            else {}
+        )
         try:
             storage = storage_from_string(
                 f"async+{store}" if shared else "async+memory://", wrap_exceptions=True, **options

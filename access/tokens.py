@@ -31,7 +31,7 @@ LOOK_EVERY = 1.0
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")  # RFC 6749 section 3.3
-_MEMBERS = {"name", "sha256", "scopes", "expires"}
+_REQUIRED = {"name", "sha256", "scopes"}
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def _entry(text: str, known: frozenset[str] | None) -> Entry:
         raise AccessError("it is not a JSON object") from error
     if not isinstance(members, dict):
         raise AccessError("it is not a JSON object")
-    if faults := sorted(members.keys() ^ _MEMBERS - {"expires"} - ({"expires"} & members.keys())):
+    if faults := sorted((members.keys() - {"expires"}) ^ _REQUIRED):
         raise AccessError(f"{faults[0]} is {'unknown' if faults[0] in members else 'missing'}")
     if not (isinstance(members["name"], str) and NAME.fullmatch(members["name"])):
         raise AccessError("name must be 1 to 64 letters, digits and . _ -")

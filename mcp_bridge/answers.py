@@ -9,13 +9,15 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic_core import to_json
+
 from mcp_bridge.calls import RestCall, dotted
 from mcp_bridge.tools import KEY, NOTE, CallableTool
 
 _SAID_LIMIT = 500
 _REPEAT = (
-    "This is the result of an earlier call with the same idempotency key; nothing was done again."
-    f" To do it once more on purpose, call with another {KEY}, any new text."
+    "This is the result of an earlier call with the same idempotency key, as it was then; nothing"
+    f" was done again. To do it once more on purpose, call with an {KEY} that was never used."
 )
 _CALLERS_FAULT = "The arguments need a change."
 _NOT_CALLERS_FAULT = "The arguments are not at fault."
@@ -25,7 +27,7 @@ _ADVICE = {
     402: "It has to be paid for first; only the gateway's operator can help.",
     403: "The bridge's own token does not allow it; only the gateway's operator can help.",
     404: "Check the ids in the arguments.",
-    409: "The present state does not allow it; look at that first.",
+    409: "It conflicts with the present state.",
     413: "Send less in one call.",
     429: "It is the number of calls that is limited.",
 }
@@ -37,24 +39,23 @@ def success(
     """The result for a 2xx answer, its JSON of about `limit` characters at most.
 
     A first member `_note` says that this is a repeat, or what was left out and how to get it.
-    ValueError when `content` is not JSON.
+    ValueError when `content` is not JSON, or nested too deeply to be passed on.
     """
     data = json.loads(content, parse_constant=_refuse) if content.strip() else None
     result = data if isinstance(data, dict) else {"result": data}
     notes = [_REPEAT] if headers.get("Idempotency-Replayed", "").lower() == "true" else []
     if "Gateway-Warning" in headers:
         notes.append(f"The gateway warns: {headers['Gateway-Warning']}.")
-    text = compact(result)
-    if len(text) > limit:
+    if len(compact(result)) > limit:
         cuts: list[str] = []
         result = shorten(result, limit, "", cuts)
         notes += [f"Shortened: {'; '.join(cuts)}.", tool.declared.shortened]
         notes += [f"The REST service gives the whole answer: {call.method} {call.target}"]
     if notes:
         result = {NOTE: " ".join(filter(None, notes)), **result}
-        text = compact(result)
+    result = _sendable(result)
     return {
-        "content": [{"type": "text", "text": text}],
+        "content": [{"type": "text", "text": compact(result)}],
         "structuredContent": result,
         "isError": False,
         "resultType": "complete",
@@ -64,7 +65,7 @@ def success(
 def failure(sentence: str) -> dict[str, Any]:
     """A result that tells the model what went wrong, and nothing else."""
     return {
-        "content": [{"type": "text", "text": sentence}],
+        "content": [{"type": "text", "text": _encodable(sentence)}],
         "isError": True,
         "resultType": "complete",
     }
@@ -88,7 +89,7 @@ def failed(
     """
     problem = _problem(content) or {
         "title": "the REST service's answer is no problem document",
-        "retryable": status >= 500 and tool.operation.safe,
+        "retryable": status == 429 or (status >= 500 and tool.operation.safe),
     }
     upstream = problem.get("upstream_status")
     worst = min(status, upstream) if isinstance(upstream, int) else status
@@ -98,7 +99,7 @@ def failed(
         _faults(problem) or _ended(problem.get("detail")),
         _said(problem),
         f"(HTTP {status} from the gateway{asked}.)",
-        _ADVICE.get(status) or (_CALLERS_FAULT if status < 500 else _NOT_CALLERS_FAULT),
+        _ADVICE.get(status) or (_CALLERS_FAULT if 400 <= status < 500 else _NOT_CALLERS_FAULT),
         _repeat(tool, problem, worst < 500, headers, checks),
         f"Request id: {problem['request_id']}." if "request_id" in problem else "",
     ]
@@ -165,6 +166,21 @@ def _shorten_list(value: list[Any], budget: int, place: str, cuts: list[str]) ->
     return kept
 
 
+def _sendable(result: dict[str, Any]) -> dict[str, Any]:
+    """`result` as the SDK can write it: it does that when all else is done, and fails a call then."""
+    try:
+        to_json([[result]])  # two levels are what is around it in a message
+    except ValueError:
+        result = json.loads(_encodable(compact(result)))
+        to_json([[result]])
+    return result
+
+
+def _encodable(text: str) -> str:
+    """`text` with a question mark for each half of a surrogate pair, which JSON can spell and UTF-8 cannot."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def _refuse(constant: str) -> Any:
     raise ValueError(f"{constant} is not JSON")
 
@@ -181,7 +197,7 @@ def _faults(problem: Mapping[str, Any]) -> str:
     """The faults with their places as arguments: /body/x/0 is x.0."""
     faults = [error for error in problem.get("errors") or [] if isinstance(error, dict)]
     return " ".join(
-        f"{dotted(str(fault.get('pointer'))).partition('.')[2]} {_ended(fault.get('detail'))}"
+        f"{dotted(str(fault.get('pointer'))).partition('.')[2]} {_ended(fault.get('detail'))}".strip()
         for fault in faults
     )
 

@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from mcp_bridge.tools import KEY, KEY_HEADER, Argument, CallableTool
+from openapi.checks import UNREADABLE
 from openapi.contract import Schema
 
 
@@ -42,7 +43,13 @@ def rest_call(tool: CallableTool, given: Mapping[str, Any], caller: str) -> Rest
 
     `caller` tells callers apart: the same arguments from two of them are not a repeat.
     """
-    arguments = plain(tool, given)
+    try:
+        return _request(tool, plain(tool, given), caller)
+    except (UnicodeEncodeError, RecursionError) as error:
+        raise BadArguments([f"what is given {UNREADABLE}"]) from error
+
+
+def _request(tool: CallableTool, arguments: Mapping[str, Any], caller: str) -> RestCall:
     path = tool.operation.path
     query: list[tuple[str, str]] = []
     headers = {"Accept": "application/json"}
@@ -95,10 +102,11 @@ def _unwrapped(tool: CallableTool, given: Mapping[str, Any]) -> tuple[dict[str, 
 
 
 def _left_out(argument: Argument | None, value: Any) -> bool:
-    """True for a null that says nothing but that the argument was left out."""
-    if value is not None or argument is None or argument.required:
-        return False
-    return argument.location != "member" or not argument.schema.get("nullable")
+    """True for a null where none is advertised: it says that the argument was left out.
+
+    Sent, it would make a repeat of a call look like another call, which acts a second time.
+    """
+    return value is None and argument is not None and not argument.required
 
 
 def _read(schema: Schema, value: Any) -> Any:

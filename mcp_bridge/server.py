@@ -108,7 +108,9 @@ class Bridge:
         except Exception:  # the outermost edge: the SDK tells older clients an exception's text
             log.exception("%s broke in the bridge, request %s", params.name, request_id)
             result = unanswered(
-                tool, f"was asked, but the bridge broke (its log: {request_id})", self.checks
+                tool,
+                f"may have been asked when the bridge broke (its log: {request_id})",
+                self.checks,
             )
         self._tell(context, tool, result, request_id, time.monotonic() - started)
         return result
@@ -177,7 +179,7 @@ class Bridge:
         try:
             return success(tool, call, answer.headers, answer.content, self.settings.result_limit)
         except (ValueError, RecursionError):
-            return unanswered(tool, "answered with something that is not JSON", self.checks)
+            return unanswered(tool, "answered with what cannot be passed on", self.checks)
 
 
 def _caller(context: Context) -> str:

@@ -23,9 +23,9 @@ _KEY_SCHEMA: Schema = {
     "type": "string",
     "pattern": "^[!-~]{1,255}$",
     "description": (
-        "Optional name for this one action: calls with the same key act once, and a repeat gets"
-        " the first result. Left out, it is made from the other arguments; give a new one to do"
-        " the same thing again on purpose."
+        "Optional name for this one action, without spaces: calls with the same key act once, and"
+        " a repeat gets the first result. Left out, it is made from the other arguments; give a"
+        " new one to do the same thing again on purpose."
     ),
 }
 _NOTE_SCHEMA: Schema = {

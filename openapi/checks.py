@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import islice
@@ -14,6 +15,7 @@ from .contract import Schema
 from .dialect import to_json_schema
 
 MAX_FAULTS = 50
+UNREADABLE = "is nested too deeply or is no valid Unicode"
 _NEAR = 0.75
 
 
@@ -39,7 +41,7 @@ class Check:
         if self._validator.is_valid(value):
             return []
         found: dict[str, Fault] = {}
-        for error in self._validator.iter_errors(value):
+        for error in self._errors(value):
             fault = _fault(error, at)
             if (
                 fault.pointer not in found or error.kind.name == "format"
@@ -47,7 +49,12 @@ class Check:
                 found[fault.pointer] = fault
             if len(found) > MAX_FAULTS:
                 break
-        return list(found.values())
+        return list(found.values()) or [Fault(at, UNREADABLE)]
+
+    def _errors(self, value: Any) -> Iterator[ValidationError]:
+        """What the validator finds, up to the first fault in a value that it cannot show: of more than 255 levels, for one."""
+        with suppress(ValueError):
+            yield from self._validator.iter_errors(value)
 
     def misspelt(self, value: Any, at: str = "") -> tuple[list[Fault], list[str]]:
         """Members of `value` that the schema does not name, as (faults, pointers).

@@ -8,7 +8,8 @@ own extensions are read here and nowhere else:
   scopes that reading and writing need);
 * operation `x-naftiko`: upstream `method` and `path`, optionally `names` (caller's name -> upstream's name, where
   they differ) and `constants` (inputs that are always sent);
-* operation `x-mcp-tool`: the operation's tool; root `x-mcp-server`: the server that offers the tools.
+* operation `x-mcp-tool`: the operation's tool; root `x-mcp-server`: the server that offers the tools;
+* parameter `x-gateway` true: for the gateway itself, which reads it by its name; no input of the operation's.
 """
 
 from __future__ import annotations
@@ -274,7 +275,9 @@ def _operation(
         summary=declared.get("summary", ""),
         description=declared.get("description", ""),
         parameters=tuple(
-            _parameter(parameter, names) for parameter in [*shared, *declared.get("parameters", [])]
+            _parameter(parameter, names)
+            for parameter in [*shared, *declared.get("parameters", [])]
+            if not parameter.get("x-gateway")
         ),
         body=_body(declared["requestBody"]) if "requestBody" in declared else None,
         response_schema=_json_content(declared["responses"].get("200", {})),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from types import TracebackType
 from typing import Any
 
 from openapi.contract import Operation
 from telemetry import metrics, spans, traces
+from telemetry.batches import later
 
 from .context import current
 from .errors import Problem
@@ -42,14 +44,17 @@ class UpstreamCall:
         if self.own:
             self.own.upstream_status = self.status
             self.own.upstream_seconds += seconds
+        later(partial(self._tell, seconds, time.time()))
+
+    def _tell(self, seconds: float, ended: float) -> None:
         status = str(self.status) if 100 <= self.status < 600 else ""
         _duration(self.operation, self.address, status, self.error).observe(seconds)
         if self.status == 429:
             metrics.upstream_ratelimited.inc()
         if exporter := spans.exporter():
-            self._export(exporter, seconds)
+            self._export(exporter, seconds, ended)
 
-    def _export(self, exporter: spans.Spans, seconds: float) -> None:
+    def _export(self, exporter: spans.Spans, seconds: float, ended: float) -> None:
         operation = self.operation
         attributes: spans.Attributes = {
             "http.request.method": operation.upstream_method,
@@ -61,8 +66,7 @@ class UpstreamCall:
         if self.error or self.status >= 400:
             attributes["error.type"] = self.error or str(self.status)
         name = f"{operation.upstream_method} {operation.upstream_path}"
-        begun = time.time() - seconds
-        exporter.record(self.trace, "client", name, begun, seconds, attributes)
+        exporter.record(self.trace, "client", name, ended - seconds, seconds, attributes)
 
 
 _durations: dict[tuple[str, str, str, str], Any] = {}

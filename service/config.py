@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import partial
 from ipaddress import ip_address
@@ -17,6 +17,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
+from access import binding
+from access.bearer import Bearers, bearers
+from access.guard import LOOPBACK, Door
+from access.rates import Rates
+from access.refusals import AccessError
 from openapi.contract import DEFAULT_DOCUMENT, Contract, ContractError, load
 from telemetry import logs, spans
 
@@ -96,6 +101,35 @@ class Settings:
     trace_upstream: bool = setting(
         "GATEWAY_TRACE_UPSTREAM", True, "Continue the caller's trace upstream by a traceparent header"
     )
+    tokens_file: str = setting(
+        "GATEWAY_TOKENS_FILE",
+        "",
+        "File of the callers' tokens, made by `python -m service token`; read again when it changes",
+    )
+    jwt_issuer: str = setting("GATEWAY_JWT_ISSUER", "", "Issuer (iss) whose JWTs are accepted too")
+    jwt_audience: str = setting(
+        "GATEWAY_JWT_AUDIENCE", "", "Audience (aud) that such a JWT must name"
+    )
+    jwks_url: str = setting("GATEWAY_JWKS_URL", "", "Where the issuer's public keys are (JWKS)")
+    jwt_algorithms: str = setting(
+        "GATEWAY_JWT_ALGORITHMS", "RS256,ES256", "Signature algorithms that are accepted"
+    )
+    allowed_hosts: str = setting(
+        "GATEWAY_ALLOWED_HOSTS",
+        "",
+        "Names, beside loopback's, that a Host header may have: NAME or NAME:PORT; *: any, with tokens",
+    )
+    allowed_origins: str = setting(
+        "GATEWAY_ALLOWED_ORIGINS", "", "Web pages that may call: SCHEME://HOST[:PORT]; empty: none"
+    )
+    rate_limit: str = setting(
+        "GATEWAY_RATE_LIMIT", "", "How often one caller may call, say 100/minute; empty: no limit"
+    )
+    docs: str = setting(
+        "GATEWAY_DOCS",
+        "auto",
+        "Who sees /docs and the document: on (everybody), off (callers with a token), or auto: on when listening on loopback",
+    )
     workers: int = setting("WEB_CONCURRENCY", 0, "Worker processes; 0: one per core")
 
     tracing: str = ""
@@ -132,12 +166,40 @@ class Settings:
         _check_times(settings)
         _check_logging(settings)
         _check_base_url(settings.base_url)
+        _check_access(settings)
         return settings
 
     @property
     def base_url(self) -> str:
         """Where upstream paths are appended: without a trailing slash."""
         return (self.upstream_url or self.contract.base_url).rstrip("/")
+
+    @property
+    def protected(self) -> bool:
+        """True when callers need tokens."""
+        return bool(self.tokens_file or self.jwt_issuer)
+
+    @property
+    def docs_open(self) -> bool:
+        """True when everybody may see the pages for people."""
+        return self.docs == "on" or (self.docs == "auto" and binding.is_loopback(self.host))
+
+    def bearers(self) -> Bearers | None:
+        """Who has tokens; None when callers need none. AccessError when token file or issuer cannot be used."""
+        return bearers(self, prefix="GATEWAY_", scopes=self.contract.scopes.values())
+
+    def rates(self) -> Rates | None:
+        """How often one may call; None for any number. AccessError when the limit cannot be read."""
+        return Rates(self.rate_limit, self.store) if self.rate_limit else None
+
+    def door(self) -> Door:
+        """Which hosts and web pages requests may come from."""
+        return Door(
+            hosts=(*LOOPBACK, *binding.names(self.host), *_listed(self.allowed_hosts)),
+            origins=_listed(self.allowed_origins),
+            hosts_setting="GATEWAY_ALLOWED_HOSTS",
+            origins_setting="GATEWAY_ALLOWED_ORIGINS",
+        )
 
 
 @dataclass(frozen=True)
@@ -191,6 +253,18 @@ def settings_or_exit() -> Settings:
         return Settings.from_env()
     except SettingsError as error:
         refuse_start(str(error))
+
+
+def check_listening(addresses: Iterable[Any], settings: Settings) -> None:
+    """Exits with 2 when one of the sockets' addresses, wherever it was chosen, is open to others without tokens."""
+    for address in addresses:
+        if isinstance(address, tuple):  # others are paths of Unix sockets
+            try:
+                binding.check(
+                    address[0], protected=settings.protected, chosen_by="the address", prefix="GATEWAY_"
+                )
+            except AccessError as error:
+                refuse_start(str(error))
 
 
 def refuse_start(message: str) -> NoReturn:
@@ -251,6 +325,27 @@ def _check_logging(settings: Settings) -> None:
     ):
         if value not in known:
             raise SettingsError(f"{name} must be one of {', '.join(known)}, not {value[:40]!r}")
+
+
+def _check_access(settings: Settings) -> None:
+    if settings.docs not in ("on", "off", "auto"):
+        raise SettingsError(f"GATEWAY_DOCS must be on, off or auto, not {settings.docs[:40]!r}")
+    try:
+        settings.door().check(protected=settings.protected)
+        settings.bearers()
+        settings.rates()
+        binding.check(
+            settings.host,
+            protected=settings.protected,
+            chosen_by="GATEWAY_HOST",
+            prefix="GATEWAY_",
+        )
+    except AccessError as error:
+        raise SettingsError(str(error)) from error
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def _check_base_url(url: str) -> None:

@@ -11,6 +11,7 @@ import msgspec
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from access.refusals import Refused
 from openapi.checks import MAX_FAULTS, Fault
 from openapi.contract import Contract
 
@@ -37,6 +38,44 @@ class Kind:
 
 # Two kinds keep the upstream's own status; the one here is an example (see Problem.status).
 PROBLEMS: dict[str, Kind] = {
+    "misdirected-request": Kind(
+        421,
+        "gateway",
+        "The gateway is not called by this name",
+        "Use a Host that the gateway knows, or have GATEWAY_ALLOWED_HOSTS extended.",
+    ),
+    "cross-origin": Kind(
+        403,
+        "gateway",
+        "A foreign web page must not call",
+        "Call from a program, or have GATEWAY_ALLOWED_ORIGINS extended.",
+    ),
+    "unauthenticated": Kind(
+        401,
+        "gateway",
+        "A good token is needed",
+        "Send Authorization: Bearer with a token of this gateway; its operator makes them.",
+    ),
+    "insufficient-scope": Kind(
+        403,
+        "gateway",
+        "The token does not allow this",
+        "Use a token with the scope that detail names.",
+    ),
+    "too-many-requests": Kind(
+        429,
+        "gateway",
+        "The caller calls too often",
+        "Repeat after Retry-After seconds; nothing was sent upstream.",
+        True,
+    ),
+    "issuer-unreachable": Kind(
+        503,
+        "gateway",
+        "The token cannot be checked now",
+        "Repeat after Retry-After seconds; nothing was sent upstream.",
+        True,
+    ),
     "malformed-request": Kind(
         400,
         "gateway",
@@ -215,7 +254,12 @@ def _summary(faults: Sequence[Fault]) -> str:
 
 
 def _own_headers(own: Context) -> list[tuple[bytes, bytes]]:
-    headers = [(b"x-request-id", own.request_id.encode()), (b"x-content-type-options", b"nosniff")]
+    headers = [
+        (b"x-request-id", own.request_id.encode()),
+        (b"x-content-type-options", b"nosniff"),
+        (b"cross-origin-resource-policy", b"same-origin"),
+        *own.headers,
+    ]
     return [*headers, (b"gateway-warning", own.warning.encode())] if own.warning else headers
 
 
@@ -253,6 +297,8 @@ class Problems:
     def _problem(self, error: Exception, scope: Scope) -> Problem:
         if isinstance(error, Problem):
             return error
+        if isinstance(error, Refused):
+            return Problem(error.slug, error.detail, status=error.status, headers=error.headers)
         if isinstance(error, HTTPException) and error.status_code == 404:
             return Problem("not-found", "The paths that this gateway answers are in /openapi.json.")
         if isinstance(error, HTTPException) and error.status_code == 405:

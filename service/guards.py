@@ -7,25 +7,31 @@ import re
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from access.guard import Door
 from openapi.contract import Contract
 
+from .callers import PROBES
+from .context import context
 from .errors import Problem
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\ufffd]")
 
 
 class Guards:
-    """ASGI: refuses broken paths, answers OPTIONS, never redirects."""
+    """ASGI: refuses foreign web pages and broken paths, answers OPTIONS, never redirects."""
 
-    def __init__(self, app: ASGIApp, *, contract: Contract) -> None:
+    def __init__(self, app: ASGIApp, *, contract: Contract, door: Door) -> None:
         self.app = app
         self.contract = contract
+        self.door = door
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         path = scope["path"]
+        if path not in PROBES:  # probers name any host, and learn nothing here
+            context(scope).headers += self.door.admit(scope)
         if _CONTROL.search(path):
             raise Problem("malformed-request", "The path has control characters or is not UTF-8.")
         if path.endswith("/") and path != "/":
@@ -33,7 +39,7 @@ class Guards:
                 404
             )  # the router would redirect, which drops a POST's body on the way
         if scope["method"] == "OPTIONS" and (allowed := self.contract.allowed_methods(path)):
-            headers = [(b"allow", ", ".join(allowed).encode())]
+            headers = [(b"allow", ", ".join(allowed).encode()), *self.door.preflight(scope)]
             await send({"type": "http.response.start", "status": 204, "headers": headers})
             await send({"type": "http.response.body"})
             return

@@ -123,7 +123,7 @@ class Idempotency:
         recovery = call.recovery
         reserve = self.reserve if recovery and recovery.repeatable else 0
         try:
-            return self.upstream.send(call.request, call.exchange, call.left - reserve)
+            return self._sent(call, call.request, call.left - reserve)
         except Problem as problem:
             if recovery is None or not problem.outcome_unknown:
                 raise
@@ -215,7 +215,9 @@ class Idempotency:
     def _sent(self, call: Call, request: UpstreamRequest, limit: float) -> Answer:
         """The upstream's answer; Problem also for a success that does not say what came of it."""
         answer = self.upstream.send(request, call.exchange, limit)
-        if call.recovery and not call.recovery.recognises(answer):
+        # Without a key nothing is kept: whatever came whole passes.
+        understood = call.recovery.recognises if call.recovery and call.request.key else _is_object
+        if call.recovery and not understood(answer):
             raise Problem(
                 "upstream-bad-response",
                 "The upstream's success does not say what came of it.",
@@ -312,6 +314,14 @@ class Idempotency:
         return now + max(self.limits.expiry, least)
 
 
+def _is_object(answer: Answer) -> bool:
+    try:
+        msgspec.json.decode(answer.body, type=dict[str, Raw])
+    except (msgspec.MsgspecError, RecursionError):
+        return False
+    return True
+
+
 def _changed(record: Record, **changes: object) -> Record:
     return msgspec.structs.replace(record, **changes)
 
@@ -371,7 +381,7 @@ def _pieces(body: bytes | bytearray) -> Iterator[bytes | bytearray]:
     for name in sorted(members):
         yield msgspec.json.encode(name)
         member = members[name]
-        if memoryview(member)[:1] == b"[":
+        if memoryview(member)[0] == 0x5B:  # an array
             yield b"["
             yield from map(_canonical, msgspec.json.decode(member, type=list[Raw]))
             yield b"]"

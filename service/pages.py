@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import yaml
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route, Router
@@ -24,6 +25,7 @@ from telemetry import metrics
 from .errors import DOCUMENTATION, PROBLEMS
 from .idempotency import Idempotency
 from .key import Key
+from .security import with_tokens
 
 _CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self';"
@@ -82,22 +84,33 @@ class Pages:
         {"/", "/docs", "/openapi.json", "/openapi.yaml", "/livez", "/readyz", "/metrics", DOCUMENTATION}
     )
 
-    def __init__(self, app: ASGIApp, *, contract: Contract, readiness: Readiness) -> None:
+    def __init__(
+        self, app: ASGIApp, *, contract: Contract, readiness: Readiness, tokens: bool = False
+    ) -> None:
+        """`tokens`: callers need some, and the document says so."""
         self.app = app
-        self.router = Router(_routes(contract, readiness), redirect_slashes=False)
+        self.router = Router(_routes(contract, readiness, tokens), redirect_slashes=False)
+
+    @classmethod
+    def answers(cls, path: str) -> bool:
+        """True for the path of a page."""
+        return path in cls.PATHS or path.startswith("/docs/")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope.get("path", "")
-        if scope["type"] == "http" and (path in self.PATHS or path.startswith("/docs/")):
+        if scope["type"] == "http" and self.answers(scope["path"]):
             await self.router(scope, receive, send)
         else:
             await self.app(scope, receive, send)
 
 
-def _routes(contract: Contract, readiness: Readiness) -> list[Route | Mount]:
+def _routes(contract: Contract, readiness: Readiness, tokens: bool) -> list[Route | Mount]:
     source = Path(contract.source)
     document = source.read_text(encoding="utf-8")
-    published = json.dumps(read_document(source), default=str)  # YAML dates as text
+    served = read_document(source)
+    if tokens:
+        served = with_tokens(served, contract)
+        document = yaml.safe_dump(served, sort_keys=False, allow_unicode=True)
+    published = json.dumps(served, default=str)  # YAML dates as text
     html = _HTML.format(title=contract.title)
     return [
         Route("/", _redirect),

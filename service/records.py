@@ -6,12 +6,14 @@ import asyncio
 import logging
 import re
 import time
+from functools import partial
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from openapi.contract import Contract
 from telemetry import audit, logs, metrics, spans
+from telemetry.batches import later
 
 from .config import Settings, refuse_start
 from .context import Context, current, open_context
@@ -24,7 +26,7 @@ LEFT = 499
 PROBES = frozenset({"/livez", "/readyz", "/healthz", "/metrics"})
 """Pages whose requests are logged at level debug."""
 
-SHED = {"overloaded": "queue-full"}
+SHED = {"overloaded": "queue-full", "too-many-requests": "rate-limit"}
 """Kinds of problem by which a request is turned away unserved, with the reason as the metric names it."""
 
 # RFC 9209 section 2.3: why there is no answer whose status could be named.
@@ -101,22 +103,22 @@ class Records:
                 own.size += len(body)
             await send(message)
 
-        metrics.inflight.inc()
+        later(metrics.inflight.inc)
         try:
             await self.app(scope, receive, recorded)
         except asyncio.CancelledError:
             self._left(own, scope, begun)
             raise
         except BaseException:
-            self._tell(own, scope, begun)
+            self._finish(own, scope, begun)
             raise
-        self._tell(own, scope, begun)
+        self._finish(own, scope, begun)
 
     def _left(self, own: Context, scope: Scope, begun: float) -> None:
         """Tells what became of a request whose client left: when the handler is through with it, not before."""
         own.status = own.status or LEFT
         if own.call is None or own.call.done():
-            self._tell(own, scope, begun)
+            self._finish(own, scope, begun)
             return
 
         def finished(call: asyncio.Future[Any]) -> None:
@@ -125,9 +127,16 @@ class Records:
                 own.problem = error
             elif not call.cancelled() and error is None:
                 own.body = call.result()[2]
-            self._tell(own, scope, begun)
+            self._finish(own, scope, begun)
 
         own.call.add_done_callback(finished)
+
+    def _finish(self, own: Context, scope: Scope, begun: float) -> None:
+        """Has the request told of soon; an idle connection keeps its last context, so nothing large stays in it."""
+        own.call = None
+        if own.operation not in self.changing:
+            own.body = b""
+        later(partial(self._tell, own, scope, time.perf_counter() - begun, time.time()))
 
     def _headers(self, own: Context, begun: float) -> list[tuple[bytes, bytes]]:
         headers = []
@@ -147,19 +156,18 @@ class Records:
             return f"{self.product}; received-status={problem.upstream_status}"
         return f"{self.product}; error={PROXY_ERRORS.get(cause.slug, 'http_response_incomplete')}"
 
-    def _tell(self, own: Context, scope: Scope, begun: float) -> None:
-        seconds = time.perf_counter() - begun
+    def _tell(self, own: Context, scope: Scope, seconds: float, ended: float) -> None:
         method = metrics.method_label(scope["method"])
         route = self.routes.get(own.operation) or _page_route(scope["path"])
         self._count(own, (method, route, own.status), seconds)
         fields = self._fields(own, scope, method, route, seconds)
         level = logging.DEBUG if route in PROBES else logging.INFO
-        logs.event(log, level, f"{method} {route or '(no route)'} {own.status}", fields)
+        logs.event(log, level, f"{method} {route or '(no route)'} {own.status}", fields, ended)
         if own.operation in self.changing:
-            audit.entry(f"{own.operation} {fields['outcome']}", _audited(own, scope, fields))
+            audit.entry(f"{own.operation} {fields['outcome']}", _audited(own, scope, fields), ended)
+            own.body = b""
         if self.tracing:
-            self._export(own, method, route, seconds)
-        own.body, own.call = b"", None  # an idle connection keeps its last context
+            self._export(own, method, route, seconds, ended)
 
     def _count(self, own: Context, key: tuple[str, str, int], seconds: float) -> None:
         metrics.inflight.dec()
@@ -208,7 +216,7 @@ class Records:
         if exporter := spans.exporter():
             own.trace = exporter.decide(own.trace)
 
-    def _export(self, own: Context, method: str, route: str, seconds: float) -> None:
+    def _export(self, own: Context, method: str, route: str, seconds: float, ended: float) -> None:
         attributes: spans.Attributes = {
             "http.request.method": method,
             "http.response.status_code": own.status,
@@ -220,7 +228,7 @@ class Records:
             attributes["error.type"] = own.problem.slug if own.problem else str(own.status)
         if exporter := spans.exporter():
             name = f"{method} {route}".strip()
-            exporter.record(own.trace, "server", name, time.time() - seconds, seconds, attributes)
+            exporter.record(own.trace, "server", name, ended - seconds, seconds, attributes)
 
 
 def _audited(own: Context, scope: Scope, fields: dict[str, Any]) -> dict[str, Any]:

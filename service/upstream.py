@@ -10,7 +10,6 @@ import contextlib
 import ssl
 import time
 from collections.abc import Mapping
-from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,6 +17,7 @@ import certifi
 import msgspec
 import requests
 from requests.adapters import HTTPAdapter
+from requests.structures import CaseInsensitiveDict
 from urllib3.exceptions import HTTPError
 
 from .calls import UpstreamCall
@@ -34,7 +34,7 @@ _CHUNK = 1 << 20
 
 
 class Upstream:
-    """The API behind the gateway, as a pooled `requests` session, and one for unsafe requests that opens a connection for each."""
+    """The API behind the gateway: over kept connections for safe requests, over a new one for each other."""
 
     def __init__(self, settings: Settings, key: Key) -> None:
         contract = settings.contract
@@ -46,19 +46,11 @@ class Upstream:
         self.passed_headers = contract.answer_headers
         self.trace = settings.trace_upstream
         self.address = urlsplit(self.base_url).hostname or ""
-        self.session, self.fresh = _sessions(settings)
-        self.templates = {
-            operation.id: requests.Request(
-                operation.upstream_method,
-                self.base_url,
-                headers={
-                    "User-Agent": f"{contract.product}/{contract.version}",
-                    "Accept": "application/json",
-                    "Accept-Encoding": "identity",
-                    **({} if operation.safe else {"Connection": "close"}),
-                },
-            ).prepare()
-            for operation in contract.operations.values()
+        self.kept, self.fresh = _adapters(settings)
+        self.headers = {
+            "User-Agent": f"{contract.product}/{contract.version}",
+            "Accept": "application/json",
+            "Accept-Encoding": "identity",
         }
         self.watch = Watch()
 
@@ -128,10 +120,8 @@ class Upstream:
         prepared = self._prepare(request, credentials, call.headers if self.trace else {})
         exchange.begin()
         try:
-            session = self.session if request.operation.safe else self.fresh
-            response = session.send(
-                prepared, stream=True, allow_redirects=False, timeout=self.timeouts
-            )
+            adapter = self.kept if request.operation.safe else self.fresh
+            response = adapter.send(prepared, stream=True, timeout=self.timeouts)
         except requests.RequestException as error:
             raise NothingReceived(isinstance(error, requests.ReadTimeout)) from error
         finally:
@@ -152,16 +142,25 @@ class Upstream:
     def _prepare(
         self, request: UpstreamRequest, credentials: Credentials, trace: Mapping[str, str]
     ) -> requests.PreparedRequest:
-        prepared = self.templates[request.operation.id].copy()
-        joint = "&" if "?" in request.target else "?"
-        # Set past requests' own URL handling, which would resolve dots and decode what was encoded on purpose.
-        query = joint + credentials.query if credentials.query else ""
-        prepared.url = f"{self.base_url}{request.target}{query}"
-        prepared.headers.update({**request.headers, **trace, **credentials.headers})
+        headers = {**self.headers, **trace, **request.headers, **credentials.headers}
+        if not request.operation.safe:
+            headers["Connection"] = "close"
         if request.body is not None:
-            prepared.body = request.body  # type: ignore[assignment]
-            prepared.headers["Content-Type"] = "application/json"
-            prepared.headers["Content-Length"] = str(len(request.body))
+            headers["Content-Type"] = "application/json"
+            headers["Content-Length"] = str(len(request.body))
+        elif request.operation.upstream_method not in ("GET", "HEAD"):
+            headers["Content-Length"] = "0"
+        query = (
+            f"{'&' if '?' in request.target else '?'}{credentials.query}"
+            if credentials.query
+            else ""
+        )
+        prepared = requests.PreparedRequest()
+        prepared.method = request.operation.upstream_method
+        # Set past requests' own URL handling, which would resolve dots and decode what was encoded on purpose.
+        prepared.url = f"{self.base_url}{request.target}{query}"
+        prepared.headers = CaseInsensitiveDict(headers)
+        prepared.body = request.body  # type: ignore[assignment]
         return prepared
 
     def _read(self, request: UpstreamRequest, response: requests.Response) -> bytes:
@@ -246,21 +245,10 @@ def _too_large(limit: int) -> Problem:
     )
 
 
-def _sessions(settings: Settings) -> tuple[requests.Session, requests.Session]:
-    """One session that keeps its connections, one that does not; making their TLS context costs 20 ms, so they share it."""
+def _adapters(settings: Settings) -> tuple[_Adapter, _Adapter]:
+    """One that keeps its connections, one that does not; making their TLS context costs 20 ms, so they share it."""
     context = ssl.create_default_context(cafile=settings.ca_file or certifi.where())
-    kept, fresh = (_Adapter(settings.threads, context, pools) for pools in (POOLS, FRESH))
-    return _session(kept), _session(fresh)
-
-
-def _session(adapter: HTTPAdapter) -> requests.Session:
-    session = requests.Session()
-    # A .netrc entry would replace our Authorization, a proxy variable would see the key.
-    session.trust_env = False
-    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-    session.mount("https://", adapter)
-    session.mount("http://", adapter)
-    return session
+    return _Adapter(settings, context, POOLS), _Adapter(settings, context, FRESH)
 
 
 class _Fresh:
@@ -280,12 +268,19 @@ FRESH = {
 
 
 class _Adapter(HTTPAdapter):
-    """A TLS context given, and connections that can be ended from outside."""
+    """requests' transport for one server, with a TLS context given and connections that can be ended from outside.
 
-    def __init__(self, pool_maxsize: int, context: ssl.SSLContext, pools: dict[str, Any]) -> None:
+    Used without a `Session`, which would add cookies, redirects, .netrc and proxies of the environment: none may touch these
+    requests. What requests finds out anew for each (the pool, the path) is the same for all of ours.
+    """
+
+    def __init__(self, settings: Settings, context: ssl.SSLContext, pools: dict[str, Any]) -> None:
         self.context = context
         self.pools = pools
-        super().__init__(pool_connections=1, pool_maxsize=pool_maxsize, max_retries=0)
+        super().__init__(pool_connections=1, pool_maxsize=settings.threads, max_retries=0)
+        parts = urlsplit(settings.base_url)
+        self.origin = f"{parts.scheme}://{parts.netloc}"
+        self.pool = self.poolmanager.connection_from_url(self.origin)
 
     def init_poolmanager(
         self, connections: int, maxsize: int, block: bool = False, **kwargs: Any
@@ -293,5 +288,22 @@ class _Adapter(HTTPAdapter):
         super().init_poolmanager(connections, maxsize, block, ssl_context=self.context, **kwargs)
         self.poolmanager.pool_classes_by_scheme = self.pools
 
+    def get_connection_with_tls_context(self, *_: Any, **__: Any) -> Any:
+        """The one pool there is."""
+        return self.pool
+
     def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
         """Nothing to set: the context verifies, and loading the authorities again per connection is what costs."""
+
+    def request_url(self, request: requests.PreparedRequest, proxies: Any) -> str:
+        """Path and query as they are."""
+        return (request.url or "").removeprefix(self.origin)
+
+    def build_response(self, req: requests.PreparedRequest, resp: Any) -> requests.Response:
+        """Without cookies and encoding, which nobody asks for."""
+        response = requests.Response()
+        response.status_code = resp.status
+        response.headers = CaseInsensitiveDict(resp.headers)
+        response.raw = resp
+        response.request = req
+        return response

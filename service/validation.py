@@ -19,6 +19,7 @@ from openapi.checks import Check, Fault, near_name, pointer_token
 from openapi.contract import Contract, Operation, Parameter, path_variables
 
 from .bodies import BodyReader
+from .callers import require_scope
 from .context import context
 from .errors import Problem
 from .messages import Inputs, UpstreamRequest, fill
@@ -37,6 +38,10 @@ class Validation:
         self.readers = {
             operation.id: RequestReader(operation) for operation in contract.operations.values()
         }
+        self.scopes = {
+            operation.id: contract.scopes[operation.access]
+            for operation in contract.operations.values()
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -46,6 +51,7 @@ class Validation:
                     "not-found", "The paths that this gateway answers are in /openapi.json."
                 )
             context(scope).operation = operation_id
+            require_scope(scope, self.scopes[operation_id])
             reader = self.readers[operation_id]
             content = await _content(scope, receive, self.max_body) if reader.body else b""
             scope[REQUEST] = reader.read(scope, content)

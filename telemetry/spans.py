@@ -8,8 +8,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
+
+import msgspec
 
 from .traces import Trace
 
@@ -79,7 +80,7 @@ class Spans:
         """`trace` with the sampler's decision in its flags."""
         decision = self.provider.sampler.should_sample(_parent(trace), int(trace.trace_id, 16), "")
         flags = trace.flags & ~SAMPLED | (SAMPLED if decision.decision.is_sampled() else 0)  # type: ignore[no-untyped-call]
-        return replace(trace, flags=flags)
+        return msgspec.structs.replace(trace, flags=flags)
 
     def record(
         self,

@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+import msgspec
 
 MAX_STATE = 512
 """Characters of tracestate that are passed on; section 3.3.1.5 asks for 512, a longer one is left out whole."""
@@ -21,8 +22,7 @@ _STATE = re.compile(rb"[\x20-\x7e\t]*")
 _MAX_PARENT = 256
 
 
-@dataclass(frozen=True, slots=True)
-class Trace:
+class Trace(msgspec.Struct, frozen=True):
     """One span's place in a trace: ids in hexadecimal; `parent_id` is empty at a trace's start.
 
     `flags` are the caller's, with bit 0 for sampled; `state` is the caller's tracestate.

@@ -45,7 +45,7 @@ def app(settings: Settings) -> Any:
 @pytest.fixture
 def client(app: Any) -> TestClient:
     """An HTTP client of the application, in this process."""
-    return TestClient(app, follow_redirects=False)
+    return TestClient(app, base_url="http://127.0.0.1:8080", follow_redirects=False)
 
 
 @pytest.fixture(scope="session")

@@ -202,6 +202,13 @@ class TestFailure:
         assert text.startswith("get-batch-job failed: ") and "HTTP 502" in text
         assert "html" not in text
 
+    def test_that_is_no_problem_document_blames_only_whom_its_status_blames(
+        self, tools: Tools
+    ) -> None:
+        tool = tools["create-batch-job"]
+        assert "arguments are not at fault" in said(tool, b"", status=302)
+        assert "can work in 7 seconds" in said(tool, b"", status=429, Retry_After="7")
+
     def test_with_members_of_wrong_types_is_told_all_the_same(self, tools: Tools) -> None:
         answer = {
             "title": 5, "status": 422, "detail": ["x"], "errors": [1, {"pointer": 2}, None],

@@ -259,6 +259,32 @@ def test_the_id_and_trace_headers_of_a_call_and_no_others_are_passed_on(
 
 
 @pytest.mark.parametrize("headers", [HEADERS, LEGACY])
+@pytest.mark.parametrize(
+    ("answer", "fails"),
+    [
+        (b'{"id": "\\ud83d"}', False),
+        (b'{"id": ' + b"[" * 300 + b"]" * 300 + b"}", True),
+    ],
+    ids=["half a surrogate pair", "300 levels"],
+)
+def test_an_answer_that_the_sdk_cannot_write_still_ends_in_a_result(
+    headers: dict[str, str], answer: bytes, fails: bool
+) -> None:
+    with (
+        served(Rest(content=answer)) as rest_url,
+        served(create_app(Settings(rest_url=rest_url))) as url,
+    ):
+        result = exchange(url, headers=headers)[2]["result"]
+    assert result["isError"] is fails
+
+
+def test_an_argument_that_the_sdk_cannot_write_back_is_refused_all_the_same(url: str) -> None:
+    """Of the new era: in the old one the SDK itself takes it for no JSON."""
+    call = message(name="get-batch-job", arguments={"job_id": JOB, "\udfff": 1})
+    assert exchange(url, call)[2]["result"]["isError"] is True
+
+
+@pytest.mark.parametrize("headers", [HEADERS, LEGACY])
 def test_hanging_up_cancels_the_call_of_the_rest_service(headers: dict[str, str]) -> None:
     import asyncio
     import threading

@@ -50,6 +50,11 @@ PROBLEM_STATUSES = {
     "unsupported-media-type": {415},
     "overloaded": {503},
     "internal-error": {500},
+    "create-outcome-unknown": {504},
+    "outcome-still-unknown": {409},
+    "idempotency-in-progress": {409},
+    "idempotency-key-reused": {422},
+    "idempotency-store-unavailable": {503},
     "rate-limited": {429},
     "upstream-rejected": {status for status in range(400, 500) if status not in (401, 403, 429)},
     "upstream-failed": set(range(500, 600)),
@@ -123,7 +128,7 @@ def test_a_creation_is_held_to_the_limits_that_mistral_states(
 def test_names_of_metadata_have_1_to_32_characters(document: Node) -> None:
     creation = document["components"]["schemas"]["CreateBatchJobRequest"]
     limits = creation["properties"]["metadata"]["x-propertyNames"]
-    assert limits == {"minLength": 1, "maxLength": 32}
+    assert (limits["minLength"], limits["maxLength"]) == (1, 32)
 
 
 # The first three are what the official SDKs send; an unescaped plus sign arrives as a space.
@@ -225,6 +230,7 @@ def test_every_operation_documents_the_failures_it_can_have(
     expected = {"200", *FAILURES}
     expected |= {"404", "413", "415"} if operation.body else set()
     expected |= {"404"} if contract.path_variables(operation.path) else set()
+    expected |= set() if operation.idempotent else {"409"}
     assert {*responses} == expected
 
 
@@ -237,7 +243,22 @@ def test_every_answer_names_the_request_and_a_wait_where_one_helps(
     waits = {
         status for status, response in responses.items() if "Retry-After" in response["headers"]
     }
-    assert waits == {"429", "503"}
+    assert waits - {"409"} == {"429", "503"}
+    assert ("409" in waits) is not operation.idempotent
+
+
+@operations
+def test_what_may_not_be_done_twice_takes_an_idempotency_key_that_ends_at_the_gateway(
+    document: Node, operation: contract.Operation
+) -> None:
+    declared = document["paths"][operation.path][operation.method.lower()]
+    keys = [each for each in declared.get("parameters", []) if each["name"] == "Idempotency-Key"]
+    assert [key["x-gateway"] for key in keys] == ([] if operation.idempotent else [True])
+
+
+@operations
+def test_no_input_of_an_operation_is_for_the_gateway_alone(operation: contract.Operation) -> None:
+    assert "Idempotency-Key" not in {parameter.name for parameter in operation.parameters}
 
 
 @operations

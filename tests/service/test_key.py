@@ -32,7 +32,7 @@ def client(key_file: Path, tmp_path: Path) -> TestClient:
         "GATEWAY_UPSTREAM_URL": f"{UPSTREAM}/v1",
         "GATEWAY_STORE": str(tmp_path / "keys.sqlite3"),
     }
-    return TestClient(create_app(Settings.from_env(environ)))
+    return TestClient(create_app(Settings.from_env(environ)), base_url="http://127.0.0.1:8080")
 
 
 def sent_keys(mistral: RequestsMock) -> list[str]:

@@ -199,6 +199,13 @@ HOSTILE = [
         "malformed-request",
     ),
     (
+        "deep nesting where it does not belong",
+        b'{"endpoint":"/v1/ocr","requests":[{"body":' + b"[" * 300 + b"]" * 300 + b"}]}",
+        JSON,
+        422,
+        "validation-failed",
+    ),
+    (
         "a number of 5,000 digits",
         b'{"timeout_hours":' + b"9" * 5000 + b"}",
         JSON,

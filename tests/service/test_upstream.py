@@ -88,7 +88,8 @@ def gateway(settings: Settings) -> Callable[..., TestClient]:
             "read_timeout": 0.5,
             "timeout": 1.0,
         }
-        return TestClient(create_app(replace(settings, **{**own, **changes})))
+        app = create_app(replace(settings, **{**own, **changes}))
+        return TestClient(app, base_url="http://127.0.0.1:8080")
 
     return make
 

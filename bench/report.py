@@ -1,0 +1,135 @@
+"""Results for people: tables on the terminal, and the tables of docs/performance.md."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.findings import plain
+from bench.machine import ROOT
+
+RESULTS = ROOT / "bench" / "results"
+LATEST = RESULTS / "latest.json"
+DOCUMENT = ROOT / "docs" / "performance.md"
+
+Results = dict[str, Any]
+_BLOCK = re.compile(r"(<!-- results: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+
+
+def read(path: Path = LATEST) -> Results:
+    """The results of the last run."""
+    results: Results = json.loads(path.read_text(encoding="utf-8"))
+    return results
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A Markdown table, aligned so that it reads on a terminal too."""
+    texts = [[_cell(cell) for cell in row] for row in [columns, *rows]]
+    widths = [max(len(row[column]) for row in texts) for column in range(len(columns))]
+    numeric = [
+        all(isinstance(row[column], int | float) for row in rows) for column in range(len(columns))
+    ]
+
+    def line(row: list[str]) -> str:
+        cells = (
+            text.rjust(width) if right else text.ljust(width)
+            for text, width, right in zip(row, widths, numeric, strict=True)
+        )
+        return f"| {' | '.join(cells)} |"
+
+    rule = "|".join(
+        "-" * (width + 1) + (":" if right else "-")
+        for width, right in zip(widths, numeric, strict=True)
+    )
+    return "\n".join([line(texts[0]), f"|{rule}|", *(line(row) for row in texts[1:])])
+
+
+def _cell(cell: Any) -> str:
+    return str(cell) if isinstance(cell, str | int) else plain(cell)
+
+
+def bars(results: Results) -> str:
+    """The table of bars."""
+    rows = [
+        [
+            bar["work"],
+            bar["peer"],
+            bar["of"],
+            f"{plain(bar['value'])} {bar['unit']}".strip(),
+            f"{bar['bound']} {plain(bar['limit'])}".strip() if bar["bound"] else "",
+            {True: "met", False: "NOT MET", None: "reported"}[bar["met"]],
+            f"{bar['ours']} / {bar['theirs']}" if bar["ours"] else "",
+        ]
+        for bar in results["bars"]
+    ]
+    head = ("work", "against", "of", "ours/theirs", "bar", "", "medians")
+    return table(head, rows)
+
+
+def machine(results: Results) -> str:
+    """Where and with what it ran, in two sentences."""
+    own = results["machine"]
+    chosen = ("connexion", "flask", "requests", "gunicorn", "mcp")
+    theirs = ("fastapi", "httpx", "aiohttp", "starlette", "uvicorn", "fastmcp")
+    plan = "quick" if results["plan"]["quick"] else "full"
+    litellm = own["litellm"].get("litellm")
+    versions = [f"{name} {own['gateway'][name]}" for name in chosen if name in own["gateway"]]
+    versions += [f"{name} {own['peers'][name]}" for name in theirs if name in own["peers"]]
+    versions += [f"litellm {litellm}"] if litellm else []
+    return (
+        f"A {plan} run, {own['when']}, {results['plan']['rounds']} rounds, on {own['cpus']} CPUs ({own['cpu']}),"
+        f" {own['memory_gib']} GiB, {own['system']}, load {own['load_before']} before it began.\n"
+        f"Python {own['python']}, {', '.join(versions)}, nginx {own['nginx']}, wrk {own['wrk']}."
+    )
+
+
+def text(results: Results) -> str:
+    """All of it, for the terminal."""
+    return "\n\n".join(
+        [
+            machine(results),
+            bars(results),
+            *(
+                f"{each['title']}\n\n{table(each['columns'], each['rows'])}"
+                for each in results["tables"].values()
+            ),
+            *(f"skipped: {each}" for each in results["skipped"]),
+        ]
+    )
+
+
+def blocks(results: Results) -> dict[str, str]:
+    """What docs/performance.md shows, by the name of its block."""
+    tables = {
+        name: table(each["columns"], each["rows"]) for name, each in results["tables"].items()
+    }
+    skipped = "\n".join(f"- Not in this run: {each}." for each in results["skipped"])
+    said = f"{machine(results)}\n{skipped}".rstrip()
+    return {**tables, "bars": bars(results), "machine": said}
+
+
+def write_document(results: Results, path: Path = DOCUMENT) -> None:
+    """Writes the results into the document's blocks; one that this run does not have is emptied."""
+    found = blocks(results)
+
+    def filled(match: re.Match[str]) -> str:
+        content = found.get(match[2], "(not in this run)")
+        return f"{match[1]}\n{content}\n\n{match[4]}"
+
+    path.write_text(_BLOCK.sub(filled, path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def stale(results: Results, path: Path = DOCUMENT) -> Iterator[str]:
+    """Names of the document's blocks that say something else than the results."""
+    found = blocks(results)
+    for match in _BLOCK.finditer(path.read_text(encoding="utf-8")):
+        if match[3].strip() != found.get(match[2], "(not in this run)").strip():
+            yield match[2]
+
+
+def outside_blocks(path: Path = DOCUMENT) -> str:
+    """The document's own words: what no run wrote."""
+    return _BLOCK.sub("", path.read_text(encoding="utf-8"))

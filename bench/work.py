@@ -1,0 +1,77 @@
+"""The work: what is asked, what is answered, and how large it is."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+JOB_ID = "7c3e1f0a-52d4-4b7e-9a61-0f2c8d5b9e14"
+JOB_PATH = f"/v1/batch/jobs/{JOB_ID}"
+JOBS_PATH = "/v1/batch/jobs"
+
+JOB_BYTES = 610
+LIST_BYTES = 92 * 1024
+SIZES = (10, 100, 1_000, 10_000)
+"""Numbers of inline requests in a create; each is about 1.5 KB."""
+
+_JOB: dict[str, Any] = {
+    "id": JOB_ID,
+    "object": "batch",
+    "input_files": ["e2b7c3f4-9a0d-4c8e-8f51-6d3b2a1c0e97"],
+    "metadata": {"job_type": "testing"},
+    "endpoint": "/v1/chat/completions",
+    "model": "mistral-small-latest",
+    "agent_id": None,
+    "output_file": None,
+    "error_file": None,
+    "errors": [],
+    "status": "RUNNING",
+    "created_at": 1_790_000_000,
+    "total_requests": 1_000,
+    "completed_requests": 250,
+    "succeeded_requests": 248,
+    "failed_requests": 2,
+    "started_at": 1_790_000_060,
+    "completed_at": None,
+}
+
+
+def _padded(job: dict[str, Any], size: int) -> bytes:
+    """`job` as JSON of exactly `size` bytes."""
+    job = {**job, "metadata": {**job["metadata"], "note": ""}}
+    spare = size - len(json.dumps(job))
+    job["metadata"]["note"] = "x" * spare
+    return json.dumps(job).encode()
+
+
+JOB = _padded(_JOB, JOB_BYTES)
+LIST = json.dumps(
+    {
+        "data": [json.loads(_padded(_JOB, LIST_BYTES // 100 - 2)) for _ in range(100)],
+        "object": "list",
+        "total": 100,
+    }
+).encode()
+
+
+def create_body(requests: int) -> bytes:
+    """A create with so many inline requests, as an SDK writes it."""
+    text = "Summarise the following complaint in one sentence for a support agent. " * 19
+    return json.dumps(
+        {
+            "endpoint": "/v1/chat/completions",
+            "model": "mistral-small-latest",
+            "metadata": {"job_type": "testing"},
+            "requests": [
+                {
+                    "custom_id": f"request-{number}",
+                    "body": {
+                        "messages": [{"role": "user", "content": f"{number}: {text}"}],
+                        "max_tokens": 100,
+                        "temperature": 0.2,
+                    },
+                }
+                for number in range(requests)
+            ],
+        }
+    ).encode()

@@ -1,0 +1,58 @@
+"""Who calls: every request gets its caller, or is refused, before anything looks at what it wants."""
+
+from __future__ import annotations
+
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from access.bearer import METRICS, Bearers, require
+from access.rates import Rates
+
+from .context import Caller, context
+from .pages import Pages
+
+PROBES = frozenset({"/livez", "/readyz"})
+"""Pages that everybody may see, by whatever name they call the host."""
+
+
+class Callers:
+    """ASGI: sets the context's caller; limits how often one calls an operation."""
+
+    def __init__(
+        self, app: ASGIApp, *, bearers: Bearers | None, rates: Rates | None, docs_open: bool
+    ) -> None:
+        self.app = app
+        self.bearers = bearers
+        self.rates = rates
+        self.docs_open = docs_open
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] not in PROBES:
+            await self._admit(scope, scope["path"])
+        await self.app(scope, receive, send)
+
+    async def _admit(self, scope: Scope, path: str) -> None:
+        page = Pages.answers(path)
+        if page and path != "/metrics":
+            if self.docs_open:
+                return
+            if not self.bearers:
+                raise HTTPException(404)
+        own = context(scope)
+        if self.bearers:
+            own.caller = Caller("unknown", frozenset())
+            grant = await self.bearers.grant(scope["headers"])
+            own.caller = Caller(grant.name, grant.scopes)
+        if path == "/metrics":
+            require_scope(scope, METRICS)
+        if not page:
+            own.headers.append((b"cache-control", b"no-store"))
+            counted = await self.rates.count(own.caller.name) if self.rates else []
+            own.headers += [(name.lower().encode(), value.encode()) for name, value in counted]
+
+
+def require_scope(scope: Scope, needed: str) -> None:
+    """Raises Refused (insufficient-scope) unless the request's caller has the scope `needed`."""
+    caller = context(scope).caller
+    if caller.scopes is not None:
+        require(caller.name, caller.scopes, needed)

@@ -1,0 +1,73 @@
+"""`tokens`, a token file to fill, and `gateway`, which makes a client of a REST service in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from access import token, tokens
+from service.app import create_app
+from service.config import Settings
+from tests.conftest import KEY, UPSTREAM
+
+HOST = "http://127.0.0.1:8080"
+Gateway = Callable[..., TestClient]
+
+
+class Tokens:
+    """A token file and the tokens in it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.touch()
+
+    def add(self, name: str, *scopes: str, days: float | None = None) -> str:
+        """A new token, which is good for so many days."""
+        expires = datetime.now(UTC) + timedelta(days=days) if days else None
+        return token.make(name, list(scopes), expires, self.path)[0]
+
+    def remove(self, name: str) -> None:
+        """Delete its line, as an editor does: by another file in its place."""
+        lines = self.path.read_text().splitlines(keepends=True)
+        changed = self.path.with_suffix(".new")
+        changed.write_text("".join(line for line in lines if f'"{name}"' not in line))
+        changed.replace(self.path)
+
+
+@pytest.fixture
+def token_file(tmp_path: Path) -> Tokens:
+    return Tokens(tmp_path / "tokens")
+
+
+@pytest.fixture
+def no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looks at token files for each request, rather than once a second."""
+    monkeypatch.setattr(tokens, "LOOK_EVERY", 0.0)
+
+
+@pytest.fixture
+def gateway(tmp_path: Path) -> Gateway:
+    """Makes a client: `gateway(GATEWAY_RATE_LIMIT="2/minute")`."""
+
+    def make(**settings: Any) -> TestClient:
+        environ = {
+            "MISTRAL_AI_API_KEY": KEY,
+            "GATEWAY_UPSTREAM_URL": f"{UPSTREAM}/v1",
+            "GATEWAY_STORE": str(tmp_path / "keys.sqlite3"),
+            **{name: str(value) for name, value in settings.items()},
+        }
+        return TestClient(
+            create_app(Settings.from_env(environ)), base_url=HOST, follow_redirects=False
+        )
+
+    return make
+
+
+def bearing(secret: str) -> dict[str, str]:
+    """The header that shows a token."""
+    return {"Authorization": f"Bearer {secret}"}

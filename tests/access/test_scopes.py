@@ -1,0 +1,163 @@
+"""Every operation and page against every scope: what a token allows, what it does not, and what is open to all."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import yaml
+from openapi_spec_validator import validate
+from responses import RequestsMock
+
+from openapi.contract import Operation, load
+from tests.access.conftest import Gateway as Make
+from tests.access.conftest import Tokens, bearing
+from tests.conftest import UPSTREAM
+
+CONTRACT = load()
+OPERATIONS = list(CONTRACT.operations.values())
+SCOPES = [*CONTRACT.scopes.values(), "metrics"]
+PAGES = ["/", "/docs", "/docs/start.js", "/openapi.json", "/openapi.yaml", "/problems"]
+CREATE = {"endpoint": "/v1/embeddings", "model": "m", "requests": [{"body": {"input": "x"}}]}
+
+
+def call(client: Any, operation: Operation, headers: dict[str, str], body: Any = CREATE) -> Any:
+    path = operation.path.replace("{job-id}", "7c9e6679-7425-40de-944b-e07fc1f90ae7")
+    return client.request(
+        operation.method, path, json=body if operation.body else None, headers=headers
+    )
+
+
+@pytest.fixture
+def upstream(mistral: RequestsMock) -> RequestsMock:
+    """Says yes to everything."""
+    for operation in OPERATIONS:
+        path = operation.path.replace("{job-id}", "7c9e6679-7425-40de-944b-e07fc1f90ae7")
+        mistral.add(operation.upstream_method, UPSTREAM + path, json={})
+    return mistral
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.id)
+def test_an_operation_needs_its_own_scope_and_no_other_will_do(
+    operation: Operation, scope: str, gateway: Make, token_file: Tokens, upstream: RequestsMock
+) -> None:
+    secret = token_file.add("a", scope)
+    client = gateway(GATEWAY_TOKENS_FILE=token_file.path)
+    # By the capability's own hints: two of its operations change something.
+    writes = operation.id in ("createbatchjob", "cancelbatchjob")
+    needed = "jobs:write" if writes else "jobs:read"
+    answer = call(client, operation, bearing(secret))
+    if scope == needed:
+        assert answer.status_code == 200
+    else:
+        assert answer.status_code == 403
+        assert answer.json()["type"] == "/problems#insufficient-scope"
+        assert needed in answer.json()["detail"]
+        challenge = answer.headers["www-authenticate"]
+        assert 'error="insufficient_scope"' in challenge and f'scope="{needed}"' in challenge
+        assert len(upstream.calls) == 0
+
+
+def test_a_scope_is_asked_for_before_a_body_is_looked_at(gateway: Make, token_file: Tokens) -> None:
+    secret = token_file.add("a", "jobs:read")
+    client = gateway(GATEWAY_TOKENS_FILE=token_file.path)
+    (create,) = (operation for operation in OPERATIONS if operation.body)
+    assert call(client, create, bearing(secret), {"not": "valid"}).status_code == 403
+
+
+@pytest.mark.parametrize("path", ["/v1/nothing", "/v1/batch/jobs/not-a-uuid"])
+def test_without_a_token_nothing_is_learnt_of_a_path(
+    path: str, gateway: Make, token_file: Tokens
+) -> None:
+    client = gateway(GATEWAY_TOKENS_FILE=token_file.path)
+    assert client.get(path).status_code == client.post(path).status_code == 401
+
+
+class TestPages:
+    @pytest.mark.parametrize("path", ["/livez", "/readyz"])
+    def test_probes_are_open(self, path: str, gateway: Make, token_file: Tokens) -> None:
+        client = gateway(GATEWAY_TOKENS_FILE=token_file.path)
+        assert client.get(path).status_code == 200
+
+    @pytest.mark.parametrize("scope", SCOPES)
+    def test_metrics_need_a_scope_of_their_own(
+        self, scope: str, gateway: Make, token_file: Tokens
+    ) -> None:
+        secret = token_file.add("a", scope)
+        client = gateway(GATEWAY_TOKENS_FILE=token_file.path)
+        assert client.get("/metrics").status_code == 401
+        answer = client.get("/metrics", headers=bearing(secret))
+        assert answer.status_code == (200 if scope == "metrics" else 403)
+
+    def test_metrics_are_open_where_no_tokens_are(self, gateway: Make) -> None:
+        assert gateway().get("/metrics").status_code == 200
+
+    @pytest.mark.parametrize("path", PAGES)
+    @pytest.mark.parametrize(
+        ("docs", "host", "open_to_all"),
+        [
+            ("auto", "127.0.0.1", True),
+            ("auto", "::1", True),
+            ("auto", "0.0.0.0", False),
+            ("on", "0.0.0.0", True),
+            ("off", "127.0.0.1", False),
+        ],
+    )
+    def test_for_people_are_open_or_need_any_token(
+        self, path: str, docs: str, host: str, open_to_all: bool, gateway: Make, token_file: Tokens
+    ) -> None:
+        secret = token_file.add("a", "jobs:read")
+        client = gateway(GATEWAY_TOKENS_FILE=token_file.path, GATEWAY_DOCS=docs, GATEWAY_HOST=host)
+        served = {200, 307}
+        assert (client.get(path).status_code in served) is open_to_all
+        assert client.get(path, headers=bearing(secret)).status_code in served
+
+    @pytest.mark.parametrize("path", PAGES)
+    def test_for_people_are_not_there_when_off_without_tokens(
+        self, path: str, gateway: Make
+    ) -> None:
+        assert gateway(GATEWAY_DOCS="off").get(path).status_code == 404
+
+    def test_only_three_words_say_who_sees_them(self, gateway: Make) -> None:
+        with pytest.raises(ValueError, match="GATEWAY_DOCS"):
+            gateway(GATEWAY_DOCS="maybe")
+
+
+class TestTheDocument:
+    def test_says_nothing_of_tokens_where_there_are_none(self, gateway: Make) -> None:
+        served = gateway().get("/openapi.json").json()
+        assert "securitySchemes" not in served["components"]
+        assert not any("security" in item for item in operations_of(served))
+
+    def test_declares_tokens_and_scopes_where_there_are_some(
+        self, gateway: Make, token_file: Tokens
+    ) -> None:
+        served = gateway(GATEWAY_TOKENS_FILE=token_file.path).get("/openapi.json").json()
+        validate(served)
+        scheme = served["components"]["securitySchemes"]["bearer"]
+        assert (scheme["type"], scheme["scheme"]) == ("http", "bearer")
+        for operation in OPERATIONS:
+            declared = served["paths"][operation.path][operation.method.lower()]
+            assert declared["security"] == [{"bearer": []}]
+            scope = CONTRACT.scopes[operation.access]
+            assert scope in declared["responses"]["403"]["description"]
+            assert "401" in declared["responses"]
+
+    def test_is_the_same_in_both_forms(self, gateway: Make, token_file: Tokens) -> None:
+        client = gateway(GATEWAY_TOKENS_FILE=token_file.path)
+        as_yaml = yaml.safe_load(client.get("/openapi.yaml").text)
+        assert json.loads(json.dumps(as_yaml, default=str)) == client.get("/openapi.json").json()
+
+    def test_differs_in_nothing_else(self, gateway: Make, token_file: Tokens) -> None:
+        plain = gateway().get("/openapi.json").json()
+        secured = gateway(GATEWAY_TOKENS_FILE=token_file.path).get("/openapi.json").json()
+        del secured["components"]["securitySchemes"]
+        for declared in operations_of(secured):
+            del declared["security"], declared["responses"]["401"], declared["responses"]["403"]
+        assert secured == plain
+
+
+def operations_of(document: dict[str, Any]) -> list[dict[str, Any]]:
+    return [document["paths"][operation.path][operation.method.lower()] for operation in OPERATIONS]

@@ -1,0 +1,308 @@
+"""The life of a token: made, used, revoked, expired; and what a token file must not be."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import stat
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from responses import RequestsMock
+
+from access import token, tokens
+from access.refusals import AccessError
+from access.tokens import TokenFile
+from service.config import Settings, SettingsError
+from tests.access.conftest import Gateway as Make
+from tests.access.conftest import Tokens, bearing
+from tests.conftest import KEY, UPSTREAM
+from tests.processes import ROOT
+
+JOBS = "/v1/batch/jobs"
+GOOD = {"name": "a", "sha256": "0" * 64, "scopes": ["jobs:read"]}
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "access.token", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+
+
+class TestTheCommand:
+    def test_prints_the_token_alone_and_keeps_its_hash(self, tmp_path: Path) -> None:
+        file = tmp_path / "tokens"
+        done = command("ci", "--scope", "jobs:read", "--scope", "jobs:write", "--file", str(file))
+        assert done.returncode == 0, done.stderr
+        secret = done.stdout.strip()
+        assert re.fullmatch(r"mbg_[A-Za-z0-9_-]{43}", secret)  # 256 bits
+        assert secret not in done.stderr + file.read_text()
+        assert json.loads(file.read_text()) == {
+            "name": "ci",
+            "sha256": hashlib.sha256(secret.encode()).hexdigest(),
+            "scopes": ["jobs:read", "jobs:write"],
+        }
+
+    def test_makes_a_file_that_is_its_owners_alone(self, tmp_path: Path) -> None:
+        file = tmp_path / "tokens"
+        command("ci", "--scope", "jobs:read", "--file", str(file))
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+    def test_shows_the_line_where_there_is_no_file(self) -> None:
+        done = command("ci", "--scope", "jobs:read", "--expires", "90d")
+        assert '"expires": "20' in done.stderr and done.stdout.startswith("mbg_")
+
+    def test_refuses_a_name_that_is_taken(self, tmp_path: Path) -> None:
+        file = tmp_path / "tokens"
+        command("ci", "--scope", "jobs:read", "--file", str(file))
+        again = command("ci", "--scope", "jobs:read", "--file", str(file))
+        assert (again.returncode, again.stdout) == (2, "")
+        assert len(file.read_text().splitlines()) == 1
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ["ci"],
+            ["ci", "--scope", "a b"],
+            ["c i", "--scope", "a"],
+            ["ci", "--scope", "a", "--expires", "soon"],
+            ["ci", "--scope", "a", "--expires", "0d"],
+            ["ci", "--scope", "a", "--file", "/nonexistent/tokens"],
+        ],
+    )
+    def test_refuses_what_makes_no_token(self, arguments: list[str]) -> None:
+        done = command(*arguments)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "Traceback" not in done.stderr
+
+
+def test_a_line_is_added_after_a_last_line_without_an_end(token_file: Tokens) -> None:
+    token_file.path.write_text("# kept by hand")
+    token_file.add("a", "jobs:read")
+    assert token_file.path.read_text().splitlines()[0] == "# kept by hand"
+    assert [entry.grant.name for entry in tokens.read(token_file.path)] == ["a"]
+
+
+def test_a_time_to_live_is_counted_from_now() -> None:
+    now = datetime(2027, 1, 1, tzinfo=UTC)
+    assert token.moment("90d", now) == datetime(2027, 4, 1, tzinfo=UTC)
+    assert token.moment("12h", now) == datetime(2027, 1, 1, 12, tzinfo=UTC)
+    assert token.moment("2027-02-22", now) == datetime(2027, 2, 22, tzinfo=UTC)
+
+
+class TestCalling:
+    def test_needs_a_token(self, gateway: Make, token_file: Tokens, mistral: RequestsMock) -> None:
+        client = gateway(GATEWAY_TOKENS_FILE=token_file.path)
+        answer = client.get(JOBS)
+        assert answer.status_code == 401
+        # RFC 6750 section 3.1: no error code where no token was given.
+        assert answer.headers["www-authenticate"] == 'Bearer realm="gateway"'
+        assert len(mistral.calls) == 0
+
+    def test_works_with_one(self, gateway: Make, token_file: Tokens, mistral: RequestsMock) -> None:
+        mistral.get(UPSTREAM + JOBS, json={})
+        secret = token_file.add("a", "jobs:read")
+        client = gateway(GATEWAY_TOKENS_FILE=token_file.path)
+        for scheme in ("Bearer", "bearer", "BEARER"):
+            headers = {"Authorization": f"{scheme} {secret}"}
+            assert client.get(JOBS, headers=headers).status_code == 200
+        sent = mistral.calls[0].request.headers["Authorization"]
+        assert sent == f"Bearer {KEY}"
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            "",
+            "Bearer",
+            "Bearer ",
+            "Basic dTpw",
+            "{token}",
+            "Bearer {token}x",
+            "Bearer x{token}",
+            "Bearer {hash}",
+            "Bearer {upper}",
+            "Bearer {token}, Bearer {token}",
+            'Bearer "{token}"',
+            "Bearer " + "x" * 7000,
+        ],
+    )
+    def test_does_not_work_with_anything_else(
+        self, value: str, gateway: Make, token_file: Tokens, mistral: RequestsMock
+    ) -> None:
+        secret = token_file.add("a", "jobs:read")
+        digest = hashlib.sha256(secret.encode()).hexdigest()
+        shown = value.format(token=secret, hash=digest, upper=secret.upper())
+        client = gateway(GATEWAY_TOKENS_FILE=token_file.path)
+        answer = client.get(JOBS, headers={"Authorization": shown})
+        assert answer.status_code == 401
+        assert answer.headers["www-authenticate"].startswith('Bearer realm="gateway"')
+        assert secret not in answer.text and digest not in answer.text
+
+    def test_is_refused_when_two_tokens_are_shown(self, gateway: Make, token_file: Tokens) -> None:
+        secret = token_file.add("a", "jobs:read")
+        client = gateway(GATEWAY_TOKENS_FILE=token_file.path)
+        twice = [("Authorization", f"Bearer {secret}")] * 2
+        assert client.get(JOBS, headers=twice).status_code == 401
+
+    def test_tells_an_unknown_token_from_none(self, gateway: Make, token_file: Tokens) -> None:
+        client = gateway(GATEWAY_TOKENS_FILE=token_file.path)
+        answer = client.get(JOBS, headers=bearing("mbg_unknown"))
+        assert 'error="invalid_token"' in answer.headers["www-authenticate"]
+
+    def test_ends_when_the_token_expires(
+        self, gateway: Make, token_file: Tokens, monkeypatch: pytest.MonkeyPatch, mistral: Any
+    ) -> None:
+        mistral.get(UPSTREAM + JOBS, json={})
+        secret = token_file.add("a", "jobs:read", days=1)
+        client = gateway(GATEWAY_TOKENS_FILE=token_file.path)
+        assert client.get(JOBS, headers=bearing(secret)).status_code == 200
+        tomorrow = datetime.now(UTC).timestamp() + 86400
+        monkeypatch.setattr(tokens.time, "time", lambda: tomorrow)
+        assert client.get(JOBS, headers=bearing(secret)).status_code == 401
+
+    @pytest.mark.usefixtures("no_wait")
+    def test_ends_when_the_token_s_line_is_deleted(
+        self, gateway: Make, token_file: Tokens, mistral: RequestsMock
+    ) -> None:
+        mistral.get(UPSTREAM + JOBS, json={})
+        gone, kept = (token_file.add(name, "jobs:read") for name in ("gone", "kept"))
+        client = gateway(GATEWAY_TOKENS_FILE=token_file.path)
+        assert client.get(JOBS, headers=bearing(gone)).status_code == 200
+        token_file.remove("gone")
+        assert client.get(JOBS, headers=bearing(gone)).status_code == 401
+        assert client.get(JOBS, headers=bearing(kept)).status_code == 200
+
+    @pytest.mark.usefixtures("no_wait")
+    def test_begins_when_a_line_is_added(
+        self, gateway: Make, token_file: Tokens, mistral: RequestsMock
+    ) -> None:
+        mistral.get(UPSTREAM + JOBS, json={})
+        client = gateway(GATEWAY_TOKENS_FILE=token_file.path)
+        secret = token_file.add("new", "jobs:read")
+        assert client.get(JOBS, headers=bearing(secret)).status_code == 200
+
+    @pytest.mark.usefixtures("no_wait")
+    @pytest.mark.parametrize("harm", ["bad line", "gone", "not text"])
+    def test_goes_on_as_before_while_the_file_is_unusable(
+        self,
+        harm: str,
+        gateway: Make,
+        token_file: Tokens,
+        mistral: RequestsMock,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        mistral.get(UPSTREAM + JOBS, json={})
+        secret = token_file.add("a", "jobs:read")
+        client = gateway(GATEWAY_TOKENS_FILE=token_file.path)
+        good = token_file.path.read_bytes()
+        if harm == "gone":
+            token_file.path.unlink()
+        else:
+            token_file.path.write_bytes(good + (b"{\n" if harm == "bad line" else b"\xff"))
+        with caplog.at_level(logging.ERROR, "access.tokens"):
+            for _ in range(2):
+                assert client.get(JOBS, headers=bearing(secret)).status_code == 200
+        assert len(caplog.records) == 1  # once for a change, not once for a request
+        token_file.path.write_bytes(b"")
+        assert client.get(JOBS, headers=bearing(secret)).status_code == 401
+
+    def test_needs_no_token_where_there_is_no_file(
+        self, gateway: Make, mistral: RequestsMock
+    ) -> None:
+        mistral.get(UPSTREAM + JOBS, json={})
+        assert gateway().get(JOBS).status_code == 200
+
+
+def test_a_file_is_looked_at_once_a_second_at_most(token_file: Tokens) -> None:
+    now = 0.0
+    secret = token_file.add("a", "jobs:read")
+    found = TokenFile(token_file.path, clock=lambda: now)
+    token_file.path.write_text("")
+    now = 0.9
+    assert found.find(secret)
+    now = 1.0
+    assert not found.find(secret)
+
+
+def test_a_change_that_keeps_size_and_time_is_seen(token_file: Tokens) -> None:
+    now = 0.0
+    secret = token_file.add("a", "jobs:read")
+    found = TokenFile(token_file.path, clock=lambda: now)
+    before = token_file.path.stat()
+    token_file.path.write_text("#" + token_file.path.read_text()[1:])
+    os.utime(token_file.path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    now = 1.0
+    assert not found.find(secret)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("{", "not a JSON object"),
+        ("[1]", "not a JSON object"),
+        (json.dumps({**GOOD, "scope": "x"}), "scope is unknown"),
+        (json.dumps({"name": "a", "scopes": ["jobs:read"]}), "sha256 is missing"),
+        (json.dumps({**GOOD, "name": "a b"}), "name must be"),
+        (json.dumps({**GOOD, "name": ""}), "name must be"),
+        (json.dumps({**GOOD, "sha256": "mbg_SECRET"}), "sha256 must be"),
+        (json.dumps({**GOOD, "scopes": []}), "at least one scope"),
+        (json.dumps({**GOOD, "scopes": "jobs:read"}), "a list"),
+        (json.dumps({**GOOD, "scopes": ["job:read"]}), "there is no scope job:read"),
+        (json.dumps({**GOOD, "expires": "soon"}), "expires must be"),
+        (json.dumps({**GOOD, "expires": None}), "expires must be"),
+        (json.dumps({**GOOD, "name": "b"}), "is that of a line above"),
+        (json.dumps({**GOOD, "sha256": "1" * 64}), "the name a is taken"),
+    ],
+)
+def test_a_bad_line_stops_the_start_and_is_named_with_its_reason(
+    line: str, said: str, token_file: Tokens
+) -> None:
+    token_file.path.write_text(f"# tokens\n\n{json.dumps(GOOD)}\n{line}\n")
+    environ = {"MISTRAL_AI_API_KEY": KEY, "GATEWAY_TOKENS_FILE": str(token_file.path)}
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_env(environ)
+    assert "line 4: " in str(caught.value) and said in str(caught.value)
+    assert "SECRET" not in str(caught.value)
+
+
+def test_a_missing_file_stops_the_start(tmp_path: Path) -> None:
+    environ = {"MISTRAL_AI_API_KEY": KEY, "GATEWAY_TOKENS_FILE": str(tmp_path / "none")}
+    with pytest.raises(SettingsError, match="cannot be read"):
+        Settings.from_env(environ)
+
+
+def test_every_entry_is_compared_whichever_matches(
+    token_file: Tokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secrets = [token_file.add(name, "jobs:read") for name in "abc"]
+    compared: list[int] = []
+    whole = tokens.hmac.compare_digest
+
+    def counted(one: bytes, other: bytes) -> bool:
+        compared[-1] += 1
+        return whole(one, other)
+
+    found = TokenFile(token_file.path)
+    monkeypatch.setattr(tokens.hmac, "compare_digest", counted)
+    for secret in [*secrets, "mbg_unknown"]:
+        compared.append(0)
+        found.find(secret)
+    assert compared == [3, 3, 3, 3]
+
+
+def test_no_token_can_be_made_for_a_file_that_is_unusable(token_file: Tokens) -> None:
+    token_file.path.write_text("{\n")
+    with pytest.raises(AccessError, match="line 1"):
+        token_file.add("a", "jobs:read")
+    assert token_file.path.read_text() == "{\n"

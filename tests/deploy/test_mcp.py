@@ -1,0 +1,76 @@
+"""The MCP bridge behind deploy/nginx.conf."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+from mcp import Client
+from mcp.client.streamable_http import streamable_http_client
+
+from tests.bridge.processes import bridge_process
+from tests.deploy.front import Front, front
+from tests.deploy.gateways import JOBS, Gateway, job
+from tests.processes import Sandbox
+
+EVENT = b"event: message\ndata: {}\n\n"
+
+
+@pytest.fixture(scope="module")
+def nginx(
+    rest: Gateway, certificate: tuple[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Front]:
+    """nginx before a bridge and a REST service."""
+    folder = tmp_path_factory.mktemp("mcp")
+    with bridge_process(f"http://{rest.address}") as (url, _):
+        bridge = url.removeprefix("http://").partition("/")[0]
+        with front(folder, certificate, rest.address, mcp=bridge) as running:
+            yield running
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("mode", ["legacy", "2026-07-28"])
+async def test_an_agent_calls_tools_through_nginx(
+    nginx: Front, sandbox: Sandbox, mode: str
+) -> None:
+    trusting = httpx2.AsyncClient(verify=ssl.create_default_context(cafile=nginx.authority))
+    transport = streamable_http_client(f"{nginx.url}/mcp", http_client=trusting)
+    async with trusting, Client(transport, mode=mode) as client:
+        result = await client.call_tool("create-batch-job", job(mode))
+    assert not result.is_error
+    assert len(sandbox.ledger(method="POST", path=JOBS)) == 1
+
+
+def test_events_are_passed_on_as_they_come(folder: Path, certificate: tuple[str, str]) -> None:
+    over = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=one_event, args=(listening, over))
+        thread.start()
+        address = f"127.0.0.1:{listening.getsockname()[1]}"
+        with front(folder, certificate, "127.0.0.1:9", mcp=address) as nginx:
+            answer = nginx.request("POST", "/mcp", json={}, stream=True, timeout=5)
+            received = answer.raw.read(len(EVENT))  # while its sender is not through
+            over.set()
+            answer.close()
+    thread.join(5)
+    assert received == EVENT
+
+
+def one_event(listening: socket.socket, over: threading.Event) -> None:
+    """Answers one request with one event, and keeps the answer open until it is `over`."""
+    connection, _ = listening.accept()
+    with connection:
+        connection.recv(65536)
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
+        connection.sendall(head + EVENT)
+        over.wait(10)

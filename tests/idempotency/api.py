@@ -1,0 +1,52 @@
+"""What the tests of this folder say in one word. Not a test module."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import requests
+
+from tests.processes import Sandbox
+
+JOBS = "/v1/batch/jobs"
+CREATE = {
+    "endpoint": "/v1/ocr",
+    "requests": [{"body": {"a": 1}}],
+    "metadata": {"made": "by a test"},
+}
+LOST = {"fault": "drop-after", "match": {"method": "POST"}}
+"""The job is created, and its answer never comes."""
+
+LOST_BEFORE = {"fault": "drop-before", "match": {"method": "POST"}}
+"""The create arrives, is not carried out, and gets no answer."""
+
+BLIND = {"fault": "html-503", "match": {"method": "GET"}, "times": None}
+"""No job can be looked at."""
+
+
+def keyed(key: str = "key-1") -> dict[str, str]:
+    """Request headers with an Idempotency-Key."""
+    return {"Idempotency-Key": key}
+
+
+def creates(sandbox: Sandbox) -> list[dict[str, Any]]:
+    """The creates that arrived, oldest first."""
+    return sandbox.ledger(method="POST", path=JOBS)
+
+
+def jobs(sandbox: Sandbox) -> list[dict[str, Any]]:
+    """The jobs that exist, as the list shows them."""
+    with requests.Session() as session:
+        session.trust_env = False
+        headers = {"Authorization": "Bearer any"}
+        page = session.get(f"{sandbox.url}{JOBS}?page_size=1000", headers=headers, timeout=10)
+    found: list[dict[str, Any]] = page.json()["data"]
+    return found
+
+
+def tag(create: dict[str, Any]) -> str | None:
+    """The tag that a create carried."""
+    metadata = json.loads(create["body"]).get("metadata") or {}
+    found: str | None = metadata.get("gw_op")
+    return found

@@ -1,0 +1,124 @@
+"""A sandbox whose clock stands still, gateways in this process before it, and the time that they keep their keys by."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import pytest
+from starlette.testclient import TestClient
+
+from service.app import create_app
+from service.config import Settings
+from tests.processes import Sandbox, sandbox_process
+
+hypothesis.settings.register_profile("ci", derandomize=True, database=None, deadline=None)
+hypothesis.settings.register_profile("local", database=None, deadline=None)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+MakeGateway = Callable[..., TestClient]
+
+
+@pytest.fixture(scope="session")
+def running_sandbox() -> Iterator[Sandbox]:
+    """The process; tests take `sandbox`, which is as new."""
+    with sandbox_process(speed=0) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def sandbox(running_sandbox: Sandbox) -> Sandbox:
+    """No jobs, no faults, an empty ledger."""
+    running_sandbox.reset()
+    return running_sandbox
+
+
+def settings_for(upstream: str, store: Path | str, **changes: Any) -> Settings:
+    """Settings of a gateway before `upstream`, whose limits no test reaches unless it means to."""
+    environ = {
+        "MISTRAL_AI_API_KEY": "sk-idempotency-0123456789",
+        "GATEWAY_UPSTREAM_URL": upstream,
+        "GATEWAY_STORE": store,
+        "GATEWAY_AUDIT_LOG": "off",
+        **changes,
+    }
+    return Settings.from_env({name: str(value) for name, value in environ.items()})
+
+
+def door(settings: Settings) -> TestClient:
+    """A client of a new gateway, under an address that it takes for its own."""
+    return TestClient(create_app(settings), base_url="http://127.0.0.1:8080")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """Where the test's gateways keep their keys."""
+    return tmp_path / "keys" / "gateway.sqlite3"
+
+
+@pytest.fixture
+def gateway(sandbox: Sandbox, store: Path) -> MakeGateway:
+    """Makes a client of a new gateway before the sandbox, with settings by their variables' names."""
+
+    def make(upstream: str = f"{sandbox.url}/v1", **changes: Any) -> TestClient:
+        return door(settings_for(upstream, store, **changes))
+
+    return make
+
+
+class Clock:
+    """In the place of `time` where keys are kept: runs by itself, jumps when told, and sleeps in no time."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def time(self) -> float:
+        """Seconds since the epoch."""
+        return time.time() + self.ahead
+
+    def monotonic(self) -> float:
+        """Seconds since some moment."""
+        return time.monotonic() + self.ahead
+
+    def sleep(self, seconds: float) -> None:
+        """Returns at once, later."""
+        self.ahead += seconds
+
+    def advance(self, seconds: float) -> None:
+        """Jumps."""
+        self.ahead += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock of all gateways in this process."""
+    clock = Clock()
+    monkeypatch.setattr("service.idempotency.time", clock)
+    monkeypatch.setattr("service.store.time", clock)
+    return clock
+
+
+@pytest.fixture
+def waiting() -> Callable[[Callable[[], Any]], Any]:
+    """Asks until what it asks is true, ten seconds long; returns the last answer."""
+
+    def wait(ask: Callable[[], Any], seconds: float = 10) -> Any:
+        end = time.monotonic() + seconds
+        while not (answer := ask()) and time.monotonic() < end:
+            time.sleep(0.02)
+        return answer
+
+    return wait
+
+
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    """A port of ours on which nobody listens."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield bound.getsockname()[1]

@@ -1,0 +1,37 @@
+"""A Redis of the tests' own: on a free port, nothing written to disk. Not a test module."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.processes import start, stop, wait_for_line
+from tests.tools_available import needed
+
+_READY = re.compile(r"(Ready to accept connections)")
+
+
+@contextmanager
+def redis_server(folder: Path) -> Iterator[str]:
+    """A running server's URL; without redis-server the test is skipped, or fails when CI is set."""
+    program = needed("redis-server", "apt-get install redis-server")
+    port = free_port()
+    settings = {"port": port, "bind": "127.0.0.1", "save": "", "appendonly": "no", "dir": folder}
+    options = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
+    process = start([program, *options], {"PATH": "/usr/bin:/bin"})
+    try:
+        wait_for_line(process, _READY, [])
+        yield f"redis://127.0.0.1:{port}/0"
+    finally:
+        stop(process)
+
+
+def free_port() -> int:
+    """A port that was free a moment ago; Redis cannot choose one itself."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,288 @@
+"""Whatever happens in whatever order, no key ever has two jobs, and every success names the one that it has.
+
+Hypothesis makes up histories of calls, lost answers, killed workers, late lists, duplicates, other bodies, failures of the
+store, restarts and clocks that jump, shared out to two workers on one store. The upstream's own ledger is the judge.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import tempfile
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from itertools import count, cycle, pairwise
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import requests
+import responses
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from service import exchange
+from tests.idempotency.api import JOBS, keyed
+from tests.idempotency.conftest import door, settings_for
+
+UPSTREAM = "http://127.0.0.1:9/v1"
+EXPIRY = 86400
+LATEST = 500
+"""Seconds after which a job is in the list at the latest: below the settle window, or nothing could be promised."""
+
+
+class Time:
+    """The true time, and the gateways' clock, which may be wrong. Goes on only when told."""
+
+    def __init__(self) -> None:
+        self.true = 1.8e9
+        self.skew = 0.0
+
+    def time(self) -> float:
+        """What the gateways take for the time."""
+        return self.true + self.skew
+
+    def monotonic(self) -> float:
+        """Never jumps."""
+        return self.true
+
+    def sleep(self, seconds: float) -> None:
+        """Passes at once."""
+        self.true += seconds
+
+
+class Killed(Exception):
+    """The worker is gone, and with it all that it would have done: nothing in the gateway's code catches this."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One line of the ledger; `listed` is the true time from which the list shows it."""
+
+    id: str
+    body: dict[str, Any]
+    made: float
+    listed: float
+
+    @property
+    def key(self) -> str:
+        """The key of the call that made it."""
+        return str(self.body["metadata"]["key"])
+
+
+@dataclass(frozen=True)
+class Fate:
+    """What becomes of the next create: whether it is carried out, how late it is listed, and how its answer is lost."""
+
+    carried_out: bool
+    lost: str
+    lag: float = 0.0
+
+
+class Upstream:
+    """Carries creates out and lists jobs, as it is told to."""
+
+    def __init__(self, time: Time) -> None:
+        self.time = time
+        self.jobs: list[Job] = []
+        self.sends = 0
+        self.fate = Fate(True, "")
+        self.blind = self.killed = False
+        self.meanwhile: list[Any] = []  # to be called while a request is under way
+
+    def create(self, request: Any) -> tuple[int, dict[str, str], str]:
+        """The upstream's side of a create."""
+        self.sends += 1
+        self._let_happen()
+        fate, self.fate = self.fate, Fate(True, "")
+        body = json.loads(request.body)
+        job = Job(f"job-{self.sends}", body, self.time.true, self.time.true + fate.lag)
+        if fate.carried_out:
+            self.jobs.append(job)
+        if fate.lost == "killed":
+            self.killed = True
+            raise Killed
+        if fate.lost == "unreachable":
+            raise requests.ConnectionError
+        if fate.lost == "reset":
+            exchange._current.exchange.sent = True  # what urllib3's connection would have noted
+            raise requests.ConnectionError
+        if fate.lost == "slow":
+            exchange._current.exchange.sent = True
+            self.time.true += 40
+            raise requests.ReadTimeout
+        if fate.lost:
+            return int(fate.lost), {}, '{"detail": "no"}'
+        return 200, {}, json.dumps({"id": job.id, **body})
+
+    def list(self, request: Any) -> tuple[int, dict[str, str], str]:
+        """One page of what is listed by now, newest first."""
+        self._let_happen()
+        if self.blind:
+            return 503, {}, "{}"
+        after = datetime.fromisoformat(request.params["created_after"]).timestamp()
+        found = [j for j in self.jobs if j.listed <= self.time.true and j.made > after][::-1]
+        size, page = int(request.params["page_size"]), int(request.params["page"])
+        data = [{"id": j.id, **j.body} for j in found[page * size : (page + 1) * size]]
+        return 200, {}, json.dumps({"data": data, "total": len(found)})
+
+    def _let_happen(self) -> None:
+        while self.meanwhile:
+            self.meanwhile.pop()()
+
+
+class Gateways:
+    """Four gateways in this process on one store, made once for all histories: all that they remember is in the store."""
+
+    def __init__(self) -> None:
+        self.store = Path(tempfile.mkdtemp()) / "keys.sqlite3"
+        self.settings = settings_for(UPSTREAM, self.store, GATEWAY_KEY_EXPIRY=EXPIRY)
+        self.clients = [door(self.settings) for _ in range(4)]
+        self.histories = count()
+
+
+gateways = cache(Gateways)
+
+AGES = st.sampled_from([0, 0, 0, 1])
+WORKERS = st.integers(0, 1)
+HOURS = st.sampled_from([1] * 8 + [2])
+LOST = st.builds(
+    Fate,
+    st.booleans(),
+    st.sampled_from(["killed", "reset", "slow", "500", "502", "503", "504", "408"]),
+    st.sampled_from([0, 0, 20, LATEST]),
+)
+REFUSED = st.builds(
+    Fate, st.just(False), st.sampled_from(["unreachable", "400", "401", "422", "429"])
+)
+LATER = st.sampled_from([0, 0, 0, 51, 599, 700])
+SKEWS = st.sampled_from([7200.0, -7200.0, 60.0, 0.0])
+FATES = st.one_of(st.just(Fate(True, "")), LOST, LOST, REFUSED)
+
+
+class Histories(RuleBasedStateMachine):
+    """Ever new keys, of which the last two are used; two bodies; two workers of the four at a time."""
+
+    @initialize(skew=SKEWS)
+    def begin(self, skew: float) -> None:
+        """Everything works; the clock may be wrong from the start."""
+        self.running = ExitStack()
+        enter = self.running.enter_context
+        self.store = gateways().store
+        self.history = next(gateways().histories)
+        self.keys = ["0"]
+        self.time = Time()
+        self.time.skew = skew
+        self.upstream = Upstream(self.time)
+        for module in ("idempotency", "store"):
+            enter(patch(f"service.{module}.time", self.time))
+        enter(patch("service.store.BUSY", 0.01))
+        mistral = enter(responses.RequestsMock(assert_all_requests_are_fired=False))
+        json_type = {"content_type": "application/json"}
+        mistral.add_callback("POST", f"{UPSTREAM}/batch/jobs", self.upstream.create, **json_type)
+        mistral.add_callback("GET", f"{UPSTREAM}/batch/jobs", self.upstream.list, **json_type)
+        self.next_worker = cycle(gateways().clients)
+        self.workers = [next(self.next_worker), next(self.next_worker)]
+
+    def teardown(self) -> None:
+        if hasattr(self, "running"):
+            self.running.close()
+
+    def _create(self, worker: int, age: int, hours: int) -> None:
+        key = self.keys[-1 - age % len(self.keys)]
+        body = {"endpoint": "/v1/ocr", "timeout_hours": hours, "metadata": {"key": key}}
+        headers = keyed(f"{key}-{self.history}")
+        answer = self.workers[worker].post(JOBS, json=body, headers=headers)
+        if answer.status_code == 500 and self.upstream.killed:
+            self.upstream.killed = False
+            return
+        assert answer.status_code in (200, 400, 409, 422, 429, 502, 503, 504), answer.text
+        if answer.status_code == 200:
+            (made,) = [job for job in self.upstream.jobs if job.id == answer.json()["id"]]
+            assert (made.key, made.body["timeout_hours"]) == (key, hours)
+
+    @rule(later=LATER, worker=WORKERS, age=AGES, hours=HOURS, fate=FATES, blind=st.booleans())
+    def call(
+        self, later: float, worker: int, age: int, hours: int, fate: Fate, blind: bool
+    ) -> None:
+        """A call, some seconds later; when it is sent, its fate is this."""
+        self.time.true += later
+        self.upstream.fate, self.upstream.blind = fate, blind
+        self._create(worker, age, hours)
+        self.upstream.fate, self.upstream.blind = Fate(True, ""), False
+
+    @rule(age=AGES, hours=HOURS, fate=FATES, other=HOURS)
+    def call_twice_at_once(self, age: int, hours: int, fate: Fate, other: int) -> None:
+        """While one worker waits for the upstream, be it for the create or for a list, the other gets the same key."""
+        self.upstream.meanwhile = [lambda: self._create(1, age, other)]
+        self.call(0, 0, age, hours, fate, False)
+        self.upstream.meanwhile = []
+
+    @rule(age=AGES, hours=HOURS, fate=FATES)
+    def call_whose_outcome_cannot_be_stored(self, age: int, hours: int, fate: Fate) -> None:
+        """The store is locked from the moment when the upstream is asked."""
+        locks: list[sqlite3.Connection] = []
+
+        def lock() -> None:
+            locks.append(sqlite3.connect(self.store, isolation_level=None, check_same_thread=False))
+            locks[0].execute("BEGIN IMMEDIATE")
+
+        self.upstream.meanwhile = [lock]
+        self.call(0, 0, age, hours, fate, False)
+        self.upstream.meanwhile = []
+        for db in locks:
+            db.rollback()
+            db.close()
+
+    @rule()
+    def a_new_key(self) -> None:
+        """Somebody wants another job."""
+        self.keys.append(str(len(self.keys)))
+
+    @rule(seconds=st.sampled_from([120, EXPIRY // 2, EXPIRY + 1]))
+    def time_passes(self, seconds: float) -> None:
+        """For all."""
+        self.time.true += seconds
+
+    def _all_is_listed(self) -> bool:
+        return all(job.listed <= self.time.true for job in self.upstream.jobs)
+
+    # A clock set forward shortens the settle window: the one thing that it is good for is lists that are late.
+    @precondition(_all_is_listed)
+    @rule(skew=SKEWS)
+    def the_clock_is_set(self, skew: float) -> None:
+        """The gateways' clock jumps."""
+        self.time.skew = skew
+
+    @rule(worker=WORKERS)
+    def restart(self, worker: int) -> None:
+        """A worker that knows nothing takes a worker's place."""
+        self.workers[worker] = next(self.next_worker)
+
+    @invariant()
+    def no_key_has_two_jobs(self) -> None:
+        """Not for as long as keys are remembered; a clock that is set forward makes that shorter by as much."""
+        for key in self.keys:
+            times = [job.made for job in self.upstream.jobs if job.key == key]
+            assert all(later - earlier >= EXPIRY - 4 * 3600 for earlier, later in pairwise(times))
+
+
+TestHistories = Histories.TestCase
+TestHistories.settings = settings(max_examples=200, stateful_step_count=25)
+TestHistories.pytestmark = [
+    pytest.mark.timeout(900)
+]  # a counterexample takes minutes to be made small
+
+
+def test_the_workers_of_the_histories_do_share_a_store() -> None:
+    machine = Histories()
+    machine.begin(0.0)
+    for worker in (0, 1, 0, 1):
+        machine.call(0, worker, 0, 1, Fate(True, ""), False)
+        machine.restart(worker)
+    machine.teardown()
+    assert machine.upstream.sends == 1

@@ -1,0 +1,117 @@
+"""What the MCP bridge tells of its calls."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mcp_bridge.config import Settings, SettingsError, log_to_stderr
+from tests.processes import ROOT, sandbox_process
+from tests.telemetry.gateway import eventually, gateway
+
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+
+
+def call(name: str, arguments: dict[str, Any], number: int) -> dict[str, Any]:
+    meta = {"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01", "x-request-id": f"call-{number}"}
+    return {
+        "jsonrpc": "2.0",
+        "id": number,
+        "method": "tools/call",
+        "params": {"name": name, "arguments": arguments, "_meta": meta},
+    }
+
+
+HELLO = [
+    {
+        "jsonrpc": "2.0",
+        "id": 0,
+        "method": "initialize",
+        "params": {
+            "protocolVersion": "2025-06-18",
+            "capabilities": {},
+            "clientInfo": {"name": "test", "version": "1"},
+        },
+    },
+    {"jsonrpc": "2.0", "method": "notifications/initialized"},
+]
+
+
+def test_a_call_has_a_line_in_bridge_and_service_with_one_id_and_trace_and_audits_when_it_changes_something(
+    tmp_path: Path,
+) -> None:
+    create = {
+        "endpoint": "/v1/chat/completions",
+        "model": "mistral-small-latest",
+        "requests": [
+            {"custom_id": "1", "body": {"messages": [{"role": "user", "content": "CANARY"}]}}
+        ],
+    }
+    with sandbox_process() as sandbox, gateway(tmp_path, f"{sandbox.url}/v1") as rest:
+        environ = {
+            **os.environ,
+            "BRIDGE_REST_URL": f"http://127.0.0.1:{rest.port}",
+            "BRIDGE_REST_TOKEN": "token-CANARY",
+            "BRIDGE_LOG_LEVEL": "debug",
+        }
+        with subprocess.Popen(
+            [sys.executable, "-m", "mcp_bridge", "--stdio"],
+            cwd=ROOT, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        ) as bridge:  # fmt: skip
+            assert bridge.stdin and bridge.stdout and bridge.stderr
+            calls = [call("list-batch-jobs", {}, 1), call("create-batch-job", create, 2)]
+            for message in [*HELLO, *calls]:
+                bridge.stdin.write(json.dumps(message) + "\n")
+                bridge.stdin.flush()
+            answers = {
+                answer["id"]: answer
+                for answer in (json.loads(bridge.stdout.readline()) for _ in range(3))
+            }
+            bridge.stdin.close()
+            written = bridge.stderr.read()
+        job = answers[2]["result"]["structuredContent"]["id"]
+        told = eventually(
+            lambda: {line["request_id"]: line for line in rest.requests if line["operation"]}
+        )
+        audited = eventually(lambda: rest.audit)
+    lines = [json.loads(line) for line in written.splitlines()]
+    events = [line for line in lines if "tool" in line]
+    assert sorted(
+        (line["logger"], line["tool"], line["outcome"], line.get("id", "")) for line in events
+    ) == [
+        ("gateway.audit", "create-batch-job", "done", job),
+        ("mcp_bridge", "create-batch-job", "done", ""),
+        ("mcp_bridge", "list-batch-jobs", "done", ""),
+    ]
+    assert {line["trace_id"] for line in [*events, *told.values()]} == {TRACE}
+    assert {"call-1", "call-2"} <= told.keys()
+    assert [(line["id"], line["request_id"]) for line in audited] == [(job, "call-2")]
+    assert "CANARY" not in written
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("LOG_LEVEL", "loud"),
+        ("LOG_FORMAT", "xml"),
+        ("AUDIT_LOG", "stdout"),
+        ("AUDIT_LOG", "/nowhere/file"),
+    ],
+)
+def test_a_log_setting_of_the_bridge_that_cannot_be_used_is_named(name: str, value: str) -> None:
+    root = logging.getLogger()
+    kept = root.handlers[:], root.level
+    try:
+        with pytest.raises(SettingsError, match=re.escape(f"BRIDGE_{name}")):
+            log_to_stderr(Settings.from_env({f"BRIDGE_{name}": value}))
+    finally:
+        root.handlers[:], root.level = kept
+        logging.captureWarnings(False)
