@@ -13,7 +13,7 @@ import uvicorn
 from mcp.server.stdio import stdio_server
 
 from mcp_bridge.app import PATH, create_app
-from mcp_bridge.config import Settings, SettingsError, log_to_stderr
+from mcp_bridge.config import Settings, SettingsError, check_access, log_to_stderr
 from mcp_bridge.server import build_server
 from openapi.contract import ContractError, load
 
@@ -31,6 +31,7 @@ def main() -> int:
         if stdio:
             anyio.run(_serve_stdio, settings)
         else:
+            check_access(settings)
             _serve_http(settings)
     except (SettingsError, ContractError, OSError) as error:
         print(f"mcp_bridge: cannot start: {error}", file=sys.stderr)

@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from mcp_bridge.access import Access
 from mcp_bridge.config import Settings
 from mcp_bridge.server import build_server
 from openapi.contract import load
@@ -28,10 +29,11 @@ _PROBE_SECONDS = 2.0
 def create_app(settings: Settings | None = None) -> ASGIApp:
     """The application for `settings`, None being the environment's.
 
-    SettingsError or ContractError when it cannot run.
+    SettingsError, ContractError or AccessError when it cannot run.
     """
     settings = settings or Settings.from_env()
-    server = build_server(load(Path(settings.openapi)), settings)
+    contract = load(Path(settings.openapi))
+    server = build_server(contract, settings)
 
     # Once: it takes far longer than all else that a probe does.
     tls = httpx2.create_ssl_context(trust_env=False)
@@ -46,17 +48,22 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         stateless_http=True,
         json_response=False,  # with True, a client that hangs up would not cancel its call
         max_request_body_size=settings.max_body,
-        transport_security=TransportSecuritySettings(
-            allowed_hosts=list(settings.allowed_hosts),
-            allowed_origins=list(settings.allowed_origins),
-        ),
+        # Access does it, with answers that say what to change, and before tokens are asked for.
+        transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
         custom_starlette_routes=[Route("/livez", _live), Route("/readyz", ready)],
     )
     # The collector's pauses make the slowest calls slow; what is here now stays for good.
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
-    return Hardened(app)
+    return Access(
+        Hardened(app),
+        door=settings.door(),
+        bearers=settings.bearers(contract.scopes.values()),
+        rates=settings.rates(),
+        path=PATH,
+        scopes=sorted(set(contract.scopes.values())),
+    )
 
 
 async def _live(_: Request) -> Response:

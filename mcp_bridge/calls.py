@@ -65,7 +65,7 @@ def _request(tool: CallableTool, arguments: Mapping[str, Any], caller: str) -> R
         elif argument.location == "member":
             members[argument.target] = value
     if tool.keyed and KEY_HEADER.lower() not in map(str.lower, headers):
-        headers[KEY_HEADER] = arguments.get(KEY) or _derived_key(caller, tool, arguments)
+        headers[KEY_HEADER] = _key(caller, tool, arguments)
     body = None
     if tool.operation.body and (tool.operation.body.required or members or "body" in arguments):
         headers["Content-Type"] = "application/json"
@@ -83,7 +83,15 @@ def plain(tool: CallableTool, given: Mapping[str, Any]) -> dict[str, Any]:
     faults += _faults(tool, arguments)
     if faults:
         raise BadArguments(faults)
-    return {**tool.declared.defaults, **arguments}
+    return {**tool.declared.defaults, **_advertised(tool), **arguments}
+
+
+def _advertised(tool: CallableTool) -> dict[str, Any]:
+    """The defaults of body members, for calls with a key: left out or spelt out, a default means the same call."""
+    if not tool.keyed:
+        return {}
+    members = [each for each in tool.arguments.values() if each.location == "member"]
+    return {each.name: each.schema["default"] for each in members if "default" in each.schema}
 
 
 def _unwrapped(tool: CallableTool, given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -180,7 +188,12 @@ def _json(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
 
-def _derived_key(caller: str, tool: CallableTool, arguments: Mapping[str, Any]) -> str:
-    action = json.dumps([caller, tool.declared.name, arguments], sort_keys=True)
+def _key(caller: str, tool: CallableTool, arguments: Mapping[str, Any]) -> str:
+    """The Idempotency-Key of a call: made from the caller's own key, else from all arguments.
+
+    The caller is part of it either way, since REST sees one caller only, the bridge.
+    """
+    meant = {KEY: arguments[KEY]} if arguments.get(KEY) else dict(arguments)
+    action = json.dumps([caller, tool.declared.name, meant], sort_keys=True)
     digest = base64.b32encode(hashlib.sha256(action.encode()).digest())
     return f"mcp-{digest.decode().rstrip('=').lower()}"

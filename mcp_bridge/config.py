@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
-from openapi.contract import DEFAULT_DOCUMENT
+from access import binding
+from access.bearer import Bearers, bearers
+from access.guard import Door
+from access.rates import Rates
+from access.refusals import AccessError
+from openapi.contract import DEFAULT_DOCUMENT, load
 from telemetry import audit, logs
 
 _HOSTS = ("127.0.0.1", "127.0.0.1:*", "localhost", "localhost:*", "[::1]", "[::1]:*")
-_ORIGINS = ("http://127.0.0.1:*", "http://localhost:*", "http://[::1]:*")
 
 
 class SettingsError(ValueError):
@@ -46,10 +51,14 @@ class Settings:
         "GATEWAY_MAX_BODY", 32 << 20, "Largest message, the same as the REST service's body"
     )
     allowed_hosts: tuple[str, ...] = setting(
-        "BRIDGE_ALLOWED_HOSTS", _HOSTS, "Host headers that are answered, each exact or NAME:*"
+        "BRIDGE_ALLOWED_HOSTS",
+        _HOSTS,
+        "Host headers that are answered: NAME or NAME:PORT; *: any, with tokens",
     )
     allowed_origins: tuple[str, ...] = setting(
-        "BRIDGE_ALLOWED_ORIGINS", _ORIGINS, "Origin headers that are answered, exact or ORIGIN:*"
+        "BRIDGE_ALLOWED_ORIGINS",
+        (),
+        "Web pages that may call: SCHEME://HOST[:PORT], PORT * for any; empty: none",
     )
     log_level: str = setting("BRIDGE_LOG_LEVEL", "INFO", "Least level logged on standard error")
     log_format: str = setting(
@@ -61,11 +70,67 @@ class Settings:
         "Where a line for each changing call goes: stderr, off or a file",
     )
 
+    tokens_file: str = setting(
+        "BRIDGE_TOKENS_FILE",
+        "",
+        "File of the callers' tokens, in the REST service's form; may be the same file",
+    )
+    jwt_issuer: str = setting("BRIDGE_JWT_ISSUER", "", "Issuer (iss) whose JWTs are accepted too")
+    jwt_audience: str = setting(
+        "BRIDGE_JWT_AUDIENCE", "", "Audience (aud) that such a JWT must name: the endpoint's URL"
+    )
+    jwks_url: str = setting("BRIDGE_JWKS_URL", "", "Where the issuer's public keys are (JWKS)")
+    jwt_algorithms: str = setting(
+        "BRIDGE_JWT_ALGORITHMS", "RS256,ES256", "Signature algorithms that are accepted"
+    )
+    rate_limit: str = setting(
+        "BRIDGE_RATE_LIMIT", "", "How often one caller may call, say 100/minute; empty: no limit"
+    )
+
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
         """The settings in `environ`, empty ones at their defaults; SettingsError for a bad one."""
         texts = {entry: environ.get(entry.metadata["env"], "").strip() for entry in fields(cls)}
         return cls(**{entry.name: _read(entry, text) for entry, text in texts.items() if text})
+
+    @property
+    def protected(self) -> bool:
+        """True when callers over HTTP need tokens."""
+        return bool(self.tokens_file or self.jwt_issuer)
+
+    def bearers(self, scopes: Iterable[str]) -> Bearers | None:
+        """Who has tokens; None when callers need none. AccessError when they cannot be told."""
+        return bearers(self, prefix="BRIDGE_", scopes=scopes)
+
+    def rates(self) -> Rates | None:
+        """How often one may call; None for any number. AccessError when it cannot be read."""
+        return Rates(self.rate_limit) if self.rate_limit else None
+
+    def door(self) -> Door:
+        """Which hosts and web pages requests may come from."""
+        own = () if binding.is_loopback(self.host) else binding.names(self.host)
+        return Door(
+            hosts=(*self.allowed_hosts, *own),
+            origins=self.allowed_origins,
+            hosts_setting="BRIDGE_ALLOWED_HOSTS",
+            origins_setting="BRIDGE_ALLOWED_ORIGINS",
+        )
+
+
+def check_access(settings: Settings) -> None:
+    """SettingsError when the bridge would serve HTTP to whom it should not, or cannot tell whom."""
+    try:
+        settings.door().check(protected=settings.protected)
+        settings.bearers(load(Path(settings.openapi)).scopes.values())
+        settings.rates()
+        check_address(settings.host, settings, chosen_by="BRIDGE_HOST")
+    except AccessError as error:
+        raise SettingsError(str(error)) from error
+
+
+def check_address(host: str, settings: Settings, chosen_by: str = "the address") -> None:
+    """AccessError when others reach `host` and callers need no tokens."""
+    binding.check(host, protected=settings.protected, chosen_by=chosen_by, prefix="BRIDGE_")
 
 
 def log_to_stderr(settings: Settings) -> None:

@@ -6,7 +6,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from difflib import get_close_matches
 from typing import Any
@@ -18,6 +18,8 @@ from mcp.server import Server, ServerRequestContext
 from mcp.server.caching import CacheHint
 from mcp.types import INVALID_PARAMS, CallToolRequestParams, PaginatedRequestParams
 
+from access.tokens import Grant
+from mcp_bridge import access
 from mcp_bridge.answers import failed, failure, refused, success, unanswered
 from mcp_bridge.calls import BadArguments, rest_call
 from mcp_bridge.config import Settings
@@ -43,7 +45,7 @@ def build_server(
     """A server of the contract's tools; `transport` stands in for the network to REST."""
     tools = build_tools(contract)
     listing = {"tools": [tool.listing() for tool in tools.values()], "resultType": "complete"}
-    bridge = Bridge(tools, settings)
+    bridge = Bridge(tools, settings, contract.scopes)
     server: Server[httpx2.AsyncClient] = Server(
         contract.mcp_name,
         version=contract.version,
@@ -51,7 +53,10 @@ def build_server(
         instructions=contract.mcp_instructions or None,
         lifespan=_rest_client(settings, transport),
         cache_hints={
-            "tools/list": CacheHint(ttl_ms=300_000, scope="public"),
+            # What is listed depends on who asks when they need tokens.
+            "tools/list": CacheHint(
+                ttl_ms=300_000, scope="private" if settings.protected else "public"
+            ),
             "server/discover": CacheHint(ttl_ms=3_600_000, scope="public"),
         },
         # Without this the SDK runs tools/list before every call.
@@ -59,7 +64,11 @@ def build_server(
     )
 
     async def list_tools(context: Context, params: PaginatedRequestParams) -> dict[str, Any]:
-        return listing
+        grant = _grant(context)
+        if grant is None:
+            return listing
+        allowed = [tool for tool in tools.values() if not bridge.lacks(grant, tool)]
+        return {**listing, "tools": [tool.listing() for tool in allowed]}
 
     # Not by the constructor, whose handlers return models: the wire form saves a dump per call.
     server.add_request_handler("tools/list", PaginatedRequestParams, list_tools)
@@ -90,9 +99,13 @@ def _rest_client(
 class Bridge:
     """Calls tools at the REST service; every failure but that of an unknown tool is a result."""
 
-    def __init__(self, tools: dict[str, CallableTool], settings: Settings) -> None:
+    def __init__(
+        self, tools: dict[str, CallableTool], settings: Settings, scopes: Mapping[str, str]
+    ) -> None:
+        """`scopes` names what reading and writing need."""
         self.tools = tools
         self.settings = settings
+        self.scopes = scopes
         looks = [name for name, tool in tools.items() if tool.declared.read_only]
         self.checks = " or ".join(looks) or "the operator"
 
@@ -115,6 +128,11 @@ class Bridge:
         self._tell(context, tool, result, request_id, time.monotonic() - started)
         return result
 
+    def lacks(self, grant: Grant, tool: CallableTool) -> str:
+        """The scope that calling `tool` needs and `grant` does not have; empty when it has it."""
+        needed = self.scopes[tool.operation.access]
+        return "" if needed in grant.scopes else needed
+
     def _tell(
         self,
         context: Context,
@@ -126,10 +144,11 @@ class Bridge:
         """One log line for a call, and one in the audit log for a call that may have changed something."""
         trace = _received(context, "traceparent", _TRACE["traceparent"])
         client = context.request.client if context.request is not None else None
+        grant = _grant(context)
         fields = {
             "request_id": request_id,
             "trace_id": trace.split("-")[1] if trace else "",
-            "caller": client.host if client else "stdio",
+            "caller": grant.name if grant else client.host if client else "stdio",
             "tool": tool.declared.name,
             "operation": tool.operation.id,
             "outcome": "failed" if result["isError"] else "done",
@@ -149,6 +168,12 @@ class Bridge:
     async def _result(
         self, context: Context, tool: CallableTool, arguments: dict[str, Any], request_id: str
     ) -> dict[str, Any]:
+        grant = _grant(context)
+        if grant and (needed := self.lacks(grant, tool)):
+            return failure(
+                f"{tool.declared.name} failed: the token of {grant.name} lacks the scope {needed}."
+                " Nothing was sent; only the gateway's operator can help."
+            )
         try:
             call = rest_call(tool, arguments, _caller(context))
         except BadArguments as error:
@@ -186,8 +211,15 @@ def _caller(context: Context) -> str:
     """Who calls, as far as the transport tells: an address and its credentials, or stdio's one."""
     if context.request is None:
         return "stdio"
+    if grant := _grant(context):
+        return grant.name
     client = context.request.client
     return f"{client and client.host} {context.request.headers.get('authorization')}"
+
+
+def _grant(context: Context) -> Grant | None:
+    """What the caller may do; None for everything."""
+    return access.grant(context.request.scope) if context.request is not None else None
 
 
 def _received(context: Context, name: str, pattern: re.Pattern[str]) -> str | None:

@@ -1,10 +1,19 @@
 """How gunicorn serves the bridge with several workers: `gunicorn -c python:mcp_bridge.workers`."""
 
-from mcp_bridge.config import Settings, log_to_stderr
+import sys
+
+from access.refusals import AccessError
+from mcp_bridge.config import Settings, SettingsError, check_access, check_address, log_to_stderr
+from openapi.contract import ContractError
 from telemetry.workers import Log
 
-_settings = Settings.from_env()
-log_to_stderr(_settings)
+try:
+    _settings = Settings.from_env()
+    log_to_stderr(_settings)
+    check_access(_settings)
+except (SettingsError, ContractError) as error:
+    print(f"mcp_bridge: cannot start: {error}", file=sys.stderr)
+    sys.exit(2)
 
 wsgi_app = "mcp_bridge.app:create_app()"
 bind = f"{_settings.host}:{_settings.port}"  # how many workers: WEB_CONCURRENCY, read by gunicorn
@@ -14,3 +23,15 @@ graceful_timeout = int(_settings.timeout) + 5  # calls in flight reach their own
 control_socket_disable = True
 logger_class = Log
 loglevel = "warning"
+
+
+def when_ready(server):  # type: ignore[no-untyped-def]
+    """Refuses an address of --bind or of a socket handed over, as that of the settings before."""
+    try:
+        for listener in server.LISTENERS:
+            name = listener.sock.getsockname()
+            if isinstance(name, tuple):  # others are paths of Unix sockets
+                check_address(name[0], _settings)
+    except AccessError as error:
+        print(f"mcp_bridge: cannot start: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -132,7 +132,10 @@ def _write(text: str, output: Path) -> None:
 
 
 def _check(text: str, committed: Path) -> int:
-    current = committed.read_text(encoding="utf-8") if committed.exists() else ""
+    try:
+        current = committed.read_text(encoding="utf-8") if committed.exists() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise CapabilityError(str(committed), f"cannot be read: {error}") from error
     old, new = current.splitlines(keepends=True), text.splitlines(keepends=True)
     sys.stdout.writelines(difflib.unified_diff(old, new, str(committed), "derived now"))
     return int(current != text)

@@ -14,6 +14,9 @@ from sandbox.state import Refused, State
 
 BANNER = "a stand-in for Mistral's Batch and Files APIs: it reaches no model and costs nothing"
 
+LONGEST_ADVANCE = 10 * 365 * 86400
+"""Job seconds; times stay dates that can be written."""
+
 admin = Blueprint("admin", __name__)
 
 
@@ -77,8 +80,13 @@ def reset() -> Response:
 def advance() -> Response:
     """Move the clock by `{"seconds": n}` job seconds."""
     seconds = _body().get("seconds") if isinstance(_body(), dict) else None
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds < 0:
-        raise Refused(422, {"detail": "seconds must be a number of job seconds, 0 or more"})
+    if (
+        isinstance(seconds, bool)
+        or not isinstance(seconds, int | float)
+        or not 0 <= seconds <= LONGEST_ADVANCE
+    ):
+        detail = f"seconds must be a number of job seconds, 0 to {LONGEST_ADVANCE}"
+        raise Refused(422, {"detail": detail})
     _state().clock.advance(seconds)
     return state()
 

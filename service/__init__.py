@@ -1,4 +1,6 @@
-"""The REST service. A request's way: `guards` -> Connexion's routing -> `validation` -> `threads` -> `handlers` -> `upstream`.
+"""The REST service. A request's way: `guards` -> `callers` -> `pages` -> Connexion's routing -> `validation` -> `threads`
+-> `handlers` -> `idempotency` -> `upstream`.
 
-`errors` turns whatever fails on that way into a problem document; `app` puts the pieces together.
+Around that way `records` tells of the request, and `errors` turns whatever fails into a problem document; `app` puts the
+pieces together.
 """

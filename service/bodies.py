@@ -70,30 +70,32 @@ def _read(raw: Raw, schema: Schema) -> tuple[Any, Any]:
     if _is_open(schema) and _is_object(raw):
         return raw, {}
     try:
-        if "properties" in schema:
-            return _read_members(msgspec.json.decode(raw, type=_MEMBERS), schema["properties"])
-        if "properties" in schema.get("items", {}):
-            return _read_objects(
-                msgspec.json.decode(raw, type=_OBJECTS), schema["items"]["properties"]
-            )
+        if _has_members(schema):
+            return _read_members(msgspec.json.decode(raw, type=_MEMBERS), schema)
+        if _has_members(schema.get("items", {})):
+            return _read_objects(msgspec.json.decode(raw, type=_OBJECTS), schema["items"])
     except msgspec.ValidationError:
         pass  # JSON of another shape than the schema's: the check says so
-    return raw, msgspec.json.decode(raw)
+    value = msgspec.json.decode(raw)
+    return (value if schema.keys() & _COMBINED else raw), value
 
 
-def _read_members(members: dict[str, Raw], properties: dict[str, Schema]) -> tuple[Any, Any]:
-    read = {
-        name: _read(member, properties.get(name, _ANYTHING)) for name, member in members.items()
-    }
+def _read_members(members: dict[str, Raw], schema: Schema) -> tuple[Any, Any]:
+    properties, others = schema.get("properties", {}), schema.get("additionalProperties")
+    other = others if isinstance(others, dict) else _ANYTHING
+    read = {name: _read(member, properties.get(name, other)) for name, member in members.items()}
     return {name: pair[0] for name, pair in read.items()}, {
         name: pair[1] for name, pair in read.items()
     }
 
 
-def _read_objects(objects: list[dict[str, Raw]], properties: dict[str, Schema]) -> tuple[Any, Any]:
+def _read_objects(objects: list[dict[str, Raw]], schema: Schema) -> tuple[Any, Any]:
     """As `_read_members` for each; the loop that a large body spends its time in, so flat objects take a short way."""
-    if any("properties" in child or "items" in child for child in properties.values()):
-        pairs = [_read_members(members, properties) for members in objects]
+    properties = schema.get("properties", {})
+    others = schema.get("additionalProperties")
+    children = [*properties.values(), *([others] if isinstance(others, dict) else [])]
+    if any(_has_members(child) or "items" in child for child in children):
+        pairs = [_read_members(members, schema) for members in objects]
         return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     opened = {name for name, child in properties.items() if _is_open(child)}
     decode = msgspec.json.decode
@@ -110,6 +112,12 @@ def _read_objects(objects: list[dict[str, Raw]], properties: dict[str, Schema]) 
 _ANYTHING: Schema = {"type": "object"}
 
 
+def _has_members(schema: Schema) -> bool:
+    """True when the schema says something about the members of an object."""
+    described = "properties" in schema or schema.get("type") == "object"
+    return described and not _is_open(schema) and not schema.keys() & _COMBINED
+
+
 def _is_open(schema: Schema) -> bool:
     """True when any object satisfies the schema, so that its inside need not be looked at."""
     return (
@@ -119,16 +127,14 @@ def _is_open(schema: Schema) -> bool:
     )
 
 
+_COMBINED = {"allOf", "anyOf", "oneOf", "not"}  # each may say something about any member
 _LOOKED_AT = {
     "properties",
     "required",
     "minProperties",
     "maxProperties",
     "x-propertyNames",
-    "allOf",
-    "anyOf",
-    "oneOf",
-    "not",
+    *_COMBINED,
 }
 
 

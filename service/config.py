@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import ssl
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
@@ -163,9 +164,10 @@ class Settings:
             read_credentials=read_credentials,
             credential_files=_credential_files(contract, environ),
         )
-        _check_times(settings)
+        _check_numbers(settings)
         _check_logging(settings)
         _check_base_url(settings.base_url)
+        _check_ca_file(settings.ca_file)
         _check_access(settings)
         return settings
 
@@ -304,7 +306,7 @@ def _parse(name: str, kind: type, environ: Mapping[str, str]) -> Any:
     return value
 
 
-def _check_times(settings: Settings) -> None:
+def _check_numbers(settings: Settings) -> None:
     if not 0 < settings.connect_timeout <= settings.read_timeout <= settings.timeout:
         raise SettingsError(
             "GATEWAY_CONNECT_TIMEOUT, GATEWAY_READ_TIMEOUT and GATEWAY_TIMEOUT must be above 0 and in ascending order,"
@@ -316,6 +318,8 @@ def _check_times(settings: Settings) -> None:
         )
     if settings.threads < 1:
         raise SettingsError("GATEWAY_THREADS must be at least 1")
+    if settings.port > 65535:
+        raise SettingsError("GATEWAY_PORT must be at most 65535")
 
 
 def _check_logging(settings: Settings) -> None:
@@ -354,21 +358,37 @@ def _check_base_url(url: str) -> None:
         raise SettingsError(
             f"the capability's baseUri is {'a template: ' + url if url else 'empty'}; set GATEWAY_UPSTREAM_URL to the API's base URL"
         )
-    parts = urlsplit(url)
+    form = "GATEWAY_UPSTREAM_URL must be http(s)://host[:port][/path], without user, query or fragment"
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise SettingsError(form) from error
     if (
         parts.scheme not in ("http", "https")
         or not parts.hostname
+        or port == 0
         or parts.query
         or parts.fragment
         or "@" in parts.netloc
+        or not re.fullmatch(r"[!-~]+", url)
     ):
-        raise SettingsError(
-            "GATEWAY_UPSTREAM_URL must be http(s)://host[:port][/path], without user, query or fragment"
-        )
+        raise SettingsError(form)
     if parts.scheme == "http" and not _is_loopback(parts.hostname):
         raise SettingsError(
             f"GATEWAY_UPSTREAM_URL: plain http to {parts.hostname} would send the key unencrypted; use https"
         )
+
+
+def _check_ca_file(path: str) -> None:
+    if not path:
+        return
+    try:
+        ssl.create_default_context(cafile=path)
+    except OSError as error:
+        raise SettingsError(
+            f"GATEWAY_CA_FILE: {path} cannot be read as PEM: {error.strerror}"
+        ) from error
 
 
 def _is_loopback(host: str) -> bool:

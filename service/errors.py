@@ -116,6 +116,12 @@ PROBLEMS: dict[str, Kind] = {
         "Repeat after Retry-After seconds; nothing was sent upstream.",
         True,
     ),
+    "gateway-unavailable": Kind(
+        502,
+        "gateway",
+        "The proxy in front got no complete answer from the gateway",
+        "Repeat only if retryable; otherwise look whether it was carried out.",
+    ),
     "internal-error": Kind(
         500,
         "gateway",
@@ -309,7 +315,8 @@ class Problems:
         )
 
     def _method_not_allowed(self, scope: Scope) -> Problem:
-        allowed = ", ".join(self.contract.allowed_methods(scope["path"]))
+        pages = ["GET", "HEAD"]  # what is no path of the contract's
+        allowed = ", ".join(self.contract.allowed_methods(scope["path"]) or pages)
         return Problem("method-not-allowed", f"It answers {allowed}.", headers=[("Allow", allowed)])
 
 

@@ -1,8 +1,9 @@
-"""`tokens`, a token file to fill, and `gateway`, which makes a client of a REST service in this process."""
+"""`token_file` to fill, `key_server` of an issuer, and `gateway`, a maker of REST services in this process."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from starlette.testclient import TestClient
 from access import token, tokens
 from service.app import create_app
 from service.config import Settings
+from tests.access.issuer import KeyServer
 from tests.conftest import KEY, UPSTREAM
 
 HOST = "http://127.0.0.1:8080"
@@ -66,6 +68,20 @@ def gateway(tmp_path: Path) -> Gateway:
         )
 
     return make
+
+
+@pytest.fixture
+def key_server() -> Iterator[KeyServer]:
+    """An issuer's key server."""
+    server = KeyServer()
+    thread = threading.Thread(target=server.http.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.http.shutdown()
+        server.http.server_close()
+        thread.join()
 
 
 def bearing(secret: str) -> dict[str, str]:

@@ -87,7 +87,7 @@ def test_a_list_is_small_unless_more_is_asked_for(tools: Tools) -> None:
 
 def test_flat_members_become_the_json_body(tools: Tools) -> None:
     call = rest_call(tools["create-batch-job"], CREATE, "test")
-    assert json.loads(call.body or b"") == CREATE
+    assert json.loads(call.body or b"") == {"timeout_hours": 24, **CREATE}  # as the tool advertises
     assert call.headers["Content-Type"] == "application/json"
 
 
@@ -223,11 +223,29 @@ class TestIdempotencyKey:
         for name, given in (("get-batch-job", {"job_id": JOB}), ("list-batch-jobs", {})):
             assert "Idempotency-Key" not in rest_call(tools[name], given, "test").headers
 
-    def test_is_the_caller_s_own_when_given(self, tools: Tools) -> None:
+    def test_follows_from_the_caller_s_own_when_given_and_from_nothing_else(
+        self, tools: Tools
+    ) -> None:
         tool = tools["create-batch-job"]
-        call = rest_call(tool, {**CREATE, "idempotency_key": "mine-1"}, "test")
-        assert call.headers["Idempotency-Key"] == "mine-1"
-        assert json.loads(call.body or b"") == CREATE
+        keys = {
+            self.key(tool, {**CREATE, **more, "idempotency_key": "mine-1"})
+            for more in ({}, {"model": "m"})
+        }
+        assert len(keys) == 1
+        assert keys != {self.key(tool, {**CREATE, "idempotency_key": "mine-2"})}
+
+    def test_of_the_caller_s_own_is_not_shared_by_callers(self, tools: Tools) -> None:
+        given = {**CREATE, "idempotency_key": "mine-1"}
+        tool = tools["create-batch-job"]
+        assert self.key(tool, given) != self.key(tool, given, caller="another")
+
+    def test_is_no_part_of_the_body(self, tools: Tools) -> None:
+        call = rest_call(tools["create-batch-job"], {**CREATE, "idempotency_key": "mine-1"}, "test")
+        assert "idempotency_key" not in json.loads(call.body or b"")
+
+    def test_is_the_same_when_a_default_is_spelt_out(self, tools: Tools) -> None:
+        tool = tools["create-batch-job"]
+        assert self.key(tool, CREATE) == self.key(tool, {**CREATE, "timeout_hours": 24})
 
     def test_cannot_carry_another_header(self, tools: Tools) -> None:
         assert faults(tools["create-batch-job"], {**CREATE, "idempotency_key": "a\r\nb: c"})

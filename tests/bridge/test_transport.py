@@ -137,10 +137,10 @@ def test_what_is_not_quite_mcp_is_answered_with_the_right_error(
         ({"Host": "127.0.0.1.evil.example"}, 421),
         ({"Origin": "https://evil.example"}, 403),
         ({"Origin": "null"}, 403),
-        ({"Origin": "http://localhost:3000"}, 200),
+        ({"Origin": "http://localhost:3000"}, 403),
         ({"Accept": "application/json"}, 406),
         ({"Accept": "*/*"}, 200),
-        ({"Content-Type": "text/plain"}, 400),
+        ({"Content-Type": "text/plain"}, 415),
         ({"Content-Type": "application/json; charset=utf-8"}, 200),
     ],
 )
@@ -207,7 +207,7 @@ async def test_white_space_around_a_header_is_no_part_of_it() -> None:
 
 def running(app: Any) -> Any:
     """The application between its start-up and its shutdown."""
-    return app.app.router.lifespan_context(app.app)
+    return app.app.app.router.lifespan_context(app.app.app)
 
 
 class TestProbes:

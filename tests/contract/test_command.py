@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -62,6 +63,15 @@ def test_check_of_a_document_that_was_never_written_fails(tmp_path):
     assert checked.returncode == 1
     assert "+openapi: 3.0.3\n" in checked.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_check_against_what_cannot_be_read_names_it(tmp_path):
+    (tmp_path / "other").write_bytes(b"\xff")
+
+    checked = run(LIBRARY, "--output", tmp_path / "other", "--check")
+
+    assert checked.returncode == 2
+    assert re.fullmatch(rf"{re.escape(str(tmp_path))}/other: cannot be read: .*\n", checked.stderr)
 
 
 def test_check_of_what_is_only_printed_is_a_usage_error():

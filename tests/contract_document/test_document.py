@@ -56,6 +56,7 @@ PROBLEM_STATUSES = {
     "idempotency-key-reused": {422},
     "idempotency-store-unavailable": {503},
     "rate-limited": {429},
+    "too-many-requests": {429},
     "upstream-rejected": {status for status in range(400, 500) if status not in (401, 403, 429)},
     "upstream-failed": set(range(500, 600)),
     "upstream-refused-key": {502},

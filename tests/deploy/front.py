@@ -21,19 +21,20 @@ from tests.processes import ROOT
 from tests.tools_available import needed
 
 CONFIGURATION = ROOT / "deploy" / "nginx.conf"
+HOST = "localhost"
+"""The name by which callers know the gateway, and of its certificate."""
 
 
 class Front:
     """A running nginx. `authority` is the PEM file that its certificate is checked with."""
 
     def __init__(
-        self, process: subprocess.Popen[bytes], folder: Path, host: str, port: int, authority: str
+        self, process: subprocess.Popen[bytes], folder: Path, port: int, authority: str
     ) -> None:
         self.process = process
         self.folder = folder
-        self.host = host
         self.port = port
-        self.url = f"https://{host}:{port}"
+        self.url = f"https://{HOST}:{port}"
         self.authority = authority
         self.session = self.new_session()
 
@@ -52,8 +53,8 @@ class Front:
     def connect(self, server_name: str | None = None) -> ssl.SSLSocket:
         """A connection for bytes of the test's own."""
         context = ssl.create_default_context(cafile=self.authority)
-        plain = socket.create_connection((self.host, self.port), timeout=20)
-        return context.wrap_socket(plain, server_hostname=server_name or self.host)
+        plain = socket.create_connection((HOST, self.port), timeout=20)
+        return context.wrap_socket(plain, server_hostname=server_name or HOST)
 
     def raw(self, content: bytes) -> bytes:
         """Everything that is answered to `content` until the connection ends."""
@@ -80,7 +81,6 @@ def rendered(
     folder: Path,
     certificate: tuple[str, str],
     *,
-    host: str,
     port: int,
     rest: Iterable[str],
     mcp: str = "127.0.0.1:9",
@@ -91,14 +91,14 @@ def rendered(
     chain, key = certificate
     text = CONFIGURATION.read_text()
     for old, new in {
-        "gateway.example.org": host,
+        "gateway.example.org": HOST,
         "/etc/nginx/tls/gateway.pem": chain,
         "/etc/nginx/tls/gateway.key": key,
         "\n        server 127.0.0.1:8080;": "".join(f"\n        server {s};" for s in rest),
         "server 127.0.0.1:9090;": f"server {mcp};",
         "rate=50r/s": f"rate={rate}",
         # Where a test's nginx is: not on the machine's own ports, nor in its folders.
-        "listen 443 ": f"listen {host if host[0].isdigit() else '127.0.0.1'}:{port} ",
+        "listen 443 ": f"listen 127.0.0.1:{port} ",
         "user www-data;": "user root;" if os.getuid() == 0 else "",
         "/run/nginx.pid": str(folder / "nginx.pid"),
         "/var/log/nginx/error.log": str(folder / "error.log"),
@@ -116,19 +116,19 @@ def rendered(
 
 @contextmanager
 def front(
-    folder: Path, certificate: tuple[str, str], *rest: str, host: str = "localhost", **options: Any
+    folder: Path, certificate: tuple[str, str], *rest: str, **options: Any
 ) -> Iterator[Front]:
     """nginx before the REST services `rest`, each an address and what else a `server` line has."""
     nginx = needed("nginx", "apt-get install nginx")
     port = free_port()
     folder.mkdir(exist_ok=True)
-    path = rendered(folder, certificate, host=host, port=port, rest=rest, **options)
+    path = rendered(folder, certificate, port=port, rest=rest, **options)
     command = [nginx, "-p", str(folder), "-e", str(folder / "error.log"), "-c", str(path)]
     subprocess.run([*command, "-t", "-q"], check=True)
     process = subprocess.Popen(command)
     try:
-        _wait(process, host, port)
-        running = Front(process, folder, host, port, certificate[0])
+        _wait(process, port)
+        running = Front(process, folder, port, certificate[0])
         yield running
         running.session.close()
     finally:
@@ -136,11 +136,11 @@ def front(
         process.wait(10)
 
 
-def _wait(process: subprocess.Popen[bytes], host: str, port: int) -> None:
+def _wait(process: subprocess.Popen[bytes], port: int) -> None:
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         try:
-            socket.create_connection((host, port), timeout=1).close()
+            socket.create_connection((HOST, port), timeout=1).close()
             return
         except OSError:
             assert process.poll() is None, "nginx ended before it was ready"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.bridge.processes import wait_until_ready
-from tests.deploy.front import Front, front
+from tests.deploy.front import front
 from tests.deploy.gateways import JOBS, Gateway, Load, children, gateway, job, wait_until
 from tests.processes import Sandbox
 
@@ -72,15 +72,20 @@ def test_a_create_is_passed_on_when_the_first_server_is_not_there(
         assert nginx.request("POST", JOBS, json=job()).status_code == 200
 
 
-def test_one_of_two_servers_is_killed_and_only_creates_in_its_hands_are_lost_and_none_doubled(
-    two: tuple[Gateway, Gateway], sandbox: Sandbox, folder: Path, certificate: tuple[str, str]
+@pytest.mark.parametrize("ending", [Gateway.kill, Gateway.end], ids=["killed", "stopped"])
+def test_one_of_two_servers_ends_and_only_creates_in_its_hands_are_lost_and_none_doubled(
+    two: tuple[Gateway, Gateway],
+    sandbox: Sandbox,
+    folder: Path,
+    certificate: tuple[str, str],
+    ending: Callable[[Gateway], None],
 ) -> None:
     sandbox.faults(DELAYED)
     first, second = two
     with front(folder, certificate, first.address, second.address) as nginx:
         with Load(nginx, reading=6, creating=4) as load:
             load.more()
-            first.kill()
+            ending(first)
             load.more(20)
         lost = [key for key, _ in load.failed]
         assert {status for _, status in load.failed} <= {502}
@@ -92,43 +97,20 @@ def test_one_of_two_servers_is_killed_and_only_creates_in_its_hands_are_lost_and
     assert max(arrivals(sandbox).values()) == 1
 
 
-def reload(server: Gateway, nginx: Front) -> None:
-    """`systemctl reload`: new workers, the old ones end when they have answered."""
-    server.reload()
-
-
-def replace_worker(server: Gateway, nginx: Front) -> None:
+def replace_worker(server: Gateway) -> None:
     """A worker that is told to end, as gunicorn does with one that is too old."""
     (worker,) = children(server.pid)
     os.kill(worker, signal.SIGTERM)
     wait_until(lambda: children(server.pid) not in ([], [worker]))
 
 
-def drain_and_restart(server: Gateway, nginx: Front) -> None:
-    """docs/deployment.md, Upgrade: out of nginx, stop, start the new version, back in."""
-    configuration = nginx.folder / "nginx.conf"
-    whole = configuration.read_text()
-    configuration.write_text(
-        whole.replace(f"server {server.address};", f"server {server.address} down;")
-    )
-    old = children(nginx.process.pid)
-    nginx.process.send_signal(signal.SIGHUP)
-    wait_until(lambda: not set(old) & set(children(nginx.process.pid)))
-    server.end()
-    server.start()
-    assert server.process
-    wait_until_ready(f"http://{server.address}/readyz", server.process)
-    configuration.write_text(whole)
-    nginx.process.send_signal(signal.SIGHUP)
-
-
-@pytest.mark.parametrize("change", [reload, replace_worker, drain_and_restart])
-def test_one_of_two_servers_is_replaced_under_load_and_nothing_is_lost(
+@pytest.mark.parametrize("change", [Gateway.reload, replace_worker], ids=["reload", "worker"])
+def test_workers_are_replaced_under_load_and_nothing_is_lost(
     two: tuple[Gateway, Gateway],
     sandbox: Sandbox,
     folder: Path,
     certificate: tuple[str, str],
-    change: Callable[[Gateway, Front], None],
+    change: Callable[[Gateway], None],
 ) -> None:
     sandbox.faults(DELAYED)
     first, second = two
@@ -137,7 +119,7 @@ def test_one_of_two_servers_is_replaced_under_load_and_nothing_is_lost(
         Load(nginx, reading=6, creating=4) as load,
     ):
         load.more()
-        change(first, nginx)
+        change(first)
         load.more()
     assert load.failed == []
 
@@ -179,7 +161,7 @@ def test_systemd_is_told_when_the_service_is_ready(
             server.end()
 
 
-def test_a_server_that_is_told_to_stop_is_not_ready_and_finishes_what_it_has(
+def test_a_server_that_is_told_to_stop_finishes_what_it_has_and_takes_nothing_new(
     two: tuple[Gateway, Gateway], sandbox: Sandbox, folder: Path, certificate: tuple[str, str]
 ) -> None:
     sandbox.faults(

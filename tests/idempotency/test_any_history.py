@@ -182,7 +182,7 @@ class Histories(RuleBasedStateMachine):
             enter(patch(f"service.{module}.time", self.time))
         enter(patch("service.store.BUSY", 0.01))
         mistral = enter(responses.RequestsMock(assert_all_requests_are_fired=False))
-        json_type = {"content_type": "application/json"}
+        json_type: dict[str, Any] = {"content_type": "application/json"}
         mistral.add_callback("POST", f"{UPSTREAM}/batch/jobs", self.upstream.create, **json_type)
         mistral.add_callback("GET", f"{UPSTREAM}/batch/jobs", self.upstream.list, **json_type)
         self.next_worker = cycle(gateways().clients)
@@ -273,9 +273,8 @@ class Histories(RuleBasedStateMachine):
 
 TestHistories = Histories.TestCase
 TestHistories.settings = settings(max_examples=200, stateful_step_count=25)
-TestHistories.pytestmark = [
-    pytest.mark.timeout(900)
-]  # a counterexample takes minutes to be made small
+# A counterexample takes minutes to be made small.
+TestHistories.pytestmark = [pytest.mark.timeout(900)]  # type: ignore[attr-defined]
 
 
 def test_the_workers_of_the_histories_do_share_a_store() -> None:

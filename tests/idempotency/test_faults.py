@@ -33,7 +33,7 @@ from tests.processes import Sandbox
 from tests.tools_available import tool_python
 
 # Short limits, so that a lost answer is given up soon; the lease of a killed call is the timeout and five seconds.
-LIMITS = {
+LIMITS: dict[str, Any] = {
     "GATEWAY_CONNECT_TIMEOUT": 0.4,
     "GATEWAY_READ_TIMEOUT": 0.6,
     "GATEWAY_TIMEOUT": 1.2,
@@ -55,7 +55,11 @@ def running_line(
     running_sandbox: Sandbox, certificate: tuple[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Line]:
     store = tmp_path_factory.mktemp("line") / "keys.sqlite3"
-    own = {"GATEWAY_CA_FILE": certificate[0], "GATEWAY_STORE": store, "WEB_CONCURRENCY": 2}
+    own: dict[str, Any] = {
+        "GATEWAY_CA_FILE": certificate[0],
+        "GATEWAY_STORE": store,
+        "WEB_CONCURRENCY": 2,
+    }
     with (
         fault_proxy(running_sandbox.url, certificate) as proxy,
         gateway_process(proxy.url, **own, **LIMITS) as gateway,
@@ -192,12 +196,13 @@ def test_a_client_that_leaves_loses_nothing_but_its_answer(line: Line, waiting: 
         client.sendall(head.encode() + body)
         assert waiting(lambda: creates(line.sandbox))
     assert waiting(lambda: jobs(line.sandbox))
-    answers = [line.gateway.post(JOBS, CREATE, headers=keyed(key))]
-    waiting(
-        lambda: (
-            answers[-1].ok or answers.append(line.gateway.post(JOBS, CREATE, headers=keyed(key)))
-        )
-    )
+    answers: list[requests.Response] = []
+
+    def call() -> bool:
+        answers.append(line.gateway.post(JOBS, CREATE, headers=keyed(key)))
+        return answers[-1].ok
+
+    assert waiting(call)
     assert answers[-1].headers["Idempotency-Replayed"] == "true"
     assert [job["id"] for job in jobs(line.sandbox)] == [answers[-1].json()["id"]]
     assert len(creates(line.sandbox)) == 1

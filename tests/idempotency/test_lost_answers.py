@@ -22,7 +22,7 @@ from tests.idempotency.api import (
     tag,
 )
 from tests.idempotency.conftest import Clock, MakeGateway
-from tests.processes import Sandbox
+from tests.processes import Sandbox, sandbox_process
 
 pytestmark = pytest.mark.usefixtures("clock")
 
@@ -107,6 +107,26 @@ def test_what_was_not_found_in_the_same_request_is_found_by_the_next_call(
     assert (second.status_code, second.headers["Idempotency-Replayed"]) == (200, "true")
     assert [job["id"] for job in jobs(sandbox)] == [second.json()["id"]]
     assert len(creates(sandbox)) == 1
+
+
+def test_a_job_that_is_late_in_the_list_is_found_once_it_is_there(
+    gateway: MakeGateway, waiting: Any
+) -> None:
+    with sandbox_process(list_lag_seconds=1) as sandbox:
+        client = gateway(f"{sandbox.url}/v1")
+        sandbox.faults(LOST)
+        answers: list[Any] = []
+
+        def call() -> bool:
+            answers.append(client.post(JOBS, json=CREATE, headers=keyed()))
+            return bool(answers[-1].status_code == 200)
+
+        assert waiting(call)
+        first, *others, last = answers
+        assert problem(first) == (504, "create-outcome-unknown")
+        assert {problem(answer) for answer in others} <= {(409, "outcome-still-unknown")}
+        assert [job["id"] for job in jobs(sandbox)] == [last.json()["id"]]
+        assert len(creates(sandbox)) == 1
 
 
 def test_nothing_is_sent_again_before_the_settle_window_is_over(

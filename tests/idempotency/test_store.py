@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -44,7 +45,12 @@ def store(location: str) -> Store:
 
 def record(store: Store, id: str = "a", owner: str = "one", **members: float) -> Record:
     now = store.now()
-    times = {"claimed_at": now, "lease_until": now + 50, "expires": now + 3600, **members}
+    times: dict[str, Any] = {
+        "claimed_at": now,
+        "lease_until": now + 50,
+        "expires": now + 3600,
+        **members,
+    }
     return Record(id=id, owner=owner, fingerprint="f", tag="t", state="claimed", **times)
 
 

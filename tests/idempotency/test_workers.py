@@ -21,7 +21,11 @@ from tests.idempotency.redis_server import redis_server
 from tests.processes import Sandbox
 
 CALLERS = 50
-LIMITS = {"GATEWAY_CONNECT_TIMEOUT": 1, "GATEWAY_READ_TIMEOUT": 2, "GATEWAY_TIMEOUT": 3}
+LIMITS: dict[str, Any] = {
+    "GATEWAY_CONNECT_TIMEOUT": 1,
+    "GATEWAY_READ_TIMEOUT": 2,
+    "GATEWAY_TIMEOUT": 3,
+}
 LEASE = 8  # seconds: the timeout, and five for what else a request may take
 Start = Callable[..., list[Gateway]]
 

@@ -109,9 +109,10 @@ def test_reset_makes_everything_as_new(api: Api) -> None:
     assert api.create()["id"] == first["id"]
 
 
-@pytest.mark.parametrize("seconds", [-1, "x", None, True])
-def test_the_clock_moves_forward_by_numbers_only(api: Api, seconds: object) -> None:
-    assert api.json("POST", "/sandbox/clock/advance", json={"seconds": seconds})[0] == 422
+@pytest.mark.parametrize("seconds", ["-1", '"x"', "null", "true", "NaN", "1e300", "Infinity"])
+def test_the_clock_moves_forward_by_numbers_only(api: Api, seconds: str) -> None:
+    body = f'{{"seconds": {seconds}}}'
+    assert api.json("POST", "/sandbox/clock/advance", data=body)[0] == 422
 
 
 def test_the_demonstration_has_a_job_in_every_status_and_stays_the_same(api: Api) -> None:

@@ -116,7 +116,10 @@ def test_a_create_sends_what_was_checked_and_leaves_open_objects_as_they_were(
     mistral: RequestsMock, client: TestClient
 ) -> None:
     mistral.post(JOBS, json={})
-    body = b'{"endpoint": "/v1/ocr", "endpoint": "/v1/embeddings", "requests": [{"body": {"x":  1.00, "x": 2}}]}'
+    body = (
+        b'{"endpoint": "/v1/ocr", "endpoint": "/v1/embeddings", "metadata": {"a": "", "a": "b"}, '
+        b'"requests": [{"body": {"x":  1.00, "x": 2}}]}'
+    )
     assert (
         client.post(
             "/v1/batch/jobs", content=body, headers={"content-type": "application/json"}
@@ -125,7 +128,7 @@ def test_a_create_sends_what_was_checked_and_leaves_open_objects_as_they_were(
     )
     assert (
         last(mistral).body
-        == b'{"endpoint":"/v1/embeddings","requests":[{"body":{"x":  1.00, "x": 2}}]}'
+        == b'{"endpoint":"/v1/embeddings","metadata":{"a":"b"},"requests":[{"body":{"x":  1.00, "x": 2}}]}'
     )
 
 

@@ -302,6 +302,11 @@ def test_a_hostile_path_or_query_is_refused_and_nothing_is_sent(
     assert len(mistral.calls) == 0
 
 
+def test_a_page_answers_other_methods_with_405_and_names_its_own(client: TestClient) -> None:
+    answer = client.post("/docs")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD")
+
+
 def test_an_unknown_method_is_405_and_names_the_known_ones(client: TestClient) -> None:
     answer = client.delete("/v1/batch/jobs")
     assert (answer.status_code, slug(answer)) == (405, "method-not-allowed")

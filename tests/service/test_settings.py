@@ -83,6 +83,10 @@ def test_a_key_in_a_wrong_form_is_refused_without_showing_it(form: str) -> None:
         "https://host/?a=b",
         "http://api.example.org/v1",
         "https://{site}/v1",
+        "https://[::1",
+        "https://host:99999",
+        "https://a host",
+        "https://host/\r\nX: 1",
         "nonsense",
     ],
 )
@@ -103,12 +107,15 @@ def test_loopback_may_be_plain_and_the_rest_must_be_encrypted(url: str) -> None:
     [
         ("GATEWAY_THREADS", "many"),
         ("GATEWAY_THREADS", "0"),
+        ("GATEWAY_PORT", "65536"),
         ("GATEWAY_TIMEOUT", "nan"),
         ("GATEWAY_TIMEOUT", "-1"),
         ("GATEWAY_READ_TIMEOUT", "46"),
         ("GATEWAY_SETTLE", "1"),
         ("GATEWAY_MAX_BODY", "1e9"),
         ("GATEWAY_TAG_JOBS", "maybe"),
+        ("GATEWAY_CA_FILE", "/nowhere.pem"),
+        ("GATEWAY_CA_FILE", __file__),
     ],
 )
 def test_a_value_that_makes_no_sense_is_refused_by_name(name: str, value: str) -> None:

@@ -245,6 +245,7 @@ def test_a_child_process_writes_its_own_lines_and_not_its_parents(tmp_path: Path
         queue.put(b"child\n")
         queue.flush(5)
         os._exit(0)
+    queue._batches._waiting.clear()
     assert os.waitpid(child, 0)[1] == 0
     assert file.read_bytes() == b"parent\nchild\n"
 

@@ -53,7 +53,7 @@ class FlushedClient(TestClient):
 
     def request(self, *arguments: Any, **options: Any) -> Any:
         answer = super().request(*arguments, **options)
-        batches.flush()
+        batches.catch_up(10)
         return answer
 
 

@@ -1,0 +1,314 @@
+"""Who may use the bridge: what callers see by their scopes, how they are refused, and whose token goes where.
+
+Expectations: MCP 2026-07-28, "Authorization" and "Streamable HTTP"; RFC 6750; RFC 9728 for the metadata.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mcp_bridge.app import create_app
+from mcp_bridge.config import Settings
+from openapi.contract import load
+from tests.access.conftest import Tokens, bearing
+from tests.access.issuer import AUDIENCE, ISSUER, RSA, STRANGER, KeyServer, token
+from tests.bridge.hosting import served
+from tests.bridge.processes import environment
+from tests.bridge.rest import Rest
+from tests.bridge.test_transport import JOB, LEGACY, ROUTED, exchange, message
+from tests.processes import ROOT
+
+Open = Callable[..., str]
+CREATE = {"endpoint": "/v1/embeddings", "model": "m", "requests": [{"body": {"input": "x"}}]}
+ARGUMENTS = {
+    "create-batch-job": CREATE,
+    "list-batch-jobs": {},
+    "get-batch-job": {"job_id": JOB},
+    "cancel-batch-job": {"job_id": JOB},
+}
+READS = {"list-batch-jobs", "get-batch-job"}
+ALLOWED = {"jobs:read": READS, "jobs:write": ARGUMENTS.keys() - READS, "metrics": set()}
+ERAS = [ROUTED, LEGACY]
+
+
+@pytest.fixture
+def rest() -> Rest:
+    return Rest()
+
+
+@pytest.fixture
+def bridge(rest: Rest) -> Iterator[Open]:
+    """Serves a bridge before `rest`: `bridge(tokens_file=...)`; its URL."""
+    with ExitStack() as running:
+        rest_url = running.enter_context(served(rest))
+
+        def make(**settings: Any) -> str:
+            return running.enter_context(
+                served(create_app(Settings(rest_url=rest_url, **settings)))
+            )
+
+        yield make
+
+
+def headers_for(
+    method: str, secret: str, era: dict[str, str] = ROUTED, name: str = ""
+) -> dict[str, str]:
+    headers = {**era, **(bearing(secret) if secret else {})}
+    if era is ROUTED:
+        headers |= {"Mcp-Method": method, **({"Mcp-Name": name} if name else {})}
+    return headers
+
+
+def listed(url: str, secret: str, era: dict[str, str] = ROUTED) -> set[str]:
+    _, _, answer = exchange(url, message("tools/list"), headers_for("tools/list", secret, era))
+    return {tool["name"] for tool in answer["result"]["tools"]}
+
+
+def called(url: str, tool: str, secret: str, era: dict[str, str] = ROUTED) -> Any:
+    body = message(name=tool, arguments=ARGUMENTS[tool])
+    return exchange(url, body, headers_for("tools/call", secret, era, tool))
+
+
+def test_the_tools_here_are_those_of_the_contract() -> None:
+    assert {o.tool.name for o in load().operations.values() if o.tool} == ARGUMENTS.keys()
+
+
+@pytest.mark.parametrize("era", ERAS, ids=["modern", "legacy"])
+@pytest.mark.parametrize("scope", ALLOWED)
+def test_a_caller_sees_and_calls_the_tools_of_their_scopes_and_no_others(
+    scope: str, era: dict[str, str], bridge: Open, rest: Rest, token_file: Tokens
+) -> None:
+    secret = token_file.add("agent", scope)
+    url = bridge(tokens_file=str(token_file.path))
+    assert listed(url, secret, era) == ALLOWED[scope]
+    for tool in ARGUMENTS:
+        rest.arrived.clear()
+        _, _, answer = called(url, tool, secret, era)
+        allowed = tool in ALLOWED[scope]
+        assert answer["result"]["isError"] is not allowed
+        assert len(rest.arrived) == allowed
+        if not allowed:
+            needed = "jobs:read" if tool in READS else "jobs:write"
+            assert f"scope {needed}" in answer["result"]["content"][0]["text"]
+
+
+def test_without_tokens_everybody_sees_everything(bridge: Open) -> None:
+    assert listed(bridge(), "") == ARGUMENTS.keys()
+
+
+@pytest.mark.parametrize("era", ERAS, ids=["modern", "legacy"])
+@pytest.mark.parametrize("secret", ["", "mbg_unknown"])
+def test_a_caller_without_a_good_token_is_refused_at_the_door(
+    secret: str, era: dict[str, str], bridge: Open, rest: Rest, token_file: Tokens
+) -> None:
+    url = bridge(tokens_file=str(token_file.path))
+    for tool in ARGUMENTS:
+        status, headers, answer = called(url, tool, secret, era)
+        assert (status, answer["status"]) == (401, 401)
+        assert headers["www-authenticate"].startswith('Bearer realm="gateway"')
+        # No issuer, so nothing that a client could ask for a token.
+        assert "resource_metadata" not in headers["www-authenticate"]
+    assert rest.arrived == []
+
+
+def test_a_list_that_depends_on_the_caller_is_not_for_others_to_keep(
+    bridge: Open, token_file: Tokens
+) -> None:
+    secret = token_file.add("agent", "jobs:read")
+    for url, scope in ((bridge(), "public"), (bridge(tokens_file=str(token_file.path)), "private")):
+        _, _, answer = exchange(url, message("tools/list"), headers_for("tools/list", secret))
+        assert answer["result"]["cacheScope"] == scope
+
+
+@pytest.mark.parametrize("era", ERAS, ids=["modern", "legacy"])
+def test_the_rest_service_gets_the_bridge_s_token_and_never_the_caller_s(
+    era: dict[str, str], bridge: Open, rest: Rest, token_file: Tokens
+) -> None:
+    secret = token_file.add("agent", "jobs:read")
+    url = bridge(tokens_file=str(token_file.path), rest_token="mbg_bridge")
+    called(url, "get-batch-job", secret, era)
+    assert rest.last.headers["authorization"] == "Bearer mbg_bridge"
+    assert secret not in str(rest.last)
+
+
+def test_the_same_call_of_two_callers_is_no_repeat_and_of_one_caller_is(
+    bridge: Open, rest: Rest, token_file: Tokens
+) -> None:
+    one, other = token_file.add("one", "jobs:write"), token_file.add("other", "jobs:write")
+    url = bridge(tokens_file=str(token_file.path))
+    for secret in (one, one, other):
+        called(url, "create-batch-job", secret)
+    keys = [arrived.headers["idempotency-key"] for arrived in rest.arrived]
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_probes_need_no_token(bridge: Open, token_file: Tokens) -> None:
+    url = bridge(tokens_file=str(token_file.path))
+    for path in ("/livez", "/readyz"):
+        assert exchange(url, b"", {"Host": "10.1.2.3"}, "GET", path)[0] == 200
+
+
+def test_one_call_too_many_is_refused_and_told_when_to_come_back(
+    bridge: Open, token_file: Tokens
+) -> None:
+    one, other = token_file.add("one", "jobs:read"), token_file.add("other", "jobs:read")
+    url = bridge(tokens_file=str(token_file.path), rate_limit="1/hour")
+    status, headers, _ = called(url, "get-batch-job", one)
+    assert (status, headers["ratelimit-policy"]) == (200, '"1-in-3600s";q=1;w=3600')
+    status, headers, _ = called(url, "get-batch-job", one)
+    assert status == 429 and int(headers["retry-after"]) > 3000
+    assert called(url, "get-batch-job", other)[0] == 200
+
+
+class TestWithAnIssuer:
+    METADATA = "/.well-known/oauth-protected-resource/mcp"
+
+    def open(self, bridge: Open, keys: KeyServer, audience: str = AUDIENCE) -> str:
+        return bridge(jwt_issuer=ISSUER, jwt_audience=audience, jwks_url=keys.url)
+
+    def test_its_tokens_are_accepted_and_others_are_not(
+        self, bridge: Open, key_server: KeyServer, rest: Rest
+    ) -> None:
+        url = self.open(bridge, key_server)
+        assert listed(url, token(RSA)) == READS
+        assert called(url, "get-batch-job", token(RSA))[0] == 200
+        for bad in (token(STRANGER), token(aud="https://rest.example"), token(exp=-3600)):
+            status, headers, _ = called(url, "get-batch-job", bad)
+            assert status == 401 and 'error="invalid_token"' in headers["www-authenticate"]
+        assert len(rest.arrived) == 1
+        assert "authorization" not in rest.last.headers
+
+    def test_the_refusal_leads_to_where_tokens_are_had(
+        self, bridge: Open, key_server: KeyServer
+    ) -> None:
+        url = self.open(bridge, key_server, f"{AUDIENCE}/mcp")
+        _, headers, _ = called(url, "get-batch-job", "")
+        challenge = headers["www-authenticate"]
+        assert f'resource_metadata="{url}{self.METADATA}"' in challenge
+        assert 'scope="jobs:read jobs:write"' in challenge
+        status, _, metadata = exchange(url, b"", {}, "GET", self.METADATA)
+        assert status == 200
+        assert metadata == {
+            "resource": f"{AUDIENCE}/mcp",
+            "authorization_servers": [ISSUER],
+            "scopes_supported": ["jobs:read", "jobs:write"],
+            "bearer_methods_supported": ["header"],
+        }
+
+    def test_an_audience_that_is_no_address_leaves_the_address_as_it_was_called(
+        self, bridge: Open, key_server: KeyServer
+    ) -> None:
+        url = self.open(bridge, key_server, "gateway")
+        _, _, metadata = exchange(url, b"", {}, "GET", self.METADATA)
+        assert metadata["resource"] == f"{url}/mcp"
+
+    def test_keys_that_cannot_be_had_are_no_fault_of_the_token(
+        self, bridge: Open, key_server: KeyServer
+    ) -> None:
+        key_server.answer(b"", 500)
+        url = self.open(bridge, key_server)
+        status, headers, _ = called(url, "get-batch-job", token(RSA))
+        assert (status, headers["retry-after"]) == (503, "10")
+
+
+def test_without_an_issuer_there_is_no_metadata(bridge: Open, token_file: Tokens) -> None:
+    path = TestWithAnIssuer.METADATA
+    assert exchange(bridge(), b"", {}, "GET", path)[0] == 404
+    url = bridge(tokens_file=str(token_file.path))
+    assert exchange(url, b"", {}, "GET", path)[0] == 401
+
+
+class TestPages:
+    ORIGIN = "https://app.example"
+
+    def test_that_are_listed_are_told_so_and_others_are_not(self, bridge: Open) -> None:
+        url = bridge(allowed_origins=(self.ORIGIN,))
+        asked = {
+            "Access-Control-Request-Method": "POST",
+            "Access-Control-Request-Headers": "authorization,content-type,mcp-method",
+        }
+        status, headers, _ = exchange(url, b"", {**asked, "Origin": self.ORIGIN}, "OPTIONS")
+        assert (status, headers["access-control-allow-origin"]) == (204, self.ORIGIN)
+        assert "mcp-method" in headers["access-control-allow-headers"]
+        evil = {**asked, "Origin": "https://evil.example"}
+        status, headers, _ = exchange(url, b"", evil, "OPTIONS")
+        assert status == 403 and "access-control-allow-origin" not in headers
+
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            {"Origin": "http://127.0.0.1:3000"},
+            {"Sec-Fetch-Site": "same-site"},
+            {"Sec-Fetch-Site": "cross-site"},
+            {"Host": "rebound.example"},
+        ],
+    )
+    def test_that_are_foreign_are_refused_before_tokens_are_asked_for(
+        self, headers: dict[str, str], bridge: Open, rest: Rest, token_file: Tokens
+    ) -> None:
+        url = bridge(tokens_file=str(token_file.path))
+        body = message(name="get-batch-job", arguments={"job_id": JOB})
+        sent = {**headers_for("tools/call", "", ROUTED, "get-batch-job"), **headers}
+        assert exchange(url, body, sent)[0] in (403, 421)
+        assert rest.arrived == []
+
+
+def started(command: list[str], **settings: str) -> subprocess.CompletedProcess[str]:
+    """A start of the bridge that is expected to end by itself."""
+    return subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=ROOT,
+        env=environment(BRIDGE_PORT="0", **settings),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+
+
+GUNICORN = ["gunicorn", "-c", "python:mcp_bridge.workers"]
+
+
+@pytest.mark.parametrize("command", [["mcp_bridge"], GUNICORN], ids=["alone", "gunicorn"])
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "::ffff:0.0.0.0", "192.0.2.7", "gw.example"])
+def test_the_bridge_does_not_start_at_an_open_address(command: list[str], host: str) -> None:
+    done = started(command, BRIDGE_HOST=host)
+    assert done.returncode == 2, done.stderr
+    assert f"BRIDGE_HOST {host}" in done.stderr and "BRIDGE_TOKENS_FILE" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_nor_at_one_of_its_command_line() -> None:
+    done = started([*GUNICORN, "--bind", "0.0.0.0:0"])
+    assert done.returncode == 2 and "BRIDGE_TOKENS_FILE" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"BRIDGE_TOKENS_FILE": "/nonexistent"},
+        {"BRIDGE_JWT_ISSUER": ISSUER},
+        {"BRIDGE_ALLOWED_HOSTS": "*"},
+        {"BRIDGE_ALLOWED_ORIGINS": "*"},
+        {"BRIDGE_RATE_LIMIT": "many"},
+    ],
+)
+@pytest.mark.parametrize("command", [["mcp_bridge"], GUNICORN], ids=["alone", "gunicorn"])
+def test_nor_with_a_setting_that_cannot_be_used(
+    command: list[str], settings: dict[str, str]
+) -> None:
+    done = started(command, **settings)
+    assert done.returncode == 2, done.stderr
+    assert "mcp_bridge: cannot start: " in done.stderr and "Traceback" not in done.stderr
+
+
+def test_over_standard_input_nobody_can_reach_it_and_no_token_is_needed(tmp_path: Path) -> None:
+    done = started(["mcp_bridge", "--stdio"], BRIDGE_HOST="0.0.0.0")
+    assert done.returncode == 0, done.stderr

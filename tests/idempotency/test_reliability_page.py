@@ -1,0 +1,30 @@
+"""docs/reliability.md proves nothing that is not tested: every test that it names exists."""
+
+from __future__ import annotations
+
+import re
+
+from tests.processes import ROOT
+
+PAGE = ROOT / "docs" / "reliability.md"
+NAMED = re.compile(r"\[`(\w+)`\]\(\.\./(tests/[\w/]+\.py)\)")
+ROW = re.compile(r"^\| (\d+) \|(.*)$", re.MULTILINE)
+
+
+def test_every_test_that_the_page_names_exists() -> None:
+    named = NAMED.findall(PAGE.read_text())
+    missing = [
+        f"{file}::{name}"
+        for name, file in named
+        if not re.search(
+            rf"^((async )?def {name}\(|{name} = )", (ROOT / file).read_text(), re.MULTILINE
+        )
+    ]
+    assert named
+    assert missing == []
+
+
+def test_every_failure_of_the_table_has_its_proof() -> None:
+    rows = ROW.findall(PAGE.read_text())
+    assert [number for number, row in rows if not NAMED.search(row)] == []
+    assert len({number for number, _ in rows}) == len(rows) >= 20
