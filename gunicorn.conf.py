@@ -5,6 +5,7 @@ Facts behind the choices: docs/adr/0003-serving.md.
 
 import gc
 import os
+from typing import Any
 
 from service.config import check_listening, settings_or_exit
 from telemetry import workers as telemetry
@@ -37,21 +38,21 @@ accesslog = None
 loglevel = "warning"
 
 
-def when_ready(server):
+def when_ready(server: Any) -> None:
     """Refuses an address of --bind or of a socket that was handed over, as the settings' own was refused before."""
     check_listening([listener.sock.getsockname() for listener in server.LISTENERS], settings)
 
 
-def pre_fork(server, worker):
+def pre_fork(server: Any, worker: Any) -> None:
     """Keeps the garbage collector away from what every worker shares."""
     gc.freeze()
 
 
-def post_fork(server, worker):
+def post_fork(server: Any, worker: Any) -> None:
     """Collects less often: requests make few cycles, and each collection is a pause that some request waits for."""
     gc.set_threshold(20_000, 20, 50)
 
 
-def child_exit(server, worker):
+def child_exit(server: Any, worker: Any) -> None:
     """Takes a worker that ended out of the gauges."""
     telemetry.forget_worker(worker.pid)

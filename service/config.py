@@ -89,7 +89,9 @@ class Settings:
         "Tag keyed creates, so that one whose answer was lost can be found (on or off)",
     )
     log_level: str = setting(
-        "GATEWAY_LOG_LEVEL", "info", "Least level logged: debug, info (a line a request), warning, error"
+        "GATEWAY_LOG_LEVEL",
+        "info",
+        "Least level logged: debug, info (a line a request), warning, error",
     )
     log_format: str = setting(
         "GATEWAY_LOG_FORMAT", "auto", "Form of log lines: json, text, or auto: text on a terminal"
@@ -100,7 +102,9 @@ class Settings:
         "Where a line for each changing call goes: stdout, stderr, off or a file",
     )
     trace_upstream: bool = setting(
-        "GATEWAY_TRACE_UPSTREAM", True, "Continue the caller's trace upstream by a traceparent header"
+        "GATEWAY_TRACE_UPSTREAM",
+        True,
+        "Continue the caller's trace upstream by a traceparent header",
     )
     tokens_file: str = setting(
         "GATEWAY_TOKENS_FILE",
@@ -263,7 +267,10 @@ def check_listening(addresses: Iterable[Any], settings: Settings) -> None:
         if isinstance(address, tuple):  # others are paths of Unix sockets
             try:
                 binding.check(
-                    address[0], protected=settings.protected, chosen_by="the address", prefix="GATEWAY_"
+                    address[0],
+                    protected=settings.protected,
+                    chosen_by="the address",
+                    prefix="GATEWAY_",
                 )
             except AccessError as error:
                 refuse_start(str(error))
@@ -358,7 +365,9 @@ def _check_base_url(url: str) -> None:
         raise SettingsError(
             f"the capability's baseUri is {'a template: ' + url if url else 'empty'}; set GATEWAY_UPSTREAM_URL to the API's base URL"
         )
-    form = "GATEWAY_UPSTREAM_URL must be http(s)://host[:port][/path], without user, query or fragment"
+    form = (
+        "GATEWAY_UPSTREAM_URL must be http(s)://host[:port][/path], without user, query or fragment"
+    )
     try:
         parts = urlsplit(url)
         port = parts.port

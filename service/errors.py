@@ -129,19 +129,34 @@ PROBLEMS: dict[str, Kind] = {
         "Report it with the request_id; the log has the cause under that id.",
     ),
     "create-outcome-unknown": Kind(
-        504, "upstream", "Whether it was created is unknown", "Look for it, or repeat with the same Idempotency-Key."
+        504,
+        "upstream",
+        "Whether it was created is unknown",
+        "Look for it, or repeat with the same Idempotency-Key.",
     ),
     "outcome-still-unknown": Kind(
-        409, "gateway", "Whether the first call was carried out is still unknown", "Repeat with the same key later.", True
+        409,
+        "gateway",
+        "Whether the first call was carried out is still unknown",
+        "Repeat with the same key later.",
+        True,
     ),
     "idempotency-in-progress": Kind(
-        409, "gateway", "The first call with this key is under way", "Repeat after Retry-After for its answer.", True
+        409,
+        "gateway",
+        "The first call with this key is under way",
+        "Repeat after Retry-After for its answer.",
+        True,
     ),
     "idempotency-key-reused": Kind(
         422, "gateway", "The key belongs to another request", "Use a new key for another request."
     ),
     "idempotency-store-unavailable": Kind(
-        503, "gateway", "The key cannot be claimed now", "Repeat later; nothing was sent upstream.", True
+        503,
+        "gateway",
+        "The key cannot be claimed now",
+        "Repeat later; nothing was sent upstream.",
+        True,
     ),
     "upstream-rejected": Kind(
         400,
@@ -226,7 +241,9 @@ class Problem(Exception):
     def outcome_unknown(self) -> bool:
         """True when the upstream may have carried the request out all the same."""
         refused = 400 <= (self.upstream_status or 0) < 500 and self.upstream_status != 408
-        return self.kind.source == "upstream" and self.slug != "upstream-unreachable" and not refused
+        return (
+            self.kind.source == "upstream" and self.slug != "upstream-unreachable" and not refused
+        )
 
     def document(self, instance: str, request_id: str) -> dict[str, Any]:
         """The problem's members; absent ones are left out."""

@@ -13,7 +13,9 @@ from .upstream import Upstream
 from .validation import REQUEST
 
 
-def forwarding_handler(upstream: Upstream, idempotency: Idempotency) -> Callable[..., flask.Response]:
+def forwarding_handler(
+    upstream: Upstream, idempotency: Idempotency
+) -> Callable[..., flask.Response]:
     """A Flask view that sends the checked request upstream and passes the answer on, byte for byte."""
 
     def forward(**_path_values: str) -> flask.Response:

@@ -72,16 +72,33 @@ class Readiness:
             "key": "refused by the upstream" if self.key.refused else "ok",
             "store": "unavailable" if self.idempotency.store_failed else "ok",
         }
-        status = "unavailable" if self.key.refused else "degraded" if self.idempotency.store_failed else "ok"
+        status = (
+            "unavailable"
+            if self.key.refused
+            else "degraded"
+            if self.idempotency.store_failed
+            else "ok"
+        )
         code = 503 if status == "unavailable" else 200
-        return JSONResponse({"status": status, "checks": checks}, code, {"cache-control": "no-store"})
+        return JSONResponse(
+            {"status": status, "checks": checks}, code, {"cache-control": "no-store"}
+        )
 
 
 class Pages:
     """ASGI: answers the paths in `PATHS` and below `/docs/`, and passes everything else on."""
 
     PATHS = frozenset(
-        {"/", "/docs", "/openapi.json", "/openapi.yaml", "/livez", "/readyz", "/metrics", DOCUMENTATION}
+        {
+            "/",
+            "/docs",
+            "/openapi.json",
+            "/openapi.yaml",
+            "/livez",
+            "/readyz",
+            "/metrics",
+            DOCUMENTATION,
+        }
     )
 
     def __init__(
@@ -159,7 +176,9 @@ def _fixed(content: str, media_type: str, headers: dict[str, str] | None = None)
 
 
 def _metrics(version: str) -> Any:
-    def page(_: Request) -> Response:  # in a thread of Starlette's own: reading all workers' files takes a while
+    def page(
+        _: Request,
+    ) -> Response:  # in a thread of Starlette's own: reading all workers' files takes a while
         return Response(metrics.page(version), media_type=metrics.CONTENT_TYPE)
 
     return page

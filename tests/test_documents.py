@@ -83,7 +83,9 @@ def test_a_table_of_the_readme_says_what_the_code_says(name: str) -> None:
     assert found[2] == expected, "UPDATE_DOCS=1 pytest tests/test_documents.py writes it anew"
 
 
-@pytest.mark.parametrize("document", [README, *sorted((ROOT / "docs").rglob("*.md"))], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "document", [README, *sorted((ROOT / "docs").rglob("*.md"))], ids=lambda path: path.name
+)
 def test_every_link_between_documents_leads_somewhere(document: Path) -> None:
     links = re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", document.read_text())
     assert [link for link in links if not (document.parent / link).exists()] == []

@@ -52,14 +52,18 @@ def token(key: Any = RSA, header: dict[str, Any] | None = None, **claims: Any) -
     """A good token, but for what is given; None leaves a claim out, and times count from now."""
     now = int(time.time())
     times = {n: now + claims[n] for n in ("exp", "nbf") if isinstance(claims.get(n), int)}
-    whole = {
-        "iss": ISSUER,
-        "aud": AUDIENCE,
-        "sub": "pipeline",
-        "exp": now + 300,
-        "iat": now,
-        "scope": "openid jobs:read",
-    } | claims | times
+    whole = (
+        {
+            "iss": ISSUER,
+            "aud": AUDIENCE,
+            "sub": "pipeline",
+            "exp": now + 300,
+            "iat": now,
+            "scope": "openid jobs:read",
+        }
+        | claims
+        | times
+    )
     algorithm = "ES256" if isinstance(key, ECKey) else "RS256"
     return jwt.encode(
         {"alg": algorithm, "kid": key.kid, **(header or {})},
