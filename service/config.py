@@ -172,6 +172,7 @@ class Settings:
         _check_logging(settings)
         _check_base_url(settings.base_url)
         _check_ca_file(settings.ca_file)
+        _check_store(settings.store)
         _check_access(settings)
         return settings
 
@@ -387,6 +388,16 @@ def _check_base_url(url: str) -> None:
         raise SettingsError(
             f"GATEWAY_UPSTREAM_URL: plain http to {parts.hostname} would send the key unencrypted; use https"
         )
+
+
+def _check_store(location: str) -> None:
+    if "://" in location:
+        if not location.startswith(("redis://", "rediss://")):
+            raise SettingsError(
+                "GATEWAY_STORE must be the path of a file, or a redis:// or rediss:// URL"
+            )
+    elif Path(location).is_dir():
+        raise SettingsError(f"GATEWAY_STORE: {location} is a folder; name a file in it")
 
 
 def _check_ca_file(path: str) -> None:

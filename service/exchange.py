@@ -66,7 +66,9 @@ class _Watched:
         exchange: Exchange | None = getattr(_current, "exchange", None)
         if exchange is not None:
             exchange.hold(self)
-            if exchange.over:
+            if (
+                exchange.over or time.monotonic() > exchange.deadline
+            ):  # also of a process that was stopped
                 raise TimeoutError
             exchange.sent = True
         return super().send(data)  # type: ignore[misc]

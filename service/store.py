@@ -171,9 +171,12 @@ class SQLiteStore:
         # A file that exists is not opened here: closing it would drop this process's locks on it (POSIX).
         with contextlib.suppress(FileExistsError):
             os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-        self.path.chmod(0o600)  # SQLite's side files inherit it
+        if not self.path.is_file():
+            raise OSError("is not a file")
         db = sqlite3.connect(self.path, BUSY, isolation_level=None, check_same_thread=False)
         try:
+            db.execute("PRAGMA schema_version").fetchone()  # refuses what is no database, untouched
+            self.path.chmod(0o600)  # SQLite's side files inherit it
             _prepare(db)
         except sqlite3.Error:
             db.close()

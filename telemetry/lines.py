@@ -1,19 +1,20 @@
 """Writing lines without ever making a request wait for the reader of a pipe, or for a disk.
 
-While a destination takes nothing, lines above the queue's limit are dropped and counted; the count is written as soon
-as lines can be.
+Lines are queued, and one daemon thread a destination writes them, many at a time. While the destination takes nothing,
+lines above the queue's limit are dropped and counted; the count is written as soon as lines can be.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import threading
 import time
+import weakref
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-
-from .batches import Batches
 
 Stream = int | Path
 """A file descriptor, or a file that is opened for appending and found again after it was moved away."""
@@ -24,41 +25,77 @@ Line = bytes | Callable[[], bytes]
 MAX_WAITING = 4096
 """Lines that may wait; each has at most `logs.MAX_LINE` bytes."""
 
+GATHER = 0.02
+"""Seconds for which the thread lets lines gather: waking it for each would cost more than writing."""
+
+LAST_WORDS = 1.0
+"""Seconds that a process which ends waits for its lines to be taken."""
+
 _RETRY = 0.05
 
 
 class Lines:
-    """A destination of lines. Any thread may `put`; safe to make before a fork.
+    """A destination of lines. Any thread may `put`. Safe to make before a fork: a child begins with an empty queue.
 
     `lost` makes the line that tells how many were dropped. Raises OSError when a file cannot be opened.
     """
 
     def __init__(self, destination: Stream, lost: Callable[[int], bytes]) -> None:
         self.destination = destination
-        self.dropped = 0
         self._lost = lost
-        self._lock = threading.Lock()
         self._file = destination if isinstance(destination, int) else _open(destination)
-        self._batches: Batches[Line] = Batches("lines", self._write_batch)
+        self._begin()
+        _all.add(self)
+
+    def _begin(self) -> None:
+        self.dropped = 0
+        self._waiting: deque[Line] = deque()
+        self._gathering = False
+        self._writing = False
+        self._wake = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
 
     def put(self, line: Line) -> None:
         """Has `line`, which ends with a line feed, written soon; drops it when too many wait."""
-        if len(self._batches) >= MAX_WAITING:
+        if len(self._waiting) >= MAX_WAITING:
             self._drop(1)
-        else:
-            self._batches.put(line)
+            return
+        self._waiting.append(line)
+        if not self._gathering:
+            self._gathering = True
+            self._wake.set()
+            if self._thread is None:
+                self._start()
 
     def flush(self, seconds: float) -> None:
         """Waits until all lines are written, `seconds` at most."""
-        self._batches.flush(seconds)
+        end = time.monotonic() + seconds
+        while (self._waiting or self._writing) and time.monotonic() < end:
+            time.sleep(GATHER / 4)
 
-    def _write_batch(self, lines: list[Line]) -> None:
+    def _start(self) -> None:
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="lines", daemon=True)
+                self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            self._wake.wait()
+            time.sleep(GATHER)
+            self._wake.clear()
+            self._writing = True
+            self._gathering = False  # before the queue is emptied: who puts after that wakes us
+            self._write_waiting()
+            self._writing = False
+
+    def _write_waiting(self) -> None:
+        lines = [self._waiting.popleft() for _ in range(len(self._waiting))]
+        content = b"".join(line if isinstance(line, bytes) else line() for line in lines)
         dropped = self.dropped
         try:
-            self._write(
-                b"".join(line if isinstance(line, bytes) else line() for line in lines)
-                + (self._lost(dropped) if dropped else b"")
-            )
+            self._write(content + self._lost(dropped) if dropped else content)
         except OSError:  # nobody reads, or the disk is full
             self._drop(len(lines))
         else:
@@ -81,6 +118,9 @@ class Lines:
                 time.sleep(_RETRY)
 
 
+_all: weakref.WeakSet[Lines] = weakref.WeakSet()
+
+
 def _open(path: Path) -> int:
     return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
@@ -89,3 +129,17 @@ def _same(path: Path, file: int) -> bool:
     with contextlib.suppress(OSError):
         return os.path.samestat(path.stat(), os.fstat(file))
     return False
+
+
+def _flush_all() -> None:
+    for lines in list(_all):
+        lines.flush(LAST_WORDS)
+
+
+def _begin_in_child() -> None:
+    for lines in list(_all):
+        lines._begin()  # the parent's thread does not exist here, and its lines are the parent's
+
+
+atexit.register(_flush_all)
+os.register_at_fork(after_in_child=_begin_in_child)

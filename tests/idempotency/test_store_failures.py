@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from service.store import SQLiteStore, StoreUnavailable
 from tests.e2e.gateway import gateway_process
 from tests.idempotency.api import CREATE, JOBS, creates, jobs, keyed
 from tests.idempotency.conftest import Clock, MakeGateway
@@ -96,6 +97,16 @@ def test_a_store_that_cannot_be_opened_refuses_calls_with_a_key_and_nothing_else
     assert refused(client.post(JOBS, json=CREATE, headers=keyed()))
     assert creates(sandbox) == []
     assert everything_else_goes_on(client)
+
+
+@pytest.mark.parametrize("make", [garbage, folder], ids=lambda make: make.__name__)
+def test_what_is_no_store_keeps_its_mode(make: Callable[[Path], None], tmp_path: Path) -> None:
+    store = tmp_path / "folder" / "keys.sqlite3"
+    make(store)
+    before = store.stat().st_mode
+    with pytest.raises(StoreUnavailable):
+        SQLiteStore(store).check()
+    assert store.stat().st_mode == before
 
 
 def test_a_redis_that_is_not_there_refuses_calls_with_a_key_and_nothing_else(

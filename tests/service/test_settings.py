@@ -114,6 +114,8 @@ def test_loopback_may_be_plain_and_the_rest_must_be_encrypted(url: str) -> None:
         ("GATEWAY_SETTLE", "1"),
         ("GATEWAY_MAX_BODY", "1e9"),
         ("GATEWAY_TAG_JOBS", "maybe"),
+        ("GATEWAY_STORE", "/tmp"),
+        ("GATEWAY_STORE", "postgres://db/keys"),
         ("GATEWAY_CA_FILE", "/nowhere.pem"),
         ("GATEWAY_CA_FILE", __file__),
     ],
