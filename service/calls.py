@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import time
-from functools import partial
 from types import TracebackType
 from typing import Any
 
 from openapi.contract import Operation
 from telemetry import metrics, spans, traces
-from telemetry.batches import later
 
 from .context import current
 from .errors import Problem
@@ -44,17 +42,14 @@ class UpstreamCall:
         if self.own:
             self.own.upstream_status = self.status
             self.own.upstream_seconds += seconds
-        later(partial(self._tell, seconds, time.time()))
-
-    def _tell(self, seconds: float, ended: float) -> None:
         status = str(self.status) if 100 <= self.status < 600 else ""
         _duration(self.operation, self.address, status, self.error).observe(seconds)
         if self.status == 429:
             metrics.upstream_ratelimited.inc()
         if exporter := spans.exporter():
-            self._export(exporter, seconds, ended)
+            self._export(exporter, seconds)
 
-    def _export(self, exporter: spans.Spans, seconds: float, ended: float) -> None:
+    def _export(self, exporter: spans.Spans, seconds: float) -> None:
         operation = self.operation
         attributes: spans.Attributes = {
             "http.request.method": operation.upstream_method,
@@ -66,7 +61,7 @@ class UpstreamCall:
         if self.error or self.status >= 400:
             attributes["error.type"] = self.error or str(self.status)
         name = f"{operation.upstream_method} {operation.upstream_path}"
-        exporter.record(self.trace, "client", name, ended - seconds, seconds, attributes)
+        exporter.record(self.trace, "client", name, time.time() - seconds, seconds, attributes)
 
 
 _durations: dict[tuple[str, str, str, str], Any] = {}

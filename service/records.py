@@ -6,14 +6,12 @@ import asyncio
 import logging
 import re
 import time
-from functools import partial
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from openapi.contract import Contract
 from telemetry import audit, logs, metrics, spans
-from telemetry.batches import later
 
 from .config import Settings, refuse_start
 from .context import Context, current, open_context
@@ -103,7 +101,7 @@ class Records:
                 own.size += len(body)
             await send(message)
 
-        later(metrics.inflight.inc)
+        metrics.inflight.inc()
         try:
             await self.app(scope, receive, recorded)
         except asyncio.CancelledError:
@@ -132,11 +130,8 @@ class Records:
         own.call.add_done_callback(finished)
 
     def _finish(self, own: Context, scope: Scope, begun: float) -> None:
-        """Has the request told of soon; an idle connection keeps its last context, so nothing large stays in it."""
-        own.call = None
-        if own.operation not in self.changing:
-            own.body = b""
-        later(partial(self._tell, own, scope, time.perf_counter() - begun, time.time()))
+        self._tell(own, scope, time.perf_counter() - begun)
+        own.body, own.call = b"", None  # an idle connection keeps its last context
 
     def _headers(self, own: Context, begun: float) -> list[tuple[bytes, bytes]]:
         headers = []
@@ -156,18 +151,17 @@ class Records:
             return f"{self.product}; received-status={problem.upstream_status}"
         return f"{self.product}; error={PROXY_ERRORS.get(cause.slug, 'http_response_incomplete')}"
 
-    def _tell(self, own: Context, scope: Scope, seconds: float, ended: float) -> None:
+    def _tell(self, own: Context, scope: Scope, seconds: float) -> None:
         method = metrics.method_label(scope["method"])
         route = self.routes.get(own.operation) or _page_route(scope["path"])
         self._count(own, (method, route, own.status), seconds)
         fields = self._fields(own, scope, method, route, seconds)
         level = logging.DEBUG if route in PROBES else logging.INFO
-        logs.event(log, level, f"{method} {route or '(no route)'} {own.status}", fields, ended)
+        logs.event(log, level, f"{method} {route or '(no route)'} {own.status}", fields)
         if own.operation in self.changing:
-            audit.entry(f"{own.operation} {fields['outcome']}", _audited(own, scope, fields), ended)
-            own.body = b""
+            audit.entry(f"{own.operation} {fields['outcome']}", _audited(own, scope, fields))
         if self.tracing:
-            self._export(own, method, route, seconds, ended)
+            self._export(own, method, route, seconds)
 
     def _count(self, own: Context, key: tuple[str, str, int], seconds: float) -> None:
         metrics.inflight.dec()
@@ -216,7 +210,7 @@ class Records:
         if exporter := spans.exporter():
             own.trace = exporter.decide(own.trace)
 
-    def _export(self, own: Context, method: str, route: str, seconds: float, ended: float) -> None:
+    def _export(self, own: Context, method: str, route: str, seconds: float) -> None:
         attributes: spans.Attributes = {
             "http.request.method": method,
             "http.response.status_code": own.status,
@@ -228,7 +222,7 @@ class Records:
             attributes["error.type"] = own.problem.slug if own.problem else str(own.status)
         if exporter := spans.exporter():
             name = f"{method} {route}".strip()
-            exporter.record(own.trace, "server", name, ended - seconds, seconds, attributes)
+            exporter.record(own.trace, "server", name, time.time() - seconds, seconds, attributes)
 
 
 def _audited(own: Context, scope: Scope, fields: dict[str, Any]) -> dict[str, Any]:

@@ -30,9 +30,9 @@ def start(destination: str) -> None:
     log.setLevel(logging.INFO)
 
 
-def entry(message: str, fields: logs.Fields, created: float | None = None) -> None:
-    """Writes one line; `created` as for `logs.event`."""
-    logs.event(log, logging.INFO, message, fields, created)
+def entry(message: str, fields: logs.Fields) -> None:
+    """Writes one line."""
+    logs.event(log, logging.INFO, message, fields)
 
 
 def subject(body: bytes) -> str:

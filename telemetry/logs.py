@@ -61,17 +61,11 @@ def start(
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
 
 
-def event(
-    logger: logging.Logger, level: int, message: str, fields: Fields, created: float | None = None
-) -> None:
-    """Logs `message` with `fields`; `created` in seconds since 1970, None: now.
-
-    Cheaper than the logger's own methods: nobody asks where it was called.
-    """
+def event(logger: logging.Logger, level: int, message: str, fields: Fields) -> None:
+    """Logs `message` with `fields`. Cheaper than the logger's own methods: nobody asks where it was called."""
     if logger.isEnabledFor(level):
         record = logging.LogRecord(logger.name, level, "", 0, message, None, None)
         record.fields = fields
-        record.created = record.created if created is None else created
         logger.handle(record)
 
 
@@ -199,8 +193,7 @@ class LineHandler(logging.Handler):
         self.shared = shared
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Queues the record's line. What cannot change meanwhile is rendered by the thread that writes, many at a time:
-        that takes a third of the time it takes here, between two requests."""
+        """Queues the record's line; what cannot change meanwhile is rendered by the thread that writes, in passing."""
         line = partial(self._line, record, self.shared())
         self.lines.put(line() if record.args or record.exc_info else line)
 

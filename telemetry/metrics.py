@@ -16,7 +16,6 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from . import METRICS_DIRECTORY
-from .batches import catch_up
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -26,8 +25,6 @@ METHODS = frozenset(
     {"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT"}
 )
 OTHER = "_OTHER"
-
-_PATIENCE = 0.5  # seconds for which a page waits for what has just happened in this process
 
 REGISTRY = CollectorRegistry()
 """This process's metrics, apart from the library's own registry, so that `/metrics` shows what is documented."""
@@ -93,7 +90,6 @@ def method_label(method: str) -> str:
 
 def page(version: str) -> bytes:
     """The metrics of this process and of all workers it shares a directory with, in Prometheus's text format."""
-    catch_up(_PATIENCE)
     registry = CollectorRegistry()
     registry.register(BuildInfo(version))
     if directory := os.environ.get(METRICS_DIRECTORY):  # noqa: TID251 - where the library looks

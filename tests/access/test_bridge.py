@@ -185,6 +185,15 @@ class TestWithAnIssuer:
         assert len(rest.arrived) == 1
         assert "authorization" not in rest.last.headers
 
+    def test_a_caller_stays_the_same_when_their_token_is_renewed(
+        self, bridge: Open, key_server: KeyServer, rest: Rest
+    ) -> None:
+        url = self.open(bridge, key_server)
+        for claims in ({"exp": 300}, {"exp": 600}, {"sub": "other"}):
+            called(url, "create-batch-job", token(scope="jobs:write", **claims))
+        keys = [arrived.headers["idempotency-key"] for arrived in rest.arrived]
+        assert keys[0] == keys[1] != keys[2]
+
     def test_the_refusal_leads_to_where_tokens_are_had(
         self, bridge: Open, key_server: KeyServer
     ) -> None:

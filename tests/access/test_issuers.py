@@ -9,6 +9,7 @@ import asyncio
 import base64
 import hmac
 import json
+import ssl
 import time
 from typing import Any
 
@@ -276,6 +277,22 @@ class TestKeys:
         key_server.answer(b"", 302, Location="http://127.0.0.1:1/")
         with pytest.raises(OSError, match="302"):
             fetch_keys(key_server.url)
+
+    def test_are_had_of_a_trusted_server_alone(
+        self,
+        key_server: KeyServer,
+        certificate: tuple[str, str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*certificate)
+        key_server.http.socket = context.wrap_socket(key_server.http.socket, server_side=True)
+        url = f"https://localhost:{key_server.http.server_port}/keys"
+        with pytest.raises(OSError, match="CERTIFICATE_VERIFY_FAILED"):
+            fetch_keys(url)
+        assert key_server.asked == 0
+        monkeypatch.setenv("SSL_CERT_FILE", certificate[0])
+        assert b"rsa-1" in fetch_keys(url)
 
     def test_are_not_had_when_they_are_endless(self, key_server: KeyServer) -> None:
         key_server.answer(b" " * (issuers.MAX_KEYS + 1))

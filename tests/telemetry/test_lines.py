@@ -240,12 +240,12 @@ def test_a_child_process_writes_its_own_lines_and_not_its_parents(tmp_path: Path
     queue = lines.Lines(file, lambda count: b"")
     queue.put(b"parent\n")
     queue.flush(5)
-    queue._batches._waiting.append(b"parent's, waiting\n")
+    queue._waiting.append(b"parent's, waiting\n")
     if (child := os.fork()) == 0:
         queue.put(b"child\n")
         queue.flush(5)
         os._exit(0)
-    queue._batches._waiting.clear()
+    queue._waiting.clear()
     assert os.waitpid(child, 0)[1] == 0
     assert file.read_bytes() == b"parent\nchild\n"
 

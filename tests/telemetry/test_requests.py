@@ -11,7 +11,6 @@ import requests
 from responses import RequestsMock
 from starlette.testclient import TestClient
 
-from telemetry import batches
 from telemetry.metrics import REGISTRY
 from tests.conftest import KEY, UPSTREAM
 
@@ -46,20 +45,6 @@ class Told(logging.Handler):
         for logger, level in self.loggers:
             logger.removeHandler(self)
             logger.setLevel(level)
-
-
-class FlushedClient(TestClient):
-    """A client whose every request has been told of when its answer is there."""
-
-    def request(self, *arguments: Any, **options: Any) -> Any:
-        answer = super().request(*arguments, **options)
-        batches.catch_up(10)
-        return answer
-
-
-@pytest.fixture
-def client(app: Any) -> TestClient:
-    return FlushedClient(app, base_url="http://127.0.0.1:8080", follow_redirects=False)
 
 
 @pytest.fixture
