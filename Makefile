@@ -7,6 +7,8 @@ UV ?= $(or $(wildcard .venv/bin/uv),uv)
 VENV := .venv/bin/python
 PACKAGES := $(filter-out tests,$(patsubst %/__init__.py,%,$(wildcard */__init__.py))) wsgi.py gunicorn.conf.py
 TOOLS := mistralai-3 mistralai-1 mcp-1 fastmcp
+# Environments that `make bench` measures in: the gateway's, that of its peers, LiteLLM's (half a gigabyte; not for QUICK=1).
+BENCH := gateway peers $(if $(QUICK),,litellm)
 export SCARF_ANALYTICS := false
 SPECTRAL := tests/tools/node_modules/.bin/spectral
 
@@ -16,7 +18,7 @@ COMPILE := pip compile -q --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-header --no-annotate
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test check lint tools openapi lock clean
+.PHONY: help run demo test check lint tools bench openapi lock clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +45,9 @@ lint: .venv/.development ## Check style, types, the derived document and the API
 
 tools: tests/tools/node_modules/.installed $(TOOLS:%=.tools/%/.installed) ## Install what some checks and tests run besides: Spectral, official SDKs, MCP clients
 
+bench: .venv/.runtime $(BENCH:%=.tools/%/.installed) ## Measure against the alternatives; QUICK=1: under five minutes, not all of it
+	@$(VENV) -m bench $(if $(QUICK),--quick) $(ARGS)
+
 openapi: .venv/.runtime ## Derive openapi/openapi.yaml again
 	@$(VENV) -m openapi.derive
 
@@ -51,6 +56,9 @@ lock: ## Lock what pyproject.toml asks for (needs uv); ARGS=--upgrade takes newe
 	@$(UV) $(COMPILE) $(ARGS) pyproject.toml --group dev -c requirements.lock -o requirements-dev.lock
 	@for tool in $(TOOLS); do \
 		$(UV) $(COMPILE) $(ARGS) tests/tools/$$tool.in -o tests/tools/$$tool.lock || exit 1; \
+	done
+	@for peers in peers litellm; do \
+		$(UV) $(COMPILE) $(ARGS) bench/$$peers.in -o bench/$$peers.lock || exit 1; \
 	done
 
 clean: ## Remove everything that make has made
@@ -74,11 +82,21 @@ $(VENV):
 	@$(VENV) $(INSTALL) -r $<
 	@touch .venv/.runtime $@
 
+define INSTALL_TOOL
+@echo "Installing $* into .tools (only this time) ..."
+@$(PYTHON) -m venv .tools/$*
+@.tools/$*/bin/python $(INSTALL) -r $<
+@touch $@
+endef
+
+.tools/gateway/.installed: .tools/%/.installed: requirements.lock
+	$(INSTALL_TOOL)
+
 .tools/%/.installed: tests/tools/%.lock
-	@echo "Installing $* into .tools (only this time) ..."
-	@$(PYTHON) -m venv .tools/$*
-	@.tools/$*/bin/python $(INSTALL) -r $<
-	@touch $@
+	$(INSTALL_TOOL)
+
+.tools/%/.installed: bench/%.lock
+	$(INSTALL_TOOL)
 
 tests/tools/node_modules/.installed: tests/tools/package-lock.json
 	@echo "Installing the Node tools into tests/tools/node_modules (only this time) ..."

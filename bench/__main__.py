@@ -1,4 +1,4 @@
-"""Runs the benchmark: `python -m bench [--quick]`. Prints tables; writes bench/results/ and the tables of docs/performance.md."""
+"""Runs the benchmark: `python -m bench [--quick]`. Prints tables; writes bench/results/ and the tables of documents."""
 
 from __future__ import annotations
 
@@ -68,7 +68,8 @@ def write(results: report.Results) -> None:
     subprocess.run(
         [machine.PEERS, "-m", "bench.plots", report.LATEST], cwd=machine.ROOT, check=True
     )
-    report.write_document(results)
+    for document in report.DOCUMENTS:
+        report.write_document(results, document)
 
 
 if __name__ == "__main__":

@@ -50,8 +50,10 @@ class Caller:
             raise RuntimeError(f"a create was answered {answer.status} {answer.body[:300]!r}")
         return answer
 
-    def close(self) -> None:
-        """Closes the connection."""
+    def __enter__(self) -> Caller:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self.connection.close()
 
 
@@ -72,7 +74,7 @@ class Stall:
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join()
-        self.caller.close()
+        self.caller.connection.close()
 
     def _ask(self) -> None:
         while not self._over.is_set():

@@ -17,7 +17,7 @@ from bench.rest import AT_MOST, FLASK, GATEWAY, all_started
 from bench.rounds import Plan, interleaved, median
 from bench.upstream import Upstream
 
-CLIENTS = (1, 4, 16, 64, 256, 1_000)
+CLIENTS = (1, 4, 16, 64, 250, 500, 1_000)
 DELAYS = (0, 50, 300)
 RECORDS = (0, 10_000, 100_000)
 
@@ -28,10 +28,10 @@ def clients(up: Upstream, folder: Path, plan: Plan, findings: Findings) -> None:
     with all_started([ours, subjects.FLASK], up.url, folder) as servers:
         runs = {
             (name, each): partial(load.run, server, work.JOB_PATH, each, plan.seconds)
-            for each in CLIENTS
+            for each in (CLIENTS[::2] if plan.quick else CLIENTS)
             for name, server in servers.items()
         }
-        samples = interleaved(max(1, plan.rounds - 2), runs)
+        samples = interleaved(max(2, plan.rounds - 2), runs)
     findings.table(
         "growth_clients",
         "By number of clients, upstream at once",
@@ -48,7 +48,7 @@ def _figures(samples: list[Sample]) -> list[float]:
 def delays(folder: Path, plan: Plan, findings: Findings) -> None:
     """An upstream that takes 0, 50 and 300 ms; 64 clients."""
     rows = []
-    for delay in DELAYS:
+    for delay in DELAYS[1:] if plan.quick else DELAYS:
         with (
             upstream.slow(folder, delay) as slow,
             all_started(
@@ -59,7 +59,7 @@ def delays(folder: Path, plan: Plan, findings: Findings) -> None:
                 (name, delay): partial(load.run, server, work.JOB_PATH, 64, plan.seconds)
                 for name, server in servers.items()
             }
-            samples = interleaved(max(1, plan.rounds - 2), runs)
+            samples = interleaved(max(2, plan.rounds - 2), runs)
             rows += [[*key, *_figures(each)] for key, each in samples.items()]
     findings.table(
         "growth_delay",

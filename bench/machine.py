@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-PYTHON = ROOT / ".venv" / "bin" / "python"
-PEERS = ROOT / ".tools" / "bench" / "bin" / "python"
+PYTHON = ROOT / ".tools" / "gateway" / "bin" / "python"
+"""What runs the gateway and the bridge: an environment of requirements.lock alone, as an operator installs it."""
+
+PEERS = ROOT / ".tools" / "peers" / "bin" / "python"
 LITELLM = ROOT / ".tools" / "litellm" / "bin"
 
 CPUS = sorted(os.sched_getaffinity(0))
@@ -40,8 +42,11 @@ def missing() -> list[str]:
     """What the benchmark needs and does not find, each with where to get it."""
     tools = {"wrk": "Debian: apt install wrk", "nginx": "Debian: apt install nginx"}
     faults = [f"{tool} ({remedy})" for tool, remedy in tools.items() if not shutil.which(tool)]
-    if not PEERS.exists():
-        faults.append(f"{PEERS.parent.parent} (make bench installs it)")
+    faults += [
+        f"{python.parent.parent} (make bench installs it)"
+        for python in (PYTHON, PEERS)
+        if not python.exists()
+    ]
     return faults
 
 

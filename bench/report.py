@@ -1,4 +1,4 @@
-"""Results for people: tables on the terminal, and the tables of docs/performance.md."""
+"""Results for people: tables on the terminal, and the tables of documents."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from bench.machine import ROOT
 
 RESULTS = ROOT / "bench" / "results"
 LATEST = RESULTS / "latest.json"
-DOCUMENT = ROOT / "docs" / "performance.md"
+DOCUMENTS = (ROOT / "docs" / "performance.md", ROOT / "README.md")
+"""Pages with blocks `<!-- results: NAME -->` that hold what the last run found."""
 
 Results = dict[str, Any]
 _BLOCK = re.compile(r"(<!-- results: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
@@ -102,16 +103,26 @@ def text(results: Results) -> str:
 
 
 def blocks(results: Results) -> dict[str, str]:
-    """What docs/performance.md shows, by the name of its block."""
+    """What documents show, by the name of its block."""
     tables = {
         name: table(each["columns"], each["rows"]) for name, each in results["tables"].items()
     }
     skipped = "\n".join(f"- Not in this run: {each}." for each in results["skipped"])
     said = f"{machine(results)}\n{skipped}".rstrip()
-    return {**tables, "bars": bars(results), "machine": said}
+    return {**tables, "bars": bars(results), "summary": summary(results), "machine": said}
 
 
-def write_document(results: Results, path: Path = DOCUMENT) -> None:
+def summary(results: Results) -> str:
+    """The comparisons that have a bar, for people who want to know whether to read on."""
+    rows = [
+        [bar["work"], bar["of"], f"{plain(bar['value'])} {bar['unit']}", bar["peer"]]
+        for bar in results["bars"]
+        if bar["bound"] and bar["peer"] and not bar["peer"].startswith("itself")
+    ]
+    return table(("work", "what is compared", "ours/theirs", "against"), rows)
+
+
+def write_document(results: Results, path: Path) -> None:
     """Writes the results into the document's blocks; one that this run does not have is emptied."""
     found = blocks(results)
 
@@ -122,7 +133,7 @@ def write_document(results: Results, path: Path = DOCUMENT) -> None:
     path.write_text(_BLOCK.sub(filled, path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
-def stale(results: Results, path: Path = DOCUMENT) -> Iterator[str]:
+def stale(results: Results, path: Path) -> Iterator[str]:
     """Names of the document's blocks that say something else than the results."""
     found = blocks(results)
     for match in _BLOCK.finditer(path.read_text(encoding="utf-8")):
@@ -130,6 +141,6 @@ def stale(results: Results, path: Path = DOCUMENT) -> Iterator[str]:
             yield match[2]
 
 
-def outside_blocks(path: Path = DOCUMENT) -> str:
+def outside_blocks(path: Path) -> str:
     """The document's own words: what no run wrote."""
     return _BLOCK.sub("", path.read_text(encoding="utf-8"))

@@ -47,29 +47,24 @@ def all_started(
 
 def check_answers(name: str, server: Server) -> None:
     """WrongAnswer unless job and list come as the upstream gave them."""
-    caller = Caller(server)
-    try:
+    with Caller(server) as caller:
         for path, expected in ((work.JOB_PATH, work.JOB), (work.JOBS_PATH, work.LIST)):
             answer = caller.call("GET", path)
             right = answer.status == 200 and answer.body == expected
             if not right or not answer.content_type.startswith("application/json"):
                 raise WrongAnswer(f"{name} answered GET {path} with {answer}")
-    finally:
-        caller.close()
 
 
 def check_creates(chosen: Sequence[Subject], folder: Path) -> None:
     """WrongAnswer unless each sends a create upstream as it came, and passes on its answer."""
     with upstream.slow(folder, 0) as recorder:
         for subject in chosen:
-            with subject.started(recorder.url, folder) as server:
-                caller = Caller(server)
+            with subject.started(recorder.url, folder) as server, Caller(server) as caller:
                 for size in (1, 1_000):
                     body = work.create_body(size)
                     caller.create(body)
                     if upstream.last_body(recorder) != json.loads(body):
                         raise WrongAnswer(f"{subject.name} changed a create of {size} requests")
-                caller.close()
 
 
 def _runs(
@@ -153,7 +148,7 @@ def _best_pools(up: Upstream, folder: Path, plan: Plan) -> dict[int, Subject]:
     """FastAPI + httpx with the pool setting that is fastest here, for 1 and for 32 clients."""
     variants = [
         subjects.FASTAPI_HTTPX.with_settings(f"FastAPI + httpx, pool {pool}", POOL=pool)
-        for pool in subjects.HTTPX_POOLS
+        for pool in (subjects.HTTPX_POOLS[:2] if plan.quick else subjects.HTTPX_POOLS)
     ]
     with all_started(variants, up.url, folder) as servers:
         samples = interleaved(2, _runs(servers, (1, 32), max(1, plan.seconds - 1)))
@@ -290,15 +285,14 @@ _NOTHING = Sample(0, 0, 0, 0, 0, 0, 0)
 
 def _creates(server: Server, body: bytes, times: int) -> tuple[float, float, int, float]:
     """Of some creates one after another: the median's milliseconds, CPU milliseconds of each, peak bytes; then the longest stall beside one."""
-    caller = Caller(server)
-    server.forget_peak()
-    before = server.cpu_seconds()
-    taken = [caller.create(body).milliseconds for _ in range(times)]
-    cpu = (server.cpu_seconds() - before) * 1000 / times
-    peak = server.peak()
-    with Stall(server) as stall:
-        caller.create(body)
-    caller.close()
+    with Caller(server) as caller:
+        server.forget_peak()
+        before = server.cpu_seconds()
+        taken = [caller.create(body).milliseconds for _ in range(times)]
+        cpu = (server.cpu_seconds() - before) * 1000 / times
+        peak = server.peak()
+        with Stall(server) as stall:
+            caller.create(body)
     return statistics.median(taken), cpu, peak, stall.longest
 
 

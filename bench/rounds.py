@@ -49,4 +49,6 @@ def median(samples: Sequence[Sample]) -> dict[str, float]:
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
     """The median of the rounds' ratios: what disturbed a round disturbed both."""
-    return statistics.median(our / their for our, their in zip(ours, theirs, strict=True))
+    return statistics.median(
+        our / max(their, 1e-9) for our, their in zip(ours, theirs, strict=True)
+    )

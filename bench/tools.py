@@ -73,15 +73,16 @@ def result(body: bytes) -> dict[str, Any]:
 
 def check_tool(name: str, server: Server) -> None:
     """WrongAnswer unless both protocol versions give the job as structured content and as text."""
-    caller = Caller(server)
-    for version in (MODERN, LEGACY):
-        call = getting(name, version)
-        answer = caller.call("POST", PATH, call.body, call.headers)
-        found = result(answer.body) if answer.status == 200 else {}
-        job = json.loads(work.JOB)
-        if found.get("structuredContent") != job or json.loads(found["content"][0]["text"]) != job:
-            raise WrongAnswer(f"{name}, {version}: {answer}")
-    caller.close()
+    job = json.loads(work.JOB)
+    with Caller(server) as caller:
+        for version in (MODERN, LEGACY):
+            call = getting(name, version)
+            answer = caller.call("POST", PATH, call.body, call.headers)
+            found = result(answer.body) if answer.status == 200 else {}
+            given = [found.get("structuredContent")]
+            given += [json.loads(each["text"]) for each in found.get("content", [])]
+            if given != [job, job]:
+                raise WrongAnswer(f"{name}, {version}: {answer}")
 
 
 def calls(up: Upstream, folder: Path, plan: Plan, findings: Findings) -> None:
@@ -194,22 +195,22 @@ def _creating(bridge: Server, gateway: Server, size: int) -> dict[str, Any]:
         return {**body, "metadata": {"number": str(next(counter))}}
 
     def by_tool() -> float:
-        caller = Caller(bridge)
-        taken = []
-        for _ in range(5):
-            call = message(MODERN, "create-batch-job", own())
+        return statistics.median(
+            called(message(MODERN, "create-batch-job", own())) for _ in range(5)
+        )
+
+    def called(call: Message) -> float:
+        with Caller(bridge) as caller:
             answer = caller.call("POST", PATH, call.body, call.headers)
-            if result(answer.body).get("structuredContent", {}).get("id") != work.JOB_ID:
-                raise WrongAnswer(f"a create by a tool was answered {answer}")
-            taken.append(answer.milliseconds)
-        caller.close()
-        return statistics.median(taken)
+        if result(answer.body).get("structuredContent", {}).get("id") != work.JOB_ID:
+            raise WrongAnswer(f"a create by a tool was answered {answer}")
+        return answer.milliseconds
 
     def by_rest() -> float:
-        caller = Caller(gateway)
-        bodies = (json.dumps(own()).encode() for _ in range(5))
-        taken = [caller.create(each, keyed=True).milliseconds for each in bodies]
-        caller.close()
-        return statistics.median(taken)
+        bodies = [json.dumps(own()).encode() for _ in range(5)]
+        with Caller(gateway) as caller:
+            return statistics.median(
+                caller.create(each, keyed=True).milliseconds for each in bodies
+            )
 
     return {"tool": by_tool, "REST": by_rest}

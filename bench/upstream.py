@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.request import ProxyHandler, build_opener
 
 from bench import work
-from bench.machine import LOADED_BY, PEERS, PYTHON
+from bench.machine import LOADED_BY, PEERS
 from bench.processes import Server, free_port
 
 # One process without a master, whose connections live as long as their clients want.
@@ -42,21 +44,12 @@ http {{
 class Upstream:
     """nginx with the job, the list and creates, over HTTP and over TLS."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, python: Path) -> None:
         self.plain, self.secure = free_port(), free_port()
         self.authority = folder / "client.pem"
-        certify: list[str | Path] = [
-            PEERS,
-            "-m",
-            "trustme",
-            "-q",
-            "-d",
-            folder,
-            "-i",
-            "127.0.0.1",
-            "localhost",
-        ]
-        subprocess.run(certify, check=True)
+        names = ["127.0.0.1", "localhost"]
+        certify: list[str | Path] = [python, "-m", "trustme", "-q", "-d", folder, "-i"]
+        subprocess.run([*certify, *names], check=True)
         (folder / "list.json").write_bytes(work.LIST)
         configuration = folder / "nginx.conf"
         configuration.write_text(
@@ -78,16 +71,13 @@ class Upstream:
 
     def connections(self) -> int:
         """How many connections it has accepted so far."""
-        from urllib.request import ProxyHandler, build_opener
-
-        with build_opener(ProxyHandler({})).open(f"{self.url}/connections") as answer:
-            return int(answer.read().split(b"requests\n")[1].split()[0])
+        return int(_got(f"{self.url}/connections").split(b"requests")[1].split()[0])
 
 
 @contextmanager
-def started(folder: Path) -> Iterator[Upstream]:
-    """A running upstream."""
-    upstream = Upstream(folder)
+def started(folder: Path, python: Path = PEERS) -> Iterator[Upstream]:
+    """A running upstream, with its files below `folder`; `python` is one that has trustme."""
+    upstream = Upstream(folder, python)
     try:
         yield upstream
     finally:
@@ -99,7 +89,7 @@ def slow(folder: Path, milliseconds: int) -> Iterator[Server]:
     """An upstream that answers after so many milliseconds, and remembers the last body it got."""
     port = free_port()
     server = Server(
-        [PYTHON, "-m", "bench.slow", str(port), str(milliseconds)],
+        [sys.executable, "-m", "bench.slow", str(port), str(milliseconds)],
         {},
         port,
         folder / f"slow-{milliseconds}.out",
@@ -114,7 +104,12 @@ def slow(folder: Path, milliseconds: int) -> Iterator[Server]:
 
 def last_body(server: Server) -> object:
     """The last body that a slow upstream got, parsed."""
-    from urllib.request import ProxyHandler, build_opener
+    return json.loads(_got(f"{server.url}/last"))
 
-    with build_opener(ProxyHandler({})).open(f"{server.url}/last") as answer:
-        return json.load(answer)
+
+def _got(url: str) -> bytes:
+    with build_opener(ProxyHandler({})).open(
+        url
+    ) as answer:  # past proxies that the environment names
+        content: bytes = answer.read()
+    return content

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import signal
+import socket
 import sys
 from pathlib import Path
 
@@ -60,10 +61,19 @@ def _serve_http(settings: Settings) -> None:
     )
     # uvicorn drains, then raises the signal again for whoever was there before it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    listening = config.bind_socket()
-    listening.listen(config.backlog)  # so that who reads the next line can connect
+    listening = listen(config)
     log.info("serving MCP at http://%s:%s%s", *listening.getsockname()[:2], PATH)
     uvicorn.Server(config).run(sockets=[listening])
+
+
+def listen(config: uvicorn.Config) -> socket.socket:
+    """The listening socket, so that who reads the next line can connect."""
+    listening = config.bind_socket()
+    # asyncio turns Nagle's algorithm off only for sockets of its own making; accepted ones take this over. With it, each
+    # answer waits 40 ms for the client's delayed acknowledgement.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    listening.listen(config.backlog)
+    return listening
 
 
 if __name__ == "__main__":

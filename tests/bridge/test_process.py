@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import uvicorn
 
+from mcp_bridge.__main__ import listen
 from mcp_bridge.config import Settings, SettingsError
 from tests.bridge.processes import environment
 from tests.processes import ROOT
@@ -78,6 +81,14 @@ def test_what_keeps_it_from_starting_is_one_line_and_exit_2(
 def test_nothing_but_the_protocol_is_written_to_standard_output() -> None:
     done = bridge("--stdio", BRIDGE_LOG_LEVEL="DEBUG", BRIDGE_REST_URL="http://127.0.0.1:1")
     assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_no_answer_waits_for_the_client_s_acknowledgement() -> None:
+    config = uvicorn.Config(lambda: None, host="127.0.0.1", port=0, log_config=None)
+    with listen(config) as listening, socket.create_connection(listening.getsockname()):
+        accepted, _ = listening.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_gunicorn_gets_its_settings_from_the_same_place() -> None:
