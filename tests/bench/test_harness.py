@@ -51,9 +51,8 @@ def test_a_tiny_run_counts_answers_cpu_memory_and_connections(up: Upstream, fold
 
 
 def test_the_slowest_small_request_beside_another_is_noticed(up: Upstream, folder: Path) -> None:
-    with DEAF.started(up.url, folder) as server, Caller(server) as caller:
-        with Stall(server) as stall:
-            caller.create(work.create_body(1))
+    with DEAF.started(up.url, folder) as server, Caller(server) as caller, Stall(server) as stall:
+        caller.create(work.create_body(1))
     assert stall.longest > 0
 
 

@@ -61,7 +61,6 @@ def dangling_link(store: Path) -> None:
 
 BROKEN: list[Callable[[Path], None]] = [
     garbage,
-    folder,
     file_for_folder,
     newer_schema,
     other_tables,
