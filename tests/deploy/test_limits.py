@@ -1,4 +1,4 @@
-"""Limits that several files must agree on: DESIGN decision "time limits are ordered", and sizes."""
+"""Limits that several files must agree on: time limits, which are ordered, and sizes."""
 
 from __future__ import annotations
 
