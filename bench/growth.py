@@ -19,7 +19,7 @@ from bench.upstream import Upstream
 
 CLIENTS = (1, 4, 16, 64, 250, 500, 1_000)
 DELAYS = (0, 50, 300)
-RECORDS = (0, 10_000, 100_000)
+RECORDS = (0, 10_000, 50_000)
 
 
 def clients(up: Upstream, folder: Path, plan: Plan, findings: Findings) -> None:
@@ -27,7 +27,7 @@ def clients(up: Upstream, folder: Path, plan: Plan, findings: Findings) -> None:
     ours = subjects.GATEWAY.with_settings(GATEWAY_QUEUE=1_000)
     with all_started([ours, subjects.FLASK], up.url, folder) as servers:
         runs = {
-            (name, each): partial(load.run, server, work.JOB_PATH, each, plan.seconds)
+            (name, each): partial(load.run, server, work.JOB_PATH, each, max(1, plan.seconds - 1))
             for each in (CLIENTS[::2] if plan.quick else CLIENTS)
             for name, server in servers.items()
         }
@@ -56,7 +56,9 @@ def delays(folder: Path, plan: Plan, findings: Findings) -> None:
             ) as servers,
         ):
             runs = {
-                (name, delay): partial(load.run, server, work.JOB_PATH, 64, plan.seconds)
+                (name, delay): partial(
+                    load.run, server, work.JOB_PATH, 64, max(1, plan.seconds - 1)
+                )
                 for name, server in servers.items()
             }
             samples = interleaved(max(2, plan.rounds - 2), runs)
