@@ -25,9 +25,8 @@ backlog = 2048
 keepalive = 75
 timeout = 60  # without a sign of life from a worker's event loop
 graceful_timeout = int(settings.timeout) + 10
-asgi_disconnect_grace_period = (
-    0  # a client that left needs no answer; safe calls are abandoned upstream
-)
+# A client that left needs no answer; safe calls are abandoned upstream.
+asgi_disconnect_grace_period = 0
 
 limit_request_line = 8190
 limit_request_fields = 64

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from .issuers import Issuer, KeysUnavailable, Untrusted
-from .refusals import AccessError, Refused
+from .refusals import AccessError, KeysUnavailable, Refused, Untrusted
 from .tokens import Grant, TokenFile
+
+if TYPE_CHECKING:
+    from .issuers import Issuer
 
 REALM = "gateway"
 METRICS = "metrics"
@@ -109,6 +111,10 @@ def bearers(settings: AccessSettings, *, prefix: str, scopes: Iterable[str]) -> 
             raise AccessError(
                 f"{prefix}JWT_ISSUER, {prefix}JWT_AUDIENCE and {prefix}JWKS_URL belong together; set all or none"
             )
+        from .issuers import (
+            Issuer,
+        )  # slow to import, and seldom needed
+
         algorithms = [name.strip() for name in settings.jwt_algorithms.split(",") if name.strip()]
         try:
             issuer = Issuer(*issuer_settings, algorithms)

@@ -20,7 +20,7 @@ from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 
 from .binding import is_loopback
-from .refusals import AccessError
+from .refusals import AccessError, KeysUnavailable, Untrusted
 from .tokens import Grant
 
 log = logging.getLogger("access.issuers")
@@ -43,14 +43,6 @@ FETCH_SECONDS = 5.0
 MAX_KEYS = 256 * 1024
 
 _SUBJECT = re.compile(r"[\x21-\x7e]{1,200}")
-
-
-class Untrusted(ValueError):
-    """The token is not good; the message says why in words fit for the caller."""
-
-
-class KeysUnavailable(Exception):
-    """There are no keys to check with: none could be fetched."""
 
 
 class Issuer:

@@ -18,5 +18,13 @@ class Refused(Exception):
         self.headers = tuple(headers)
 
 
+class Untrusted(ValueError):
+    """A token is not good; the message says why in words fit for the caller."""
+
+
+class KeysUnavailable(Exception):
+    """There are no keys to check a token with: none could be fetched."""
+
+
 class AccessError(ValueError):
     """What access is configured with cannot be used; the message names the place and the reason, never a secret."""

@@ -17,9 +17,9 @@ from openapi.contract import Contract
 
 from .context import Context, context
 
-DOCUMENTATION = (
-    "/problems"  # a URI reference (RFC 9457 section 3.1.1): every gateway serves the page itself
-)
+DOCUMENTATION = "/problems"
+"""The page of all problems: a URI reference (RFC 9457 section 3.1.1), since every gateway serves it itself."""
+
 MAX_TEXT = 500
 
 log = logging.getLogger("gateway.errors")
@@ -27,16 +27,24 @@ log = logging.getLogger("gateway.errors")
 
 @dataclass(frozen=True)
 class Kind:
-    """A row of the table. `retryable` holds unless the failure itself knows better; `advice` says what a caller can do."""
+    """A row of the table. `retryable` holds unless the failure itself knows better; `advice` says what a caller can do.
+
+    `keeps_status`: the answer's status is the upstream's own, and `status` the least of those.
+    """
 
     status: int
     source: str
     title: str
     advice: str
     retryable: bool = False
+    keeps_status: bool = False
+
+    @property
+    def status_shown(self) -> str:
+        """The status for people."""
+        return f"{self.status // 100}xx, kept" if self.keeps_status else str(self.status)
 
 
-# Two kinds keep the upstream's own status; the one here is an example (see Problem.status).
 PROBLEMS: dict[str, Kind] = {
     "misdirected-request": Kind(
         421,
@@ -163,6 +171,7 @@ PROBLEMS: dict[str, Kind] = {
         "upstream",
         "The upstream rejected the request",
         "Read upstream, its own error; the status is its own too.",
+        keeps_status=True,
     ),
     "rate-limited": Kind(
         429,
@@ -176,6 +185,7 @@ PROBLEMS: dict[str, Kind] = {
         "upstream",
         "The upstream failed",
         "Repeat only if retryable; otherwise look whether it was carried out.",
+        keeps_status=True,
     ),
     "upstream-refused-key": Kind(
         502,
@@ -309,9 +319,8 @@ class Problems:
 
         try:
             await self.app(scope, receive, marked)
-        except (
-            Exception
-        ) as error:  # the process's outermost edge: nothing may leave it but an answer
+        except Exception as error:
+            # The process's outermost edge: nothing may leave it but an answer.
             if started:
                 raise
             own.problem = self._problem(error, scope)

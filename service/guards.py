@@ -35,9 +35,8 @@ class Guards:
         if _CONTROL.search(path):
             raise Problem("malformed-request", "The path has control characters or is not UTF-8.")
         if path.endswith("/") and path != "/":
-            raise HTTPException(
-                404
-            )  # the router would redirect, which drops a POST's body on the way
+            # The router would redirect, which drops a POST's body on the way.
+            raise HTTPException(404)
         if scope["method"] == "OPTIONS" and (allowed := self.contract.allowed_methods(path)):
             headers = [(b"allow", ", ".join(allowed).encode()), *self.door.preflight(scope)]
             await send({"type": "http.response.start", "status": 204, "headers": headers})

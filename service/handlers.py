@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 
 import flask
@@ -16,9 +15,9 @@ from .validation import REQUEST
 def forwarding_handler(
     upstream: Upstream, idempotency: Idempotency
 ) -> Callable[..., flask.Response]:
-    """A Flask view that sends the checked request upstream and passes the answer on, byte for byte."""
+    """A Flask function that sends the checked request upstream and passes the answer on, byte for byte."""
 
-    def forward(**_path_values: str) -> flask.Response:
+    def forward() -> flask.Response:
         environ = flask.request.environ
         request, exchange = environ[REQUEST], environ[EXCHANGE]
         if request.operation.idempotent:
@@ -31,7 +30,4 @@ def forwarding_handler(
         response.headers.extend(answer.headers)
         return response
 
-    # Connexion hands over what the signature names, and the whole body to `**kwargs`. The request is already
-    # read, so the signature names nothing; path values come in any case.
-    forward.__signature__ = inspect.Signature()  # type: ignore[attr-defined]
     return forward

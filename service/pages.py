@@ -155,7 +155,7 @@ def _routes(contract: Contract, readiness: Readiness, tokens: bool) -> list[Rout
 def _problems_page() -> str:
     """The page that a problem's `type` leads to: an anchor a kind."""
     rows = (
-        f'<h2 id="{slug}">{slug}</h2><p>{escape(kind.title)}. Status {kind.status}, source {kind.source}. {escape(kind.advice)}</p>'
+        f'<h2 id="{slug}">{slug}</h2><p>{escape(kind.title)}. Status {kind.status_shown}, source {kind.source}. {escape(kind.advice)}</p>'
         for slug, kind in PROBLEMS.items()
     )
     return f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Problems</title><h1>Problems</h1>{"".join(rows)}</html>'
@@ -176,9 +176,8 @@ def _fixed(content: str, media_type: str, headers: dict[str, str] | None = None)
 
 
 def _metrics(version: str) -> Any:
-    def page(
-        _: Request,
-    ) -> Response:  # in a thread of Starlette's own: reading all workers' files takes a while
+    # Not async, so that a thread of Starlette's own runs it: reading all workers' files takes a while.
+    def page(_: Request) -> Response:
         return Response(metrics.page(version), media_type=metrics.CONTENT_TYPE)
 
     return page

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from openapi.contract import Contract
 from telemetry import audit, logs, metrics, spans
 
+from .callers import PROBES
 from .config import Settings, refuse_start
 from .context import Context, current, open_context
 from .errors import Problem
@@ -21,7 +22,7 @@ from .pages import Pages
 LEFT = 499
 """The status of a request whose client left before its answer; never sent. nginx logs the same."""
 
-PROBES = frozenset({"/livez", "/readyz", "/healthz", "/metrics"})
+QUIET = PROBES | {"/metrics"}
 """Pages whose requests are logged at level debug."""
 
 SHED = {"overloaded": "queue-full", "too-many-requests": "rate-limit"}
@@ -156,7 +157,7 @@ class Records:
         route = self.routes.get(own.operation) or _page_route(scope["path"])
         self._count(own, (method, route, own.status), seconds)
         fields = self._fields(own, scope, method, route, seconds)
-        level = logging.DEBUG if route in PROBES else logging.INFO
+        level = logging.DEBUG if route in QUIET else logging.INFO
         logs.event(log, level, f"{method} {route or '(no route)'} {own.status}", fields)
         if own.operation in self.changing:
             audit.entry(f"{own.operation} {fields['outcome']}", _audited(own, scope, fields))

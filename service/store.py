@@ -17,9 +17,6 @@ from pathlib import Path
 from typing import Protocol
 
 import msgspec
-import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 SCHEMA_VERSION = 1
 BUSY = 2.0
@@ -73,11 +70,13 @@ class Store(Protocol):
 
 def open_store(location: str) -> Store:
     """The store at `location`: a `redis://` (or `rediss://`) URL, otherwise the path of a SQLite file."""
-    return (
-        RedisStore(location)
-        if location.startswith(("redis://", "rediss://"))
-        else SQLiteStore(Path(location))
-    )
+    if location.startswith(("redis://", "rediss://")):
+        from .redis_store import (
+            RedisStore,
+        )  # slow to import, and seldom needed
+
+        return RedisStore(location)
+    return SQLiteStore(Path(location))
 
 
 class SQLiteStore:
@@ -202,77 +201,3 @@ def _prepare(db: sqlite3.Connection) -> None:
             )
             db.execute("CREATE INDEX expiry ON record (expires)")
             db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-
-
-class RedisStore:
-    """Records as hashes with an expiry of Redis's own. What compares and sets is a Lua script, which Redis runs alone.
-
-    The scripts do no harm when they run twice for one operation, so the client may repeat one whose answer was lost.
-    """
-
-    PREFIX = "gateway:v1:"
-
-    _INSERT = """
-        local found = redis.call('HMGET', KEYS[1], 'owner', 'data')
-        if found[2] and found[1] ~= ARGV[1] then return found[2] end
-        redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'data', ARGV[2])
-        redis.call('PEXPIREAT', KEYS[1], ARGV[3])
-        return false
-    """
-    _REPLACE = """
-        local owner = redis.call('HGET', KEYS[1], 'owner')
-        if owner ~= ARGV[4] and owner ~= ARGV[1] then return 0 end
-        redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'data', ARGV[2])
-        redis.call('PEXPIREAT', KEYS[1], ARGV[3])
-        return 1
-    """
-    _DELETE = """
-        if redis.call('HGET', KEYS[1], 'owner') == ARGV[1] then redis.call('DEL', KEYS[1]) end
-    """
-
-    def __init__(self, url: str) -> None:
-        self.client = redis.Redis.from_url(
-            url, socket_timeout=BUSY, socket_connect_timeout=BUSY, retry=Retry(NoBackoff(), 1)
-        )
-
-    def now(self) -> float:
-        """As in Store: the clock of Redis, since hosts' clocks differ."""
-        with self._asking() as client:
-            seconds, microseconds = client.time()
-            return float(seconds) + microseconds / 1e6
-
-    def insert(self, record: Record) -> Record | None:
-        """As in Store."""
-        with self._asking() as client:
-            found = client.eval(self._INSERT, 1, *self._arguments(record))
-            return msgspec.msgpack.decode(found, type=Record) if found else None
-
-    def replace(self, record: Record, owner: str) -> bool:
-        """As in Store."""
-        with self._asking() as client:
-            return bool(client.eval(self._REPLACE, 1, *self._arguments(record), owner))
-
-    def delete(self, record: Record) -> None:
-        """As in Store."""
-        with self._asking() as client:
-            client.eval(self._DELETE, 1, self.PREFIX + record.id, record.owner)
-
-    def check(self) -> None:
-        """As in Store."""
-        with self._asking() as client:
-            client.set(f"{self.PREFIX}check", b"", px=1)
-
-    def _arguments(self, record: Record) -> tuple[str, str, bytes, int]:
-        return (
-            self.PREFIX + record.id,
-            record.owner,
-            msgspec.msgpack.encode(record),
-            int(record.expires * 1000),
-        )
-
-    @contextlib.contextmanager
-    def _asking(self) -> Iterator[redis.Redis]:
-        try:
-            yield self.client
-        except (redis.RedisError, msgspec.MsgspecError) as error:
-            raise StoreUnavailable(f"redis: {type(error).__name__}") from error

@@ -72,9 +72,8 @@ class Upstream:
         except Problem as problem:
             if problem.upstream_status != 401 or not self.key.refuse(credentials):
                 raise
-            if (
-                not request.operation.safe
-            ):  # sent once, whatever comes of it; the next one carries the new key
+            if not request.operation.safe:
+                # Sent once, whatever comes of it; the next one carries the new key.
                 problem.retryable = True
                 raise
             return self._send_repeatedly(request, exchange, self.key.current())

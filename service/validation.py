@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl
 
 from connexion.middleware.abstract import ROUTING_CONTEXT
 from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from openapi.checks import Check, Fault, near_name, pointer_token
@@ -47,9 +48,7 @@ class Validation:
         if scope["type"] == "http":
             operation_id = scope["extensions"][ROUTING_CONTEXT]["operation_id"]
             if operation_id is None:
-                raise Problem(
-                    "not-found", "The paths that this gateway answers are in /openapi.json."
-                )
+                raise HTTPException(404)
             context(scope).operation = operation_id
             require_scope(scope, self.scopes[operation_id])
             reader = self.readers[operation_id]
@@ -142,9 +141,8 @@ class RequestReader:
         _check_media_type(Headers(scope=scope))
         body, unknown = self.body.read(content)
         if unknown:
-            context(
-                scope
-            ).warning = f"members not in the contract were passed on unchecked: {_listed(unknown)}"
+            told = f"members not in the contract were passed on unchecked: {_listed(unknown)}"
+            context(scope).warning = told
         return body
 
 

@@ -17,7 +17,6 @@ from service.errors import PROBLEMS
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-KEEPS_STATUS = {"upstream-rejected": "4xx, kept", "upstream-failed": "5xx, kept"}
 
 
 def operations() -> list[str]:
@@ -30,7 +29,7 @@ def operations() -> list[str]:
 
 def problems() -> list[str]:
     rows = [
-        f"| `{slug}` | {KEEPS_STATUS.get(slug, kind.status)} | {kind.source} | {kind.title} |"
+        f"| `{slug}` | {kind.status_shown} | {kind.source} | {kind.title} |"
         for slug, kind in PROBLEMS.items()
     ]
     return ["| problem | status | source | what happened |", "|---|---|---|---|", *rows]
