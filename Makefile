@@ -12,8 +12,9 @@ BENCH := gateway peers $(if $(QUICK),,litellm)
 export SCARF_ANALYTICS := false
 SPECTRAL := tests/tools/node_modules/.bin/spectral
 
-# Hashes are checked and nothing is built here, so no code of a package runs while it is installed.
-INSTALL := -m pip install -qq --disable-pip-version-check --no-input --require-hashes --only-binary :all:
+# Hashes are checked and nothing is built here, so no code of a package runs while it is installed. A lock names everything:
+# pip has nothing to resolve, and a newer release of what a package asks for with extras (`pydantic[email]`) cannot stop it.
+INSTALL := -m pip install -qq --disable-pip-version-check --no-input --no-deps --require-hashes --only-binary :all:
 COMPILE := pip compile -q --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-header --no-annotate
 

@@ -50,7 +50,7 @@ def test_the_image_runs_as_a_number_that_is_not_root_with_locked_packages_and_a_
     None
 ):
     assert re.findall(r"^USER (\d+:\d+)$", DOCKERFILE, re.MULTILINE) == ["10001:10001"]
-    assert "--require-hashes --only-binary :all: -r /requirements.lock" in DOCKERFILE
+    assert "--no-deps --require-hashes --only-binary :all: -r /requirements.lock" in DOCKERFILE
     assert "HEALTHCHECK" in DOCKERFILE
 
 
