@@ -111,9 +111,8 @@ def bearers(settings: AccessSettings, *, prefix: str, scopes: Iterable[str]) -> 
             raise AccessError(
                 f"{prefix}JWT_ISSUER, {prefix}JWT_AUDIENCE and {prefix}JWKS_URL belong together; set all or none"
             )
-        from .issuers import (
-            Issuer,
-        )  # slow to import, and seldom needed
+        # Slow to import, and seldom needed.
+        from .issuers import Issuer
 
         algorithms = [name.strip() for name in settings.jwt_algorithms.split(",") if name.strip()]
         try:

@@ -22,16 +22,19 @@ SILENCE = 60.0
 class Rates:
     """Limits over a moving window, counted for each caller by itself."""
 
-    def __init__(self, limits: str, store: str = "") -> None:
+    def __init__(self, limits: str, store: str = "", *, prefix: str = "") -> None:
         """`limits` such as `100/minute` or `10/second; 1000/hour`. `store` is a `redis://` or `rediss://` URL, with
-        which all processes count together; with anything else each process counts for itself.
+        which all processes count together; with anything else each process counts for itself. `prefix` begins the
+        settings' variables, for messages.
 
         Raises AccessError when either cannot be used.
         """
         try:
             self.items = parse_many(limits)
         except ValueError as error:
-            raise AccessError(f"{limits[:60]!r} is no limit such as 100/minute") from error
+            raise AccessError(
+                f"{prefix}RATE_LIMIT: {limits[:60]!r} is no limit such as 100/minute"
+            ) from error
         shared = store.startswith(("redis://", "rediss://"))
         options: dict[str, str | float] = (
             {"implementation": "redispy", "socket_timeout": 1.0, "socket_connect_timeout": 1.0}

@@ -104,7 +104,7 @@ class Settings:
 
     def rates(self) -> Rates | None:
         """How often one may call; None for any number. AccessError when it cannot be read."""
-        return Rates(self.rate_limit) if self.rate_limit else None
+        return Rates(self.rate_limit, prefix="BRIDGE_") if self.rate_limit else None
 
     def door(self) -> Door:
         """Which hosts and web pages requests may come from."""

@@ -18,6 +18,8 @@ from urllib.parse import parse_qsl, quote
 import yaml
 from jsonschema import Draft202012Validator, ValidationError
 
+from openapi.contract import is_page
+
 Declared = dict[str, Any]
 Placed = tuple[Declared, str]
 """A part of the file as declared, and its place."""
@@ -360,6 +362,10 @@ def _operations(
     routes: dict[str, str] = {}
     for resource, resource_place in _each(rest, "resources", place):
         path = _template(resource["path"], f"{resource_place}.path")
+        if is_page(path):
+            raise CapabilityError(
+                f"{resource_place}.path", f"{path} is a page of the gateway's own"
+            )
         shared = (*everywhere, *_each(resource, "inputParameters", resource_place))
         for declared, operation_place in _each(resource, "operations", resource_place):
             yield Caller(

@@ -32,9 +32,8 @@ class Check:
 
     def __init__(self, schema: Schema) -> None:
         self.schema = schema
-        self._validator = Draft202012Validator(
-            to_json_schema(schema, null="type"), validate_formats=True, mask="value"
-        )
+        self._lowered = to_json_schema(schema, null="type")
+        self._validator = Draft202012Validator(self._lowered, validate_formats=True, mask="value")
 
     def faults(self, value: Any, at: str = "") -> list[Fault]:
         """What is wrong with `value`, a fault a place, at most MAX_FAULTS + 1 of them; `at` is the pointer to `value`."""
@@ -42,7 +41,7 @@ class Check:
             return []
         found: dict[str, Fault] = {}
         for error in self._errors(value):
-            fault = _fault(error, at)
+            fault = _fault(error, at, self._lowered)
             if (
                 fault.pointer not in found or error.kind.name == "format"
             ):  # reads better than a pattern beside it
@@ -109,14 +108,22 @@ def _strangers(value: Any, schema: Schema, at: str) -> Iterator[tuple[str, str, 
                 yield from _strangers(item, schema["items"], f"{at}/{index}")
 
 
-def _fault(error: ValidationError, at: str) -> Fault:
+def _fault(error: ValidationError, at: str, schema: Schema) -> Fault:
     kind = error.kind
     pointer = at + "".join(f"/{pointer_token(step)}" for step in error.instance_path)
     if kind.name == "required":
         return Fault(f"{pointer}/{pointer_token(kind.value)}", "is required")
     if kind.name == "propertyNames":
         return Fault(pointer, f"has a member whose name {_sentence(kind.value.kind)}")
-    return Fault(pointer, _sentence(kind))
+    example = _example(error, schema) if kind.name == "pattern" else None
+    return Fault(pointer, f"must look like {example}" if example else _sentence(kind))
+
+
+def _example(error: ValidationError, schema: Any) -> str | None:
+    """The example beside the rule that was broken, if it has one: a pattern is hard to read."""
+    for step in error.schema_path[:-1]:
+        schema = schema[step]
+    return next(iter(schema.get("examples", ())), None)
 
 
 def _sentence(kind: Any) -> str:

@@ -27,8 +27,18 @@ Schema = dict[str, Any]
 
 DEFAULT_DOCUMENT = Path(__file__).with_name("openapi.yaml")
 METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
+OWN_PAGES = frozenset(
+    {"/", "/docs", "/openapi.json", "/openapi.yaml", "/livez", "/readyz", "/metrics", "/problems"}
+)
+"""Paths that the REST service answers itself, as it does those below `/docs/`."""
+
 _PLACEHOLDER = re.compile(r"\{\{\s*([\w.-]+)\s*\}\}")
 _PATH_VARIABLE = re.compile(r"\{([^{}]+)\}")
+
+
+def is_page(path: str) -> bool:
+    """True for a path that the REST service answers itself, so that no operation can."""
+    return path in OWN_PAGES or path.startswith("/docs/")
 
 
 class ContractError(ValueError):
@@ -178,15 +188,23 @@ class Contract:
     mcp_instructions: str
 
     @cached_property
-    def _routes(self) -> list[tuple[re.Pattern[str], str]]:
-        return [
-            (_path_pattern(operation.path), operation.method)
-            for operation in self.operations.values()
-        ]
+    def _routes(self) -> list[tuple[re.Pattern[str], Operation]]:
+        """Operations by the pattern of their path, those with the fewest variables first."""
+        operations = sorted(
+            self.operations.values(), key=lambda operation: len(path_variables(operation.path))
+        )
+        return [(_path_pattern(operation.path), operation) for operation in operations]
+
+    def find(self, method: str, path: str) -> tuple[Operation | None, tuple[str, ...]]:
+        """The operation that `method` of the decoded `path` means, if there is one, and the values of its path's variables."""
+        for pattern, operation in self._routes:
+            if operation.method == method and (match := pattern.fullmatch(path)):
+                return operation, match.groups()
+        return None, ()
 
     def allowed_methods(self, path: str) -> list[str]:
         """The methods that the decoded `path` answers, HEAD and OPTIONS included; empty for a path that is not in the contract."""
-        methods = {method for pattern, method in self._routes if pattern.fullmatch(path)}
+        methods = {o.method for pattern, o in self._routes if pattern.fullmatch(path)}
         if not methods:
             return []
         return sorted(methods | {"OPTIONS"} | ({"HEAD"} if "GET" in methods else set()))
@@ -352,5 +370,5 @@ def _inline(node: Any, document: dict[str, Any], trail: tuple[str, ...]) -> Any:
 def _path_pattern(template: str) -> re.Pattern[str]:
     pieces = re.split(r"(\{[^{}]+\})", template)
     return re.compile(
-        "".join("[^/]+" if piece.startswith("{") else re.escape(piece) for piece in pieces)
+        "".join("([^/]+)" if piece.startswith("{") else re.escape(piece) for piece in pieces)
     )

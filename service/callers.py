@@ -7,9 +7,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from access.bearer import METRICS, Bearers, require
 from access.rates import Rates
+from openapi.contract import is_page
 
 from .context import Caller, context
-from .pages import Pages
 
 PROBES = frozenset({"/livez", "/readyz"})
 """Pages that everybody may see, by whatever name they call the host."""
@@ -32,7 +32,7 @@ class Callers:
         await self.app(scope, receive, send)
 
     async def _admit(self, scope: Scope, path: str) -> None:
-        page = Pages.answers(path)
+        page = is_page(path)
         if page and path != "/metrics":
             if self.docs_open:
                 return

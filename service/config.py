@@ -26,16 +26,25 @@ from access.refusals import AccessError
 from openapi.contract import DEFAULT_DOCUMENT, Contract, ContractError, load
 from telemetry import logs, spans
 
+from .store import is_redis, open_store
+
 MEBIBYTE = 1 << 20
+YEAR = 366 * 86400
 
 
 class SettingsError(ValueError):
     """A setting cannot be used; the message names the variable, what is wrong and what to do, and never a secret."""
 
 
-def setting(env: str, default: Any, help: str) -> Any:
-    """A dataclass field that the environment variable `env` sets; its type is the default's."""
-    return field(default=default, metadata={"env": env, "help": help})
+def setting(
+    env: str, default: Any, help: str, *, choices: Iterable[str] = (), secret: bool = False
+) -> Any:
+    """A dataclass field that the environment variable `env` sets; its type is the default's.
+
+    `choices` are the words that it may be, in any case. One that may hold a secret is not shown with the others.
+    """
+    metadata = {"env": env, "help": help, "choices": tuple(choices)}
+    return field(default=default, metadata=metadata, repr=not secret)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +83,7 @@ class Settings:
         "GATEWAY_STORE",
         ".run/gateway.sqlite3",
         "Store of idempotency keys: a SQLite file, or a redis:// URL for several hosts",
+        secret=True,
     )
     key_expiry: float = setting(
         "GATEWAY_KEY_EXPIRY", 86400.0, "How long an Idempotency-Key is remembered"
@@ -92,9 +102,13 @@ class Settings:
         "GATEWAY_LOG_LEVEL",
         "info",
         "Least level logged: debug, info (a line a request), warning, error",
+        choices=logs.LEVELS,
     )
     log_format: str = setting(
-        "GATEWAY_LOG_FORMAT", "auto", "Form of log lines: json, text, or auto: text on a terminal"
+        "GATEWAY_LOG_FORMAT",
+        "auto",
+        "Form of log lines: json, text, or auto: text on a terminal",
+        choices=logs.FORMATS,
     )
     audit_log: str = setting(
         "GATEWAY_AUDIT_LOG",
@@ -134,6 +148,7 @@ class Settings:
         "GATEWAY_DOCS",
         "auto",
         "Who sees /docs and the document: on (everybody), off (callers with a token), or auto: on when listening on loopback",
+        choices=("on", "off", "auto"),
     )
     workers: int = setting("WEB_CONCURRENCY", 0, "Worker processes; 0: one per core")
 
@@ -150,7 +165,7 @@ class Settings:
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
         """The settings that `environ` gives; SettingsError for the first that cannot be used."""
         plain = {
-            f.name: _parse(f.metadata["env"], type(f.default), environ)
+            f.name: _parse(f.metadata["env"], type(f.default), f.metadata["choices"], environ)
             for f in fields(cls)
             if f.metadata
         }
@@ -169,7 +184,6 @@ class Settings:
             credential_files=_credential_files(contract, environ),
         )
         _check_numbers(settings)
-        _check_logging(settings)
         _check_base_url(settings.base_url)
         _check_ca_file(settings.ca_file)
         _check_store(settings.store)
@@ -197,7 +211,7 @@ class Settings:
 
     def rates(self) -> Rates | None:
         """How often one may call; None for any number. AccessError when the limit cannot be read."""
-        return Rates(self.rate_limit, self.store) if self.rate_limit else None
+        return Rates(self.rate_limit, self.store, prefix="GATEWAY_") if self.rate_limit else None
 
     def door(self) -> Door:
         """Which hosts and web pages requests may come from."""
@@ -300,10 +314,14 @@ _PARSERS: dict[type, tuple[Callable[[str], Any], str]] = {
 }
 
 
-def _parse(name: str, kind: type, environ: Mapping[str, str]) -> Any:
+def _parse(name: str, kind: type, choices: tuple[str, ...], environ: Mapping[str, str]) -> Any:
     text = environ.get(name, "").strip()
     if not text:
         return None
+    if choices:
+        if text.lower() not in choices:
+            raise SettingsError(f"{name} must be one of {', '.join(choices)}, not {text[:40]!r}")
+        return text.lower()
     parse, expected = _PARSERS[kind]
     try:
         value = parse(text)
@@ -324,24 +342,15 @@ def _check_numbers(settings: Settings) -> None:
         raise SettingsError(
             "GATEWAY_SETTLE must be at least GATEWAY_TIMEOUT: a create under way must not be sent again"
         )
+    if settings.key_expiry > YEAR:
+        raise SettingsError(f"GATEWAY_KEY_EXPIRY must be at most {YEAR}, which is a year")
     if settings.threads < 1:
         raise SettingsError("GATEWAY_THREADS must be at least 1")
     if settings.port > 65535:
         raise SettingsError("GATEWAY_PORT must be at most 65535")
 
 
-def _check_logging(settings: Settings) -> None:
-    for name, value, known in (
-        ("GATEWAY_LOG_LEVEL", settings.log_level, logs.LEVELS),
-        ("GATEWAY_LOG_FORMAT", settings.log_format, logs.FORMATS),
-    ):
-        if value not in known:
-            raise SettingsError(f"{name} must be one of {', '.join(known)}, not {value[:40]!r}")
-
-
 def _check_access(settings: Settings) -> None:
-    if settings.docs not in ("on", "off", "auto"):
-        raise SettingsError(f"GATEWAY_DOCS must be on, off or auto, not {settings.docs[:40]!r}")
     try:
         settings.door().check(protected=settings.protected)
         settings.bearers()
@@ -392,10 +401,14 @@ def _check_base_url(url: str) -> None:
 
 def _check_store(location: str) -> None:
     if "://" in location:
-        if not location.startswith(("redis://", "rediss://")):
+        try:
+            if not is_redis(location):
+                raise ValueError
+            open_store(location)
+        except ValueError as error:  # its text may show a part of the password
             raise SettingsError(
-                "GATEWAY_STORE must be the path of a file, or a redis:// or rediss:// URL"
-            )
+                "GATEWAY_STORE must be the path of a file, or redis[s]://[[USER]:PASSWORD@]HOST[:PORT][/DATABASE]"
+            ) from error
     elif Path(location).is_dir():
         raise SettingsError(f"GATEWAY_STORE: {location} is a folder; name a file in it")
 

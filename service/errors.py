@@ -139,7 +139,7 @@ PROBLEMS: dict[str, Kind] = {
     "create-outcome-unknown": Kind(
         504,
         "upstream",
-        "Whether it was created is unknown",
+        "Whether the call was carried out is unknown",
         "Look for it, or repeat with the same Idempotency-Key.",
     ),
     "outcome-still-unknown": Kind(

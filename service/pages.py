@@ -19,7 +19,7 @@ from starlette.routing import Mount, Route, Router
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from openapi.contract import Contract, read_document
+from openapi.contract import Contract, is_page, read_document
 from telemetry import metrics
 
 from .errors import DOCUMENTATION, PROBLEMS
@@ -86,20 +86,7 @@ class Readiness:
 
 
 class Pages:
-    """ASGI: answers the paths in `PATHS` and below `/docs/`, and passes everything else on."""
-
-    PATHS = frozenset(
-        {
-            "/",
-            "/docs",
-            "/openapi.json",
-            "/openapi.yaml",
-            "/livez",
-            "/readyz",
-            "/metrics",
-            DOCUMENTATION,
-        }
-    )
+    """ASGI: answers the paths of pages, and passes everything else on."""
 
     def __init__(
         self, app: ASGIApp, *, contract: Contract, readiness: Readiness, tokens: bool = False
@@ -108,13 +95,8 @@ class Pages:
         self.app = app
         self.router = Router(_routes(contract, readiness, tokens), redirect_slashes=False)
 
-    @classmethod
-    def answers(cls, path: str) -> bool:
-        """True for the path of a page."""
-        return path in cls.PATHS or path.startswith("/docs/")
-
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and self.answers(scope["path"]):
+        if scope["type"] == "http" and is_page(scope["path"]):
             await self.router(scope, receive, send)
         else:
             await self.app(scope, receive, send)

@@ -10,14 +10,13 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from openapi.contract import Contract
+from openapi.contract import OWN_PAGES, Contract
 from telemetry import audit, logs, metrics, spans
 
 from .callers import PROBES
 from .config import Settings, refuse_start
 from .context import Context, current, open_context
 from .errors import Problem
-from .pages import Pages
 
 LEFT = 499
 """The status of a request whose client left before its answer; never sent. nginx logs the same."""
@@ -154,6 +153,8 @@ class Records:
 
     def _tell(self, own: Context, scope: Scope, seconds: float) -> None:
         method = metrics.method_label(scope["method"])
+        if not own.operation:
+            self._name_refused(own, scope)
         route = self.routes.get(own.operation) or _page_route(scope["path"])
         self._count(own, (method, route, own.status), seconds)
         fields = self._fields(own, scope, method, route, seconds)
@@ -163,6 +164,12 @@ class Records:
             audit.entry(f"{own.operation} {fields['outcome']}", _audited(own, scope, fields))
         if self.tracing:
             self._export(own, method, route, seconds)
+
+    def _name_refused(self, own: Context, scope: Scope) -> None:
+        """Says what a request asked for that was refused before it was routed."""
+        wanted, values = self.contract.find(scope["method"], scope["path"])
+        if wanted:
+            own.operation, own.path_values = wanted.id, "/".join(values)
 
     def _count(self, own: Context, key: tuple[str, str, int], seconds: float) -> None:
         metrics.inflight.dec()
@@ -244,7 +251,7 @@ def _outcome(status: int) -> str:
     return "refused" if status < 500 else "failed"
 
 
-_PAGES = Pages.PATHS | {"/docs/start.js"}
+_PAGES = OWN_PAGES | {"/docs/start.js"}
 
 
 def _page_route(path: str) -> str:

@@ -68,12 +68,19 @@ class Store(Protocol):
         """Raises StoreUnavailable when records could not be stored now."""
 
 
+def is_redis(location: str) -> bool:
+    """True for the URL of a Redis server."""
+    return location.startswith(("redis://", "rediss://"))
+
+
 def open_store(location: str) -> Store:
-    """The store at `location`: a `redis://` (or `rediss://`) URL, otherwise the path of a SQLite file."""
-    if location.startswith(("redis://", "rediss://")):
-        from .redis_store import (
-            RedisStore,
-        )  # slow to import, and seldom needed
+    """The store at `location`: a `redis://` (or `rediss://`) URL, otherwise the path of a SQLite file.
+
+    Nothing is opened before it is needed. ValueError for a URL that cannot be read.
+    """
+    if is_redis(location):
+        # Slow to import, and seldom needed.
+        from .redis_store import RedisStore
 
         return RedisStore(location)
     return SQLiteStore(Path(location))

@@ -291,6 +291,8 @@ def test_a_hostile_body_is_refused_and_nothing_is_sent(
         ("/v1/batch/jobs?created_by_me=1", 422, "validation-failed"),
         ("/v1/batch/jobs?status=queued", 422, "validation-failed"),
         ("/v1/batch/jobs?created_after=yesterday", 422, "validation-failed"),
+        ("/v1/batch/jobs?created_after=2026-13-01", 422, "validation-failed"),
+        ("/v1/batch/jobs?created_after=2026-11-24T24:00", 422, "validation-failed"),
         (f"/v1/batch/jobs/{ID}?inlin=true", 422, "validation-failed"),
     ],
 )
@@ -300,6 +302,14 @@ def test_a_hostile_path_or_query_is_refused_and_nothing_is_sent(
     answer = client.get(path)
     assert (answer.status_code, slug(answer)) == (status, kind)
     assert len(mistral.calls) == 0
+
+
+def test_a_text_of_the_wrong_form_is_answered_with_an_example(client: TestClient) -> None:
+    (fault,) = client.get("/v1/batch/jobs?created_after=yesterday").json()["errors"]
+    assert fault == {
+        "pointer": "/query/created_after",
+        "detail": "must look like 2026-11-24T08:00:00Z",
+    }
 
 
 def test_a_page_answers_other_methods_with_405_and_names_its_own(client: TestClient) -> None:

@@ -116,6 +116,12 @@ def test_loopback_may_be_plain_and_the_rest_must_be_encrypted(url: str) -> None:
         ("GATEWAY_TAG_JOBS", "maybe"),
         ("GATEWAY_STORE", "/tmp"),
         ("GATEWAY_STORE", "postgres://db/keys"),
+        ("GATEWAY_STORE", "redis://db:port/0"),
+        ("GATEWAY_KEY_EXPIRY", "1e9"),
+        ("GATEWAY_LOG_LEVEL", "loud"),
+        ("GATEWAY_LOG_FORMAT", "xml"),
+        ("GATEWAY_DOCS", "perhaps"),
+        ("GATEWAY_RATE_LIMIT", "many"),
         ("GATEWAY_CA_FILE", "/nowhere.pem"),
         ("GATEWAY_CA_FILE", __file__),
     ],
@@ -126,6 +132,16 @@ def test_a_value_that_makes_no_sense_is_refused_by_name(name: str, value: str) -
 
 def test_no_secret_is_in_the_representation() -> None:
     assert KEY not in repr(load())
+    assert "hunter2" not in repr(load(GATEWAY_STORE="redis://:hunter2@db/0"))
+
+
+def test_no_part_of_a_password_is_told_when_a_store_s_url_cannot_be_read() -> None:
+    assert "ter2" not in refusal(GATEWAY_STORE="redis://:hun/ter2@db/0")
+
+
+@pytest.mark.parametrize("level", ["WARNING", "Warning", "warning"])
+def test_a_word_may_be_written_in_any_case(level: str) -> None:
+    assert load(GATEWAY_LOG_LEVEL=level).log_level == "warning"
 
 
 def test_a_document_that_was_not_derived_is_refused(tmp_path: Path) -> None:

@@ -225,6 +225,19 @@ def test_a_refused_changing_call_is_audited_with_what_it_was_about(
     ]
 
 
+def test_a_call_that_is_turned_away_at_the_door_is_audited_too(
+    audited: list[dict[str, Any]], told: list[dict[str, Any]], client: TestClient
+) -> None:
+    client.post(f"/v1/batch/jobs/{ID}/cancel", headers={"Origin": "https://elsewhere.example"})
+    client.get(f"/v1/batch/jobs/{ID}", headers={"Origin": "https://elsewhere.example"})
+    client.post("/v1/batch/jobs/nowhere/at/all", headers={"Origin": "https://elsewhere.example"})
+    (line,) = audited
+    assert (line["operation"], line["id"], line["problem"]) == ("cancelbatchjob", ID, "cross-origin")
+    assert [each["route"] for each in told] == [
+        "/v1/batch/jobs/{job-id}/cancel", "/v1/batch/jobs/{job-id}", "",
+    ]  # fmt: skip
+
+
 def test_a_key_has_its_outcome_in_line_and_metric(
     audited: list[dict[str, Any]], mistral: RequestsMock, client: TestClient
 ) -> None:
