@@ -34,7 +34,7 @@ def check(host: str, *, protected: bool, chosen_by: str, prefix: str) -> None:
         return
     raise AccessError(
         f"{chosen_by} {host or 'of every interface'} can be reached from other machines, and anybody there could call."
-        " Make a token (python -m access.token NAME --scope SCOPE --file FILE) and set"
+        " Make a token (python -m service token NAME --scope SCOPE --file FILE) and set"
         f" {prefix}TOKENS_FILE=FILE, or listen on 127.0.0.1"
     )
 

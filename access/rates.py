@@ -8,7 +8,7 @@ import time
 
 from limits import RateLimitItem, parse_many
 from limits.aio.strategies import MovingWindowRateLimiter
-from limits.errors import ConfigurationError, StorageError
+from limits.errors import StorageError
 from limits.storage import storage_from_string
 
 from .refusals import AccessError, Refused
@@ -24,7 +24,7 @@ class Rates:
 
     def __init__(self, limits: str, store: str = "", *, prefix: str = "") -> None:
         """`limits` such as `100/minute` or `10/second; 1000/hour`. `store` is a `redis://` or `rediss://` URL, with
-        which all processes count together; with anything else each process counts for itself. `prefix` begins the
+        which all processes count together; without one each process counts for itself. `prefix` begins the
         settings' variables, for messages.
 
         Raises AccessError when either cannot be used.
@@ -35,18 +35,14 @@ class Rates:
             raise AccessError(
                 f"{prefix}RATE_LIMIT: {limits[:60]!r} is no limit such as 100/minute"
             ) from error
-        shared = store.startswith(("redis://", "rediss://"))
         options: dict[str, str | float] = (
             {"implementation": "redispy", "socket_timeout": 1.0, "socket_connect_timeout": 1.0}
-            if shared
+            if store
             else {}
         )
-        try:
-            storage = storage_from_string(
-                f"async+{store}" if shared else "async+memory://", wrap_exceptions=True, **options
-            )
-        except ConfigurationError as error:
-            raise AccessError("redis:// needs the package redis") from error
+        storage = storage_from_string(
+            f"async+{store}" if store else "async+memory://", wrap_exceptions=True, **options
+        )
         self.limiter = MovingWindowRateLimiter(storage)
         self.complained = float("-inf")
 

@@ -1,4 +1,4 @@
-"""The one way in which this package says no."""
+"""The ways in which this package says no."""
 
 from __future__ import annotations
 

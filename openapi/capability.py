@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, quote
+from urllib.parse import parse_qsl
 
 import yaml
 from jsonschema import Draft202012Validator, ValidationError
 
-from openapi.contract import is_page
+from openapi.checks import letters
+from openapi.contract import Constant, is_page, path_variables
 
 Declared = dict[str, Any]
 Placed = tuple[Declared, str]
@@ -33,19 +34,6 @@ class CapabilityError(ValueError):
 
     def __init__(self, place: str, reason: str) -> None:
         super().__init__(f"{place}: {reason}")
-
-
-@dataclass(frozen=True)
-class Constant:
-    """An input that the file fixes, with its value as it is sent."""
-
-    location: str
-    name: str
-    value: str
-
-    def fill(self, path: str) -> str:
-        """The path template with the variable of this name replaced by the encoded value."""
-        return path.replace(f"{{{self.name}}}", quote(self.value, safe=""))
 
 
 @dataclass(frozen=True)
@@ -81,7 +69,7 @@ class Consumed:
 
 
 @dataclass(frozen=True)
-class Caller:
+class Exposed:
     """An exposed operation or a tool, which has neither `path`, `route` nor `resource`.
 
     `path` is the template as declared, `route` the same in the variables of the first declared path
@@ -125,8 +113,8 @@ class Capability:
     consumes: Declared
     rest: Declared
     mcp: Declared
-    operations: tuple[Caller, ...]
-    tools: dict[str, Caller]
+    operations: tuple[Exposed, ...]
+    tools: dict[str, Exposed]
     place_of_authentication: str
 
 
@@ -146,15 +134,10 @@ def read(source: Path) -> Capability:
     return Capability(declared, consumes, rest, mcp, operations, tools, f"{place}.authentication")
 
 
-def normalised(name: str) -> str:
-    """The name without case, hyphens and underscores: how the variables of two paths are paired."""
-    return name.replace("-", "").replace("_", "").lower()
-
-
 def hint(name: Any, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` with the known name nearest to `name`; empty when none is near."""
-    spelled = {normalised(each): each for each in known}
-    near = get_close_matches(normalised(str(name)), spelled, 1, 0.7)
+    spelled = {letters(each): each for each in known}
+    near = get_close_matches(letters(str(name)), spelled, 1, 0.7)
     return f"; did you mean {spelled[near[0]]!r}?" if near else ""
 
 
@@ -163,11 +146,6 @@ def place_in(place: str, step: str | int) -> str:
     if isinstance(step, str) and re.fullmatch(r"[\w-]+", step):
         return f"{place}.{step}" if place else step
     return f"{place}[{step!r}]"
-
-
-def variables(template: str) -> list[str]:
-    """The variable names of a path template whose variables are `{name}`, in order."""
-    return re.findall(r"\{([^{}]+)\}", template)
 
 
 # --- the file -------------------------------------------------------------------------------------
@@ -312,7 +290,7 @@ def _consumed_operation(
 def _template(declared: str, place: str) -> str:
     """The path template with every variable as `{name}`, whichever of the two forms declares it."""
     path = _VARIABLE.sub(lambda match: f"{{{match[1] or match[2]}}}", declared)
-    names = variables(path)
+    names = path_variables(path)
     repeated = [name for name in names if names.count(name) > 1]
     if repeated:
         raise CapabilityError(place, f"the variable {repeated[0]!r} is repeated")
@@ -330,13 +308,13 @@ def _inputs(path: str, place: str, declared: list[Placed]) -> tuple[str, list[In
     }
     of_path = {each.name: each for each in unique.values() if each.location == "path"}
     inputs = []
-    for name in variables(path):
-        same = {normalised(each): each for each in of_path}.get(normalised(name))
+    for name in path_variables(path):
+        same = {letters(each): each for each in of_path}.get(letters(name))
         found = of_path.pop(name if name in of_path else same or "", None)
         inputs.append(found or Input(name, "path", {"type": "string"}, place))
         path = path.replace(f"{{{name}}}", f"{{{inputs[-1].name}}}")
     for each in of_path.values():
-        reason = f"no {{{each.name}}} in the path {path!r}{hint(each.name, variables(path))}"
+        reason = f"no {{{each.name}}} in the path {path!r}{hint(each.name, path_variables(path))}"
         raise CapabilityError(f"{each.place}.name", reason)
     inputs += [each for each in unique.values() if each.location != "path"]
     _check_inputs(inputs)
@@ -356,7 +334,7 @@ def _check_inputs(inputs: list[Input]) -> None:
 
 def _operations(
     rest: Declared, place: str, consumed: dict[str, Consumed], named: frozenset[str]
-) -> Iterator[Caller]:
+) -> Iterator[Exposed]:
     namespaces = ("rest", rest["namespace"])
     everywhere = list(_each(rest, "inputParameters", place))
     routes: dict[str, str] = {}
@@ -368,7 +346,7 @@ def _operations(
             )
         shared = (*everywhere, *_each(resource, "inputParameters", resource_place))
         for declared, operation_place in _each(resource, "operations", resource_place):
-            yield Caller(
+            yield Exposed(
                 name=declared["name"],
                 declared=declared,
                 place=operation_place,
@@ -382,7 +360,7 @@ def _operations(
             )
 
 
-def _check_routes(operations: tuple[Caller, ...]) -> None:
+def _check_routes(operations: tuple[Exposed, ...]) -> None:
     names: set[str] = set()
     routes: set[tuple[str, str]] = set()
     for each in operations:
@@ -402,16 +380,16 @@ def _tools(
     place: str,
     consumed: dict[str, Consumed],
     named: frozenset[str],
-    operations: tuple[Caller, ...],
-) -> dict[str, Caller]:
+    operations: tuple[Exposed, ...],
+) -> dict[str, Exposed]:
     namespaces = ("tools", mcp.get("namespace", ""))
     # Where several operations make one call, the tool runs through the first.
     first = {each.consumed.call: each.name for each in reversed(operations)}
-    found: dict[str, Caller] = {}
+    found: dict[str, Exposed] = {}
     for declared, tool_place in _each(mcp, "tools", place):
         target = _called(declared, tool_place, consumed)
         foreign = named - {*namespaces}
-        tool = Caller(declared["name"], declared, tool_place, target, namespaces, foreign)
+        tool = Exposed(declared["name"], declared, tool_place, target, namespaces, foreign)
         operation = first.get(target.call)
         if tool.name in {each.name for each in found.values()}:
             reason = f"the tool {tool.name!r} is already exposed above"

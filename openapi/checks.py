@@ -75,10 +75,10 @@ class Check:
 def near_name(name: str, properties: dict[str, Schema] | Iterable[str]) -> str | None:
     """The known name that `name` probably stands for: an alias, the same letters in another case style, or a near spelling."""
     schemas = properties if isinstance(properties, dict) else {known: {} for known in properties}
-    spellings = {_letters(known): known for known in schemas}
+    spellings = {letters(known): known for known in schemas}
     for known, schema in schemas.items():
-        spellings |= {_letters(alias): known for alias in schema.get("x-aliases", ())}
-    near = get_close_matches(_letters(name)[:64], spellings, n=1, cutoff=_NEAR)
+        spellings |= {letters(alias): known for alias in schema.get("x-aliases", ())}
+    near = get_close_matches(letters(name)[:64], spellings, n=1, cutoff=_NEAR)
     return spellings[near[0]] if near else None
 
 
@@ -87,7 +87,8 @@ def pointer_token(token: str | int) -> str:
     return str(token)[:100].replace("~", "~0").replace("/", "~1")
 
 
-def _letters(name: str) -> str:
+def letters(name: str) -> str:
+    """The name without case, hyphens and underscores, which is how names are compared that should have been the same."""
     return name.replace("_", "").replace("-", "").lower()
 
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import yaml
 
@@ -78,11 +79,15 @@ class Body:
 
 @dataclass(frozen=True)
 class Constant:
-    """An input that every call sends upstream and no caller can change."""
+    """An input that every call sends upstream and no caller can change, with its value as it is sent."""
 
     location: str
     name: str
     value: str
+
+    def fill(self, path: str) -> str:
+        """The path template with the variable of this name replaced by the encoded value."""
+        return path.replace(f"{{{self.name}}}", quote(self.value, safe=""))
 
 
 @dataclass(frozen=True)
@@ -113,7 +118,6 @@ class Operation:
     method: str
     path: str
     summary: str
-    description: str
     parameters: tuple[Parameter, ...]
     body: Body | None
     response_schema: Schema
@@ -141,11 +145,6 @@ class Operation:
             if self.tool
             else self.method in ("GET", "HEAD", "PUT", "DELETE", "OPTIONS")
         )
-
-    @property
-    def takes_unknown_query(self) -> bool:
-        """True when a query parameter that is not declared is data of the caller's (see `Parameter.takes_unknown`)."""
-        return any(parameter.takes_unknown for parameter in self.parameters)
 
 
 @dataclass(frozen=True)
@@ -291,7 +290,6 @@ def _operation(
         method=method,
         path=path,
         summary=declared.get("summary", ""),
-        description=declared.get("description", ""),
         parameters=tuple(
             _parameter(parameter, names)
             for parameter in [*shared, *declared.get("parameters", [])]

@@ -18,13 +18,12 @@ from typing import Any
 import yaml
 
 from openapi import overlay
-from openapi.capability import Caller, Capability, CapabilityError, Declared, hint, read
-from openapi.inputs import Asked, Inputs, pair
+from openapi.capability import Capability, CapabilityError, Declared, Exposed, hint, read
+from openapi.contract import DEFAULT_DOCUMENT
+from openapi.inputs import Asked, Paired, pair
 
 HERE = Path(__file__).parent
-OWN_CAPABILITY, OWN_OVERLAY, OWN_DOCUMENT = (
-    HERE / name for name in ("batch-batch-jobs.yaml", "overlay.yaml", "openapi.yaml")
-)
+OWN_CAPABILITY, OWN_OVERLAY = (HERE / name for name in ("batch-batch-jobs.yaml", "overlay.yaml"))
 MCP_PORT = 9090
 _TEMPLATE = re.compile(r"\{\{\s*([\w-]+(?:\.[\w-]+)?)\s*\}\}")
 
@@ -51,9 +50,9 @@ def derive(capability: Capability) -> dict[str, Any]:
             "name": capability.mcp["namespace"],
             "instructions": capability.mcp.get("description", ""),
         }
-    for caller in sorted(capability.operations, key=lambda each: _variability(each.route)):
-        item = document["paths"].setdefault(caller.route, {})
-        item[caller.declared["method"].lower()] = _operation(caller, capability)
+    for exposed in sorted(capability.operations, key=lambda each: _variability(each.route)):
+        item = document["paths"].setdefault(exposed.route, {})
+        item[exposed.declared["method"].lower()] = _operation(exposed, capability)
     return document
 
 
@@ -95,7 +94,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     if options.own:
         options.capability = OWN_CAPABILITY
         options.overlay = options.overlay or OWN_OVERLAY
-        options.output = options.output or OWN_DOCUMENT
+        options.output = options.output or DEFAULT_DOCUMENT
     options.output = options.output or Path("-")
     if options.check and str(options.output) == "-":
         parser.error("--check needs --output FILE")
@@ -233,18 +232,18 @@ def _bound(name: str, place: str, binds: Binds) -> tuple[str, str]:
 # --- one operation --------------------------------------------------------------------------------
 
 
-def _operation(caller: Caller, capability: Capability) -> dict[str, Any]:
-    tool = capability.tools.get(caller.name)
-    inputs = pair(caller, tool, capability)
+def _operation(exposed: Exposed, capability: Capability) -> dict[str, Any]:
+    tool = capability.tools.get(exposed.name)
+    inputs = pair(exposed, tool, capability)
     renamed = {each.name: each.upstream for each in inputs.parameters if each.name != each.upstream}
     constants = [
         {"in": each.location, "name": each.name, "value": each.value} for each in inputs.constants
     ]
     return {
-        "operationId": caller.name,
-        "tags": [caller.resource],
-        "summary": caller.description,
-        "description": caller.description,
+        "operationId": exposed.name,
+        "tags": [exposed.resource],
+        "summary": exposed.description,
+        "description": exposed.description,
         **_compact(parameters=[_parameter(each) for each in inputs.parameters]),
         **({"requestBody": _body(inputs.body)} if inputs.body else {}),
         "responses": {
@@ -254,8 +253,8 @@ def _operation(caller: Caller, capability: Capability) -> dict[str, Any]:
             }
         },
         "x-naftiko": {
-            "call": caller.consumed.call,
-            "method": caller.consumed.method,
+            "call": exposed.consumed.call,
+            "method": exposed.consumed.method,
             "path": inputs.path,
             **_compact(names=renamed, constants=constants),
         },
@@ -286,7 +285,7 @@ def _schema(declared: Declared, default: str | None) -> dict[str, Any]:
     return _compact(type=type_, items=items, pattern=declared.get("pattern"))
 
 
-def _tool(tool: Caller, inputs: Inputs) -> dict[str, Any]:
+def _tool(tool: Exposed, inputs: Paired) -> dict[str, Any]:
     renamed = {each.argument: each.name for each in inputs.parameters if each.argument != each.name}
     return {
         "name": tool.name,

@@ -10,17 +10,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from openapi.capability import (
-    Caller,
     Capability,
     CapabilityError,
-    Constant,
     Declared,
+    Exposed,
     Input,
     hint,
-    normalised,
     place_in,
-    variables,
 )
+from openapi.checks import letters
+from openapi.contract import Constant, path_variables
 
 _REFERENCE = re.compile(r"\{\{\s*([^{}]+?)\s*\}\}")
 # A tool with any other character in an argument's name is refused by some model providers.
@@ -46,7 +45,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Inputs:
+class Paired:
     """All inputs of one operation. `path` is the upstream's template with its constants filled."""
 
     parameters: tuple[Asked, ...]
@@ -55,23 +54,23 @@ class Inputs:
     constants: tuple[Constant, ...]
 
 
-def pair(caller: Caller, tool: Caller | None, capability: Capability) -> Inputs:
-    """The inputs of the operation `caller` and of its `tool`; CapabilityError."""
-    sources = _sources(caller)
-    path, constants = _fixed(caller, sources)
+def pair(exposed: Exposed, tool: Exposed | None, capability: Capability) -> Paired:
+    """The inputs of the operation `exposed` and of its `tool`; CapabilityError."""
+    sources = _sources(exposed)
+    path, constants = _fixed(exposed, sources)
     free = {
         each.name: each
-        for each in caller.consumed.inputs
+        for each in exposed.consumed.inputs
         if isinstance(sources[each.name], str) and not _filled_here(each, capability)
     }
-    names = _names(caller, free, sources)
-    locations = {each: _location(names[each], free[each], caller) for each in names}
+    names = _names(exposed, free, sources)
+    locations = {each: _location(names[each], free[each], exposed) for each in names}
     arguments = _arguments(tool, free, sources) if tool else {}
     refined = {each: dict(free[each].declared) for each in names}
     if tool:
         _refine(tool, arguments, {}, refined)
-    _refine(caller, names, locations, refined)
-    routed = dict(zip(variables(caller.path), variables(caller.route), strict=True))
+    _refine(exposed, names, locations, refined)
+    routed = dict(zip(path_variables(exposed.path), path_variables(exposed.route), strict=True))
     asked = [
         Asked(
             name=routed.get(names[each], names[each]),
@@ -84,8 +83,8 @@ def pair(caller: Caller, tool: Caller | None, capability: Capability) -> Inputs:
         for each in names
     ]
     parameters = tuple(each for each in asked if each.location != "body")
-    _check_unique({each.upstream: each.name for each in parameters}, caller)
-    return Inputs(
+    _check_unique({each.upstream: each.name for each in parameters}, exposed)
+    return Paired(
         parameters=parameters,
         body=next((each for each in asked if each.location == "body"), None),
         path=path,
@@ -93,39 +92,39 @@ def pair(caller: Caller, tool: Caller | None, capability: Capability) -> Inputs:
     )
 
 
-def _sources(caller: Caller) -> Sources:
-    """What fills each input: a constant or the caller's name, its own where `with` is silent."""
-    inputs = {each.name: each for each in caller.consumed.inputs}
+def _sources(exposed: Exposed) -> Sources:
+    """What fills each input: a constant or the name of an exposed input, its own where `with` is silent."""
+    inputs = {each.name: each for each in exposed.consumed.inputs}
     sources: Sources = {name: name for name in inputs}
-    for name, value in caller.declared.get("with", {}).items():
-        place = place_in(f"{caller.place}.with", name)
+    for name, value in exposed.declared.get("with", {}).items():
+        place = place_in(f"{exposed.place}.with", name)
         if name not in inputs:
-            reason = f"{caller.consumed.call!r} has no input {name!r}{hint(name, inputs)}"
+            reason = f"{exposed.consumed.call!r} has no input {name!r}{hint(name, inputs)}"
             raise CapabilityError(place, reason)
-        reference = _reference(value, caller, place)
+        reference = _reference(value, exposed, place)
         sources[name] = reference or inputs[name].fixed(value, place)
     return sources
 
 
-def _reference(value: str | float | bool, caller: Caller, place: str) -> str | None:
-    """The caller's input that `rest.X`, `<namespace>.X` or `{{X}}` names; None for a literal."""
+def _reference(value: str | float | bool, exposed: Exposed, place: str) -> str | None:
+    """The exposed input that `rest.X`, `<namespace>.X` or `{{X}}` names; None for a literal."""
     if not isinstance(value, str):
         return None
     whole = _REFERENCE.fullmatch(value)
     text = whole[1] if whole else value
     prefix, dot, name = text.partition(".")
-    if dot and name and prefix in caller.namespaces:
+    if dot and name and prefix in exposed.namespaces:
         return name
     # A misspelt reference, or one to another part, must not be sent as the text that it is.
-    if dot and (prefix in caller.foreign or hint(prefix, caller.namespaces)):
-        reason = f"{value!r} is no input of this surface; use {caller.namespaces[0]}.NAME"
+    if dot and (prefix in exposed.foreign or hint(prefix, exposed.namespaces)):
+        reason = f"{value!r} is no input of this surface; use {exposed.namespaces[0]}.NAME"
         raise CapabilityError(place, reason)
     return text if whole and not dot else None
 
 
-def _fixed(caller: Caller, sources: Sources) -> tuple[str, tuple[Constant, ...]]:
+def _fixed(exposed: Exposed, sources: Sources) -> tuple[str, tuple[Constant, ...]]:
     """The upstream path with its constant variables filled, and every constant outside the path."""
-    path, constants = caller.consumed.path, list(caller.consumed.constants)
+    path, constants = exposed.consumed.path, list(exposed.consumed.constants)
     for value in sources.values():
         if isinstance(value, Constant) and value.location == "path":
             path = value.fill(path)
@@ -151,25 +150,25 @@ def _filled_here(each: Input, capability: Capability) -> bool:
     return True
 
 
-def _names(caller: Caller, free: Mapping[str, Input], sources: Sources) -> dict[str, str]:
+def _names(exposed: Exposed, free: Mapping[str, Input], sources: Sources) -> dict[str, str]:
     """The REST name of each input: the exposed path's variables first, in their order."""
-    of_path = _paired(caller, [each for each in free.values() if each.location == "path"], sources)
+    of_path = _paired(exposed, [each for each in free.values() if each.location == "path"], sources)
     return of_path | {each: str(sources[each]) for each in free if each not in of_path}
 
 
-def _check_unique(names: Mapping[str, str], caller: Caller) -> None:
+def _check_unique(names: Mapping[str, str], exposed: Exposed) -> None:
     used: dict[str, str] = {}
     for upstream, name in names.items():
         if used.setdefault(name, upstream) != upstream:
             reason = f"{name!r} would fill both {used[name]!r} and {upstream!r}"
-            raise CapabilityError(caller.place, reason)
+            raise CapabilityError(exposed.place, reason)
 
 
-def _paired(caller: Caller, inputs: list[Input], sources: Sources) -> dict[str, str]:
+def _paired(exposed: Exposed, inputs: list[Input], sources: Sources) -> dict[str, str]:
     """The exposed variable for each upstream one: by name, nearly by name, by position."""
-    free, left = variables(caller.path), list(inputs)
+    free, left = path_variables(exposed.path), list(inputs)
     found: dict[str, str] = {}
-    for same in (str, normalised):
+    for same in (str, letters):
         for each in list(left):
             wanted = {same(str(sources[each.name])), same(each.name)}
             name = next((name for name in free if same(name) in wanted), None)
@@ -179,33 +178,33 @@ def _paired(caller: Caller, inputs: list[Input], sources: Sources) -> dict[str, 
                 left.remove(each)
     # Where no exposed variable is left, the exposed path lost it; see `_location`.
     if free and len(free) != len(left):
-        reason = f"{{{free[0]}}} fills no variable of the upstream path {caller.consumed.path!r}"
-        raise CapabilityError(caller.place_of_path, reason)
+        reason = f"{{{free[0]}}} fills no variable of the upstream path {exposed.consumed.path!r}"
+        raise CapabilityError(exposed.place_of_path, reason)
     found |= {name: each.name for name, each in zip(free, left, strict=False)}
-    return {found[name]: name for name in variables(caller.path)}
+    return {found[name]: name for name in path_variables(exposed.path)}
 
 
-def _location(name: str, each: Input, caller: Caller) -> str:
+def _location(name: str, each: Input, exposed: Exposed) -> str:
     if each.location != "path":
         return each.location
-    return "path" if name in variables(caller.path) else "query"
+    return "path" if name in path_variables(exposed.path) else "query"
 
 
 def _refine(
-    caller: Caller,
+    exposed: Exposed,
     names: Mapping[str, str],
     locations: Mapping[str, str],
     refined: dict[str, Declared],
 ) -> None:
-    """Lay over `refined` what the caller's own declarations, found by name, say of each input."""
-    spelled = {normalised(name): upstream for upstream, name in names.items()}
+    """Lay over `refined` what the exposed operation's own declarations, found by name, say of each input."""
+    spelled = {letters(name): upstream for upstream, name in names.items()}
     spelled |= {name: upstream for upstream, name in names.items()}
-    for declared, place in [*caller.shared, *caller.own]:
+    for declared, place in [*exposed.shared, *exposed.own]:
         name = declared["name"]
-        upstream = spelled.get(name) or spelled.get(normalised(name))
+        upstream = spelled.get(name) or spelled.get(letters(name))
         if upstream is None:
             # What a resource or surface declares need not concern each of its operations.
-            if (declared, place) in caller.shared:
+            if (declared, place) in exposed.shared:
                 continue
             reason = f"nothing upstream takes {name!r}{hint(name, names.values())}"
             raise CapabilityError(f"{place}.name", reason)
@@ -215,7 +214,7 @@ def _refine(
         refined[upstream] |= {key: declared[key] for key in declared if key not in ("name", "in")}
 
 
-def _arguments(tool: Caller, free: Mapping[str, Input], rest: Sources) -> dict[str, str]:
+def _arguments(tool: Exposed, free: Mapping[str, Input], rest: Sources) -> dict[str, str]:
     """The tool's name for each input; CapabilityError for constants that the operation lacks."""
     sources = _sources(tool)
     for name, source in sources.items():

@@ -109,10 +109,9 @@ def _key(settings: Settings) -> str:
         for o in settings.contract.operations.values()
         if o.safe and not any(p.required for p in o.parameters)
     )
-    key = Key(
-        settings.contract.authentication, settings.read_credentials, settings.credential_files
+    answer = Upstream(settings, Key(settings)).send(
+        fill(operation, Inputs()), Exchange(), _PATIENCE
     )
-    answer = Upstream(settings, key).send(fill(operation, Inputs()), Exchange(), _PATIENCE)
     return f"{operation.id} was answered with {answer.status}"
 
 

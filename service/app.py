@@ -16,7 +16,7 @@ from .config import Settings
 from .errors import Problems
 from .guards import Guards
 from .handlers import forwarding_handler
-from .idempotency import Idempotency, Limits
+from .idempotency import Idempotency
 from .key import Key
 from .pages import Pages, Readiness
 from .records import Records
@@ -33,13 +33,14 @@ def create_app(settings: Settings | None = None) -> FlaskApp:
     """
     settings = settings or Settings.from_env()
     contract = settings.contract
-    key = Key(contract.authentication, settings.read_credentials, settings.credential_files)
+    key = Key(settings)
     upstream = Upstream(settings, key)
     idempotency = Idempotency(
         upstream,
         open_store(settings.store),
         recoveries(contract, upstream, settings.settle, tagging=settings.tag_jobs),
-        Limits(settings.timeout, settings.key_expiry),
+        timeout=settings.timeout,
+        expiry=settings.key_expiry,
     )
     app = FlaskApp(
         __name__,

@@ -13,7 +13,6 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import partial
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
@@ -26,6 +25,7 @@ from access.refusals import AccessError
 from openapi.contract import DEFAULT_DOCUMENT, Contract, ContractError, load
 from telemetry import logs, spans
 
+from . import credentials
 from .store import is_redis, open_store
 
 MEBIBYTE = 1 << 20
@@ -155,10 +155,9 @@ class Settings:
     tracing: str = ""
     """Where OpenTelemetry's own variables want spans to go: otlp, console, or empty for nowhere."""
     contract: Contract = field(repr=False)
-    credentials: Mapping[str, str] = field(repr=False)
-    """Authentication fields (such as `token`) with their values at start: secret."""
     read_credentials: Callable[[], Mapping[str, str]] = field(repr=False)
-    """Reads them again, from the same variables and the files' present content; raises SettingsError."""
+    """Reads the authentication fields (such as `token`) and their values, which are secret, from the variables that
+    were set at the start and their files' present content; CredentialsError."""
     credential_files: tuple[Path, ...] = field(repr=False)
 
     @classmethod
@@ -174,15 +173,14 @@ class Settings:
             contract = load(Path(values.get("openapi", DEFAULT_DOCUMENT)))
         except ContractError as error:
             raise SettingsError(str(error)) from error
-        read_credentials = partial(_credentials, contract, dict(environ))
         settings = cls(
             **{**values, "port": values.get("port") or contract.ports["rest"]},
             tracing=spans.wanted(environ),
             contract=contract,
-            credentials=read_credentials(),
-            read_credentials=read_credentials,
-            credential_files=_credential_files(contract, environ),
+            read_credentials=partial(credentials.read, contract, dict(environ)),
+            credential_files=credentials.files(contract, environ),
         )
+        _check_credentials(settings)
         _check_numbers(settings)
         _check_base_url(settings.base_url)
         _check_ca_file(settings.ca_file)
@@ -211,7 +209,8 @@ class Settings:
 
     def rates(self) -> Rates | None:
         """How often one may call; None for any number. AccessError when the limit cannot be read."""
-        return Rates(self.rate_limit, self.store, prefix="GATEWAY_") if self.rate_limit else None
+        shared = self.store if is_redis(self.store) else ""
+        return Rates(self.rate_limit, shared, prefix="GATEWAY_") if self.rate_limit else None
 
     def door(self) -> Door:
         """Which hosts and web pages requests may come from."""
@@ -245,14 +244,13 @@ def origins(environ: Mapping[str, str] = os.environ) -> list[Origin]:
         contract = load(Path(environ.get("GATEWAY_OPENAPI") or DEFAULT_DOCUMENT))
     except ContractError:
         return settings
-    names = [name for variable in _credential_names(contract).values() for name in variable]
     keys = [
         Origin(
             name,
-            _masked(environ[name]) if not name.endswith("_FILE") else environ[name],
+            credentials.masked(environ[name]) if not name.endswith("_FILE") else environ[name],
             "environment",
         )
-        for plain in names
+        for plain in credentials.variables(contract)
         for name in (plain, f"{plain}_FILE")
         if environ.get(name)
     ]
@@ -332,6 +330,13 @@ def _parse(name: str, kind: type, choices: tuple[str, ...], environ: Mapping[str
     return value
 
 
+def _check_credentials(settings: Settings) -> None:
+    try:
+        settings.read_credentials()
+    except credentials.CredentialsError as error:
+        raise SettingsError(str(error)) from error
+
+
 def _check_numbers(settings: Settings) -> None:
     if not 0 < settings.connect_timeout <= settings.read_timeout <= settings.timeout:
         raise SettingsError(
@@ -393,7 +398,7 @@ def _check_base_url(url: str) -> None:
         or not re.fullmatch(r"[!-~]+", url)
     ):
         raise SettingsError(form)
-    if parts.scheme == "http" and not _is_loopback(parts.hostname):
+    if parts.scheme == "http" and not binding.is_loopback(parts.hostname):
         raise SettingsError(
             f"GATEWAY_UPSTREAM_URL: plain http to {parts.hostname} would send the key unencrypted; use https"
         )
@@ -422,77 +427,3 @@ def _check_ca_file(path: str) -> None:
         raise SettingsError(
             f"GATEWAY_CA_FILE: {path} cannot be read as PEM: {error.strerror}"
         ) from error
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _credentials(contract: Contract, environ: Mapping[str, str]) -> dict[str, str]:
-    names = _credential_names(contract)
-    return contract.authentication.render({v: _secret(names[v], environ) for v in names})
-
-
-def _credential_files(contract: Contract, environ: Mapping[str, str]) -> tuple[Path, ...]:
-    names = [name for variable in _credential_names(contract).values() for name in variable]
-    return tuple(Path(environ[f"{name}_FILE"]) for name in names if environ.get(f"{name}_FILE"))
-
-
-def _credential_names(contract: Contract) -> dict[str, tuple[str, ...]]:
-    """Template variable -> the environment variables that may hold it, best first."""
-    return {
-        variable: contract.environment.get(variable, (variable.rpartition(".")[2],))
-        for variable in contract.authentication.variables
-    }
-
-
-def _secret(names: tuple[str, ...], environ: Mapping[str, str]) -> str:
-    """The value of the first of `names` that is set, directly or as `NAME_FILE`, checked."""
-    for name in names:
-        if environ.get(name) and environ.get(f"{name}_FILE"):
-            raise SettingsError(f"{name} and {name}_FILE are both set; unset one")
-        if environ.get(name):
-            return _checked_secret(name, environ[name])
-        if environ.get(f"{name}_FILE"):
-            return _checked_secret(
-                f"{name}_FILE", _read_secret(f"{name}_FILE", environ[f"{name}_FILE"])
-            )
-    raise SettingsError(
-        f"{names[0]} is not set, and the upstream needs it. Set it, or {names[0]}_FILE to a file that holds it."
-        " To try everything without a key: make run"
-    )
-
-
-def _read_secret(name: str, path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise SettingsError(f"{name}: the file {path} cannot be read: {reason}") from error
-
-
-_SECRET_FAULTS = (
-    (re.compile(r"\Z"), "is empty"),
-    (re.compile(r"bearer\b", re.IGNORECASE), "starts with 'Bearer'; give the key alone"),
-    (re.compile(r"[\"'].*|.*[\"']$", re.DOTALL), "has quotes around it; give the key without them"),
-    (re.compile(r"\s.*|.*\s$", re.DOTALL), "has white space around it; remove it"),
-    (
-        re.compile(r".*[^\x21-\x7e]", re.DOTALL),
-        "has a character that no key has (a space, a line break, or not ASCII)",
-    ),
-)
-
-
-def _checked_secret(name: str, value: str) -> str:
-    for pattern, reason in _SECRET_FAULTS:
-        if pattern.match(value):
-            raise SettingsError(f"{name} ({_masked(value)}) {reason}")
-    return value
-
-
-def _masked(value: str) -> str:
-    """Enough to recognise a mistake, too little to use: the length alone."""
-    return f"{len(value)} characters, not shown"

@@ -31,30 +31,29 @@ class Caller:
 
 @dataclass(slots=True)
 class Context:
-    """What the parts of the service tell each other about one request, for its answer's headers and its log line.
+    """What the parts of the service tell each other about one request, for its answer's headers and its log line."""
 
-    `request_id` is the caller's when well-formed, else new. `warning` becomes the header Gateway-Warning.
-    `operation` is an operation id, empty before routing. `upstream_status` is 0 and `upstream_seconds` 0.0 when
-    nothing was asked upstream; `outcome` is empty, or what idempotency made of the call. `trace` is this request's
-    span in its caller's trace, `path_values` what a path's variables stand for, `call` the handler's work while there
-    is some, `problem` what the caller was told. `headers` go with the answer, whatever it is. `status`, `size` (bytes) and `body` (its last piece) are the answer's.
-    """
+    request_id: str  # the caller's when well-formed, else new
+    trace: Trace  # this request's span in its caller's trace
 
-    request_id: str
-    trace: Trace
+    # What is asked, by whom
     caller: Caller = Caller()
-    operation: str = ""
-    warning: str = ""
-    outcome: str = ""
-    upstream_status: int = 0
+    operation: str = ""  # an operation id; empty before routing
+    path_values: str = ""  # what the path's variables stand for
+    call: asyncio.Future[Any] | None = None  # the handler's work while there is some
+
+    # What became of it
+    outcome: str = ""  # what idempotency made of the call
+    upstream_status: int = 0  # 0 when nothing was asked upstream
     upstream_seconds: float = 0.0
-    path_values: str = ""
-    call: asyncio.Future[Any] | None = None
-    problem: Problem | None = None
+    problem: Problem | None = None  # what the caller was told
+
+    # The answer
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)  # whatever the answer is
+    warning: str = ""  # becomes the header Gateway-Warning
     status: int = 0
-    size: int = 0
-    body: bytes = b""
-    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    size: int = 0  # bytes
+    body: bytes = b""  # its last piece
 
 
 _current: ContextVar[Context | None] = ContextVar("context", default=None)

@@ -45,180 +45,39 @@ class Kind:
         return f"{self.status // 100}xx, kept" if self.keeps_status else str(self.status)
 
 
+# A table: one row, one line.
+# fmt: off
 PROBLEMS: dict[str, Kind] = {
-    "misdirected-request": Kind(
-        421,
-        "gateway",
-        "The gateway is not called by this name",
-        "Use a Host that the gateway knows, or have GATEWAY_ALLOWED_HOSTS extended.",
-    ),
-    "cross-origin": Kind(
-        403,
-        "gateway",
-        "A foreign web page must not call",
-        "Call from a program, or have GATEWAY_ALLOWED_ORIGINS extended.",
-    ),
-    "unauthenticated": Kind(
-        401,
-        "gateway",
-        "A good token is needed",
-        "Send Authorization: Bearer with a token of this gateway; its operator makes them.",
-    ),
-    "insufficient-scope": Kind(
-        403,
-        "gateway",
-        "The token does not allow this",
-        "Use a token with the scope that detail names.",
-    ),
-    "too-many-requests": Kind(
-        429,
-        "gateway",
-        "The caller calls too often",
-        "Repeat after Retry-After seconds; nothing was sent upstream.",
-        True,
-    ),
-    "issuer-unreachable": Kind(
-        503,
-        "gateway",
-        "The token cannot be checked now",
-        "Repeat after Retry-After seconds; nothing was sent upstream.",
-        True,
-    ),
-    "malformed-request": Kind(
-        400,
-        "gateway",
-        "The request cannot be read",
-        "Correct what detail names; nothing was sent upstream.",
-    ),
-    "validation-failed": Kind(
-        422,
-        "gateway",
-        "The request breaks the contract",
-        "Correct every place in errors; nothing was sent upstream.",
-    ),
-    "not-found": Kind(
-        404, "gateway", "There is nothing at this path", "Check the path, without a trailing slash."
-    ),
-    "method-not-allowed": Kind(
-        405,
-        "gateway",
-        "This path does not answer this method",
-        "Use a method that the Allow header lists.",
-    ),
-    "content-too-large": Kind(
-        413,
-        "gateway",
-        "The body is larger than this gateway takes",
-        "Send less, or have GATEWAY_MAX_BODY raised.",
-    ),
-    "unsupported-media-type": Kind(
-        415,
-        "gateway",
-        "The body is not plain JSON in UTF-8",
-        "Send Content-Type: application/json, uncompressed.",
-    ),
-    "overloaded": Kind(
-        503,
-        "gateway",
-        "The gateway is busy",
-        "Repeat after Retry-After seconds; nothing was sent upstream.",
-        True,
-    ),
-    "gateway-unavailable": Kind(
-        502,
-        "gateway",
-        "The proxy in front got no complete answer from the gateway",
-        "Repeat only if retryable; otherwise look whether it was carried out.",
-    ),
-    "internal-error": Kind(
-        500,
-        "gateway",
-        "The gateway failed",
-        "Report it with the request_id; the log has the cause under that id.",
-    ),
-    "create-outcome-unknown": Kind(
-        504,
-        "upstream",
-        "Whether the call was carried out is unknown",
-        "Look for it, or repeat with the same Idempotency-Key.",
-    ),
-    "outcome-still-unknown": Kind(
-        409,
-        "gateway",
-        "Whether the first call was carried out is still unknown",
-        "Repeat with the same key later.",
-        True,
-    ),
-    "idempotency-in-progress": Kind(
-        409,
-        "gateway",
-        "The first call with this key is under way",
-        "Repeat after Retry-After for its answer.",
-        True,
-    ),
-    "idempotency-key-reused": Kind(
-        422, "gateway", "The key belongs to another request", "Use a new key for another request."
-    ),
-    "idempotency-store-unavailable": Kind(
-        503,
-        "gateway",
-        "The key cannot be claimed now",
-        "Repeat later; nothing was sent upstream.",
-        True,
-    ),
-    "upstream-rejected": Kind(
-        400,
-        "upstream",
-        "The upstream rejected the request",
-        "Read upstream, its own error; the status is its own too.",
-        keeps_status=True,
-    ),
-    "rate-limited": Kind(
-        429,
-        "upstream",
-        "The upstream limits the rate",
-        "Repeat after Retry-After; when retryable is false, never.",
-        True,
-    ),
-    "upstream-failed": Kind(
-        500,
-        "upstream",
-        "The upstream failed",
-        "Repeat only if retryable; otherwise look whether it was carried out.",
-        keeps_status=True,
-    ),
-    "upstream-refused-key": Kind(
-        502,
-        "upstream",
-        "The upstream refused the gateway's key",
-        "Nothing a caller can do: the operator must renew it.",
-    ),
-    "upstream-bad-response": Kind(
-        502,
-        "upstream",
-        "The upstream's answer is unusable",
-        "As for upstream-failed: it may have been carried out.",
-    ),
-    "upstream-answer-too-large": Kind(
-        502,
-        "upstream",
-        "The upstream's answer is too large",
-        "Ask for less at a time, such as a smaller page.",
-    ),
-    "upstream-unreachable": Kind(
-        502,
-        "upstream",
-        "The upstream cannot be reached",
-        "Repeat later; nothing was sent upstream.",
-        True,
-    ),
-    "upstream-timeout": Kind(
-        504,
-        "upstream",
-        "The upstream did not answer in time",
-        "As for upstream-failed: it may have been carried out.",
-    ),
+    "misdirected-request": Kind(421, "gateway", "The gateway is not called by this name", "Use a Host that the gateway knows, or have GATEWAY_ALLOWED_HOSTS extended."),
+    "cross-origin": Kind(403, "gateway", "A foreign web page must not call", "Call from a program, or have GATEWAY_ALLOWED_ORIGINS extended."),
+    "unauthenticated": Kind(401, "gateway", "A good token is needed", "Send Authorization: Bearer with a token of this gateway; its operator makes them."),
+    "insufficient-scope": Kind(403, "gateway", "The token does not allow this", "Use a token with the scope that detail names."),
+    "too-many-requests": Kind(429, "gateway", "The caller calls too often", "Repeat after Retry-After seconds; nothing was sent upstream.", retryable=True),
+    "issuer-unreachable": Kind(503, "gateway", "The token cannot be checked now", "Repeat after Retry-After seconds; nothing was sent upstream.", retryable=True),
+    "malformed-request": Kind(400, "gateway", "The request cannot be read", "Correct what detail names; nothing was sent upstream."),
+    "validation-failed": Kind(422, "gateway", "The request breaks the contract", "Correct every place in errors; nothing was sent upstream."),
+    "not-found": Kind(404, "gateway", "There is nothing at this path", "Check the path, without a trailing slash."),
+    "method-not-allowed": Kind(405, "gateway", "This path does not answer this method", "Use a method that the Allow header lists."),
+    "content-too-large": Kind(413, "gateway", "The body is larger than this gateway takes", "Send less, or have GATEWAY_MAX_BODY raised."),
+    "unsupported-media-type": Kind(415, "gateway", "The body is not plain JSON in UTF-8", "Send Content-Type: application/json, uncompressed."),
+    "overloaded": Kind(503, "gateway", "The gateway is busy", "Repeat after Retry-After seconds; nothing was sent upstream.", retryable=True),
+    "gateway-unavailable": Kind(502, "gateway", "The proxy in front got no complete answer from the gateway", "Repeat only if retryable; otherwise look whether it was carried out."),
+    "internal-error": Kind(500, "gateway", "The gateway failed", "Report it with the request_id; the log has the cause under that id."),
+    "create-outcome-unknown": Kind(504, "upstream", "Whether the call was carried out is unknown", "Look for it, or repeat with the same Idempotency-Key."),
+    "outcome-still-unknown": Kind(409, "gateway", "Whether the first call was carried out is still unknown", "Repeat with the same key later.", retryable=True),
+    "idempotency-in-progress": Kind(409, "gateway", "The first call with this key is under way", "Repeat after Retry-After for its answer.", retryable=True),
+    "idempotency-key-reused": Kind(422, "gateway", "The key belongs to another request", "Use a new key for another request."),
+    "idempotency-store-unavailable": Kind(503, "gateway", "The key cannot be claimed now", "Repeat later; nothing was sent upstream.", retryable=True),
+    "upstream-rejected": Kind(400, "upstream", "The upstream rejected the request", "Read upstream, its own error; the status is its own too.", keeps_status=True),
+    "rate-limited": Kind(429, "upstream", "The upstream limits the rate", "Repeat after Retry-After; when retryable is false, never.", retryable=True),
+    "upstream-failed": Kind(500, "upstream", "The upstream failed", "Repeat only if retryable; otherwise look whether it was carried out.", keeps_status=True),
+    "upstream-refused-key": Kind(502, "upstream", "The upstream refused the gateway's key", "Nothing a caller can do: the operator must renew it."),
+    "upstream-bad-response": Kind(502, "upstream", "The upstream's answer is unusable", "As for upstream-failed: it may have been carried out."),
+    "upstream-answer-too-large": Kind(502, "upstream", "The upstream's answer is too large", "Ask for less at a time, such as a smaller page."),
+    "upstream-unreachable": Kind(502, "upstream", "The upstream cannot be reached", "Repeat later; nothing was sent upstream.", retryable=True),
+    "upstream-timeout": Kind(504, "upstream", "The upstream did not answer in time", "As for upstream-failed: it may have been carried out."),
 }
+# fmt: on
 
 
 class Problem(Exception):

@@ -1,4 +1,4 @@
-"""Refusals that need no contract: what no operation should ever see."""
+"""What is answered before routing: foreign web pages, broken paths, OPTIONS."""
 
 from __future__ import annotations
 

@@ -64,14 +64,6 @@ class Recovery(Protocol):
 
 
 @dataclass(frozen=True)
-class Limits:
-    """Times in seconds: the whole request, how long a key is remembered."""
-
-    timeout: float
-    expiry: float
-
-
-@dataclass(frozen=True)
 class Call:
     """One request on its way. Its time is over at `deadline` (monotonic seconds); `recovery` None: it cannot be found again."""
 
@@ -88,23 +80,33 @@ class Call:
 
 
 class Idempotency:
-    """Sends the calls of operations that are not idempotent. Thread-safe, and safe across workers that share the store."""
+    """Sends the calls of operations that are not idempotent. Thread-safe, and safe across workers that share the store.
+
+    Of its times, in seconds, `timeout` is that of a whole request, and `expiry` how long a key is remembered.
+    """
 
     def __init__(
-        self, upstream: Upstream, store: Store, recoveries: Mapping[str, Recovery], limits: Limits
+        self,
+        upstream: Upstream,
+        store: Store,
+        recoveries: Mapping[str, Recovery],
+        *,
+        timeout: float,
+        expiry: float,
     ) -> None:
         self.upstream = upstream
         self.store = store
         self.recoveries = recoveries
-        self.limits = limits
-        self.reserve = min(RESERVE, limits.timeout / 3)
-        self.lease = limits.timeout + RESERVE
+        self.timeout = timeout
+        self.expiry = expiry
+        self.reserve = min(RESERVE, timeout / 3)
+        self.lease = timeout + RESERVE
         self.store_failed = False  # what the last claim met, for readiness
 
     def send(self, request: UpstreamRequest, exchange: Exchange, context: Context) -> Answer:
         """The answer to `request`, from the upstream or from the record of an earlier call with the same key."""
         recovery = self.recoveries.get(request.operation.id)
-        deadline = time.monotonic() + self.limits.timeout
+        deadline = time.monotonic() + self.timeout
         call = Call(request, exchange, context, recovery, deadline)
         if request.key is None:
             return self._send_unkeyed(call)
@@ -197,7 +199,7 @@ class Idempotency:
                 else f"It cannot be found here. {_advice(call)}"
             )
             raise self._still_unknown(call, taken, said, wait)
-        if call.left < self.limits.timeout / 2:
+        if call.left < self.timeout / 2:
             raise self._still_unknown(call, taken, "There was no time left to send it again.", 1)
         again = _changed(
             taken, claimed_at=now, lease_until=now + self.lease, expires=self._expires(call, now)
@@ -311,7 +313,7 @@ class Idempotency:
         """When a key is forgotten: never before it is certain that its call is not under way, or may be sent again."""
         settle = call.recovery.settle if call.recovery else 0.0
         least = 2 * self.lease + (settle if settle < math.inf else 0.0)
-        return now + max(self.limits.expiry, least)
+        return now + max(self.expiry, least)
 
 
 def _is_object(answer: Answer) -> bool:

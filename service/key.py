@@ -7,13 +7,16 @@ import logging
 import multiprocessing
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlencode
 
 from openapi.contract import Authentication
 from telemetry.logs import hide
+
+from .config import Settings
+from .credentials import CredentialsError
 
 CHECK_PERIOD = 1.0
 """Seconds for which a file is taken to be unchanged."""
@@ -36,21 +39,16 @@ class Credentials:
 class Key:
     """The credentials, current. Thread-safe; what is known of a refusal is shared by workers forked after this was made."""
 
-    def __init__(
-        self,
-        authentication: Authentication,
-        read: Callable[[], Mapping[str, str]],
-        files: tuple[Path, ...],
-    ) -> None:
-        self._authentication = authentication
-        self._read = read
-        self._files = files
-        self._seen = _versions(files)
+    def __init__(self, settings: Settings) -> None:
+        self._authentication = settings.contract.authentication
+        self._read = settings.read_credentials
+        self._files = settings.credential_files
+        self._seen = _versions(self._files)
         self._checked = time.monotonic()
         self._complained = float("-inf")
         self._lock = threading.Lock()
         self._refused = multiprocessing.Value("b", 0, lock=False)
-        self._current = render(authentication, read())
+        self._current = render(self._authentication, self._read())
 
     @property
     def refused(self) -> bool:
@@ -86,7 +84,7 @@ class Key:
                 return
             try:
                 self._current = render(self._authentication, self._read())
-            except ValueError as error:  # a SettingsError: the file is being written, or is wrong
+            except CredentialsError as error:  # the file is being written, or is wrong
                 self._complain(
                     f"the key's file changed and cannot be used, the old key stays: {error}"
                 )

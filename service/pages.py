@@ -1,4 +1,4 @@
-"""Pages for people and probes: Swagger UI, the document, liveness and readiness. Answered before Flask's threads.
+"""Pages for people and machines: Swagger UI, the document, problems, probes, metrics. Answered before Flask's threads.
 
 Swagger UI 5 comes from the files of the `flask-swagger-ui` package; Connexion's own bundle is version 4, whose inline
 script a strict Content-Security-Policy forbids.

@@ -10,10 +10,10 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from .store import BUSY, Record, StoreUnavailable
+from .store import BUSY, Record, Store, StoreUnavailable
 
 
-class RedisStore:
+class RedisStore(Store):
     """Records as hashes with an expiry of Redis's own. What compares and sets is a Lua script, which Redis runs alone.
 
     The scripts do no harm when they run twice for one operation, so the client may repeat one whose answer was lost.
@@ -45,29 +45,25 @@ class RedisStore:
         )
 
     def now(self) -> float:
-        """As in Store: the clock of Redis, since hosts' clocks differ."""
+        """The clock of Redis, since hosts' clocks differ."""
         with self._asking() as client:
             seconds, microseconds = client.time()
             return float(seconds) + microseconds / 1e6
 
     def insert(self, record: Record) -> Record | None:
-        """As in Store."""
         with self._asking() as client:
             found = client.eval(self._INSERT, 1, *self._arguments(record))
             return msgspec.msgpack.decode(found, type=Record) if found else None
 
     def replace(self, record: Record, owner: str) -> bool:
-        """As in Store."""
         with self._asking() as client:
             return bool(client.eval(self._REPLACE, 1, *self._arguments(record), owner))
 
     def delete(self, record: Record) -> None:
-        """As in Store."""
         with self._asking() as client:
             client.eval(self._DELETE, 1, self.PREFIX + record.id, record.owner)
 
     def check(self) -> None:
-        """As in Store."""
         with self._asking() as client:
             client.set(f"{self.PREFIX}check", b"", px=1)
 

@@ -86,7 +86,7 @@ def open_store(location: str) -> Store:
     return SQLiteStore(Path(location))
 
 
-class SQLiteStore:
+class SQLiteStore(Store):
     """Records in a SQLite file in WAL mode that only its owner may read.
 
     One connection a process, since SQLite lets one write at a time: threads that wait here wait in turn.
@@ -99,11 +99,11 @@ class SQLiteStore:
         self._lock = threading.Lock()
 
     def now(self) -> float:
-        """As in Store: the host's clock."""
+        """The host's clock."""
         return time.time()
 
     def insert(self, record: Record) -> Record | None:
-        """As in Store; also forgets what has expired."""
+        """Also forgets what has expired."""
         with self._writing() as db:
             db.execute("DELETE FROM record WHERE expires < ?", (self.now(),))
             found = db.execute("SELECT data FROM record WHERE id = ?", (record.id,)).fetchone()
@@ -116,7 +116,6 @@ class SQLiteStore:
             return None
 
     def replace(self, record: Record, owner: str) -> bool:
-        """As in Store."""
         with self._writing() as db:
             changed = db.execute(
                 "UPDATE record SET owner = ?, expires = ?, data = ? WHERE id = ? AND owner = ?",
@@ -125,12 +124,10 @@ class SQLiteStore:
             return changed.rowcount == 1
 
     def delete(self, record: Record) -> None:
-        """As in Store."""
         with self._writing() as db:
             db.execute("DELETE FROM record WHERE id = ? AND owner = ?", (record.id, record.owner))
 
     def check(self) -> None:
-        """As in Store."""
         with self._writing() as db:
             db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 

@@ -21,12 +21,10 @@ class Protocol(ASGIProtocol):  # type: ignore[misc]
     """A connection that its worker knows."""
 
     def connection_made(self, transport: Any) -> None:
-        """As in asyncio.Protocol."""
         self.worker.connections.add(self)
         super().connection_made(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """As in asyncio.Protocol."""
         self.worker.connections.discard(self)
         super().connection_lost(exc)
 
@@ -40,7 +38,6 @@ class Worker(gasgi.ASGIWorker):  # type: ignore[misc]
     """`worker_class = "service.worker.Worker"`."""
 
     def init_process(self) -> None:
-        """As in gunicorn's Worker."""
         self.connections: set[Protocol] = set()
         gasgi.ASGIProtocol = Protocol  # what the stock worker makes of each new connection
         super().init_process()

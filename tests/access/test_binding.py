@@ -22,7 +22,7 @@ OPEN = ["0.0.0.0", "::", "::ffff:0.0.0.0", "192.0.2.7", "gw.example", "2001:db8:
 def test_an_address_that_others_reach_is_refused_without_tokens(host: str) -> None:
     with pytest.raises(AccessError) as caught:
         check(host, protected=False, chosen_by="X_HOST", prefix="X_")
-    for word in ("X_HOST", host, "python -m access.token", "X_TOKENS_FILE", "127.0.0.1"):
+    for word in ("X_HOST", host, "python -m service token", "X_TOKENS_FILE", "127.0.0.1"):
         assert word in str(caught.value)
     check(host, protected=True, chosen_by="X_HOST", prefix="X_")
 

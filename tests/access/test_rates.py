@@ -88,7 +88,7 @@ def test_probes_and_pages_are_not_limited(gateway: Make) -> None:
 
 @pytest.mark.parametrize("text", ["many", "10", "10/fortnight", "-1/minute"])
 def test_a_limit_that_is_none_is_refused_at_the_start(text: str, gateway: Make) -> None:
-    with pytest.raises(ValueError, match="GATEWAY_RATE_LIMIT: .* is no limit such as 100/minute"):
+    with pytest.raises(ValueError, match=r"GATEWAY_RATE_LIMIT: .* is no limit such as 100/minute"):
         gateway(GATEWAY_RATE_LIMIT=text)
 
 

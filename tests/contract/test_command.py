@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from openapi.capability import read
-from openapi.derive import OWN_DOCUMENT, derive, render
+from openapi.contract import DEFAULT_DOCUMENT
+from openapi.derive import derive, render
 
 ROOT = Path(__file__).parents[2]
 LIBRARY = ROOT / "tests" / "contract" / "capabilities" / "library.yaml"
@@ -47,7 +48,7 @@ def test_the_committed_document_is_what_the_capability_and_its_overlay_give():
 
 def test_check_of_a_stale_document_fails_with_a_diff_and_leaves_it(tmp_path):
     stale = tmp_path / "openapi.yaml"
-    stale.write_text(OWN_DOCUMENT.read_text().replace("openapi: 3.0.3", "openapi: 3.0.2"))
+    stale.write_text(DEFAULT_DOCUMENT.read_text().replace("openapi: 3.0.3", "openapi: 3.0.2"))
     before = stale.read_bytes()
 
     checked = run("--output", stale, "--check")

@@ -358,7 +358,7 @@ def test_ten_thousand_faults_give_a_short_answer_that_echoes_nothing(client: Tes
 def test_our_key_in_an_upstream_error_is_not_passed_on(
     settings: Any, mistral: RequestsMock, client: TestClient
 ) -> None:
-    key = settings.credentials["token"]
+    key = settings.read_credentials()["token"]
     mistral.get(JOBS, json={"detail": f"bad key {key}"}, status=400)
     assert key not in client.get("/v1/batch/jobs").text
 

@@ -34,17 +34,19 @@ def test_a_missing_key_is_refused_with_its_name_and_the_way_without_one() -> Non
 
 @pytest.mark.parametrize("name", ["MISTRAL_AI_API_KEY", "MISTRAL_API_KEY"])
 def test_the_key_is_found_under_either_name(name: str) -> None:
-    assert Settings.from_env({name: KEY}).credentials == {"token": KEY}
+    assert Settings.from_env({name: KEY}).read_credentials() == {"token": KEY}
 
 
 def test_the_capabilitys_name_wins() -> None:
-    assert load(MISTRAL_API_KEY="other").credentials == {"token": KEY}
+    assert load(MISTRAL_API_KEY="other").read_credentials() == {"token": KEY}
 
 
 def test_the_key_is_read_from_a_file_with_a_line_end(tmp_path: Path) -> None:
     file = tmp_path / "key"
     file.write_text(f"{KEY}\n")
-    assert Settings.from_env({"MISTRAL_AI_API_KEY_FILE": str(file)}).credentials == {"token": KEY}
+    assert Settings.from_env({"MISTRAL_AI_API_KEY_FILE": str(file)}).read_credentials() == {
+        "token": KEY
+    }
 
 
 def test_a_key_and_a_key_file_are_not_both_taken() -> None:

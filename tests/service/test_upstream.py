@@ -212,7 +212,9 @@ def test_netrc_and_proxy_variables_do_not_touch_the_upstream_request(
         received,
     ):
         assert gateway(port).get("/v1/batch/jobs").status_code == 200
-        assert f"Authorization: Bearer {settings.credentials['token']}".encode() in received[0]
+        assert (
+            f"Authorization: Bearer {settings.read_credentials()['token']}".encode() in received[0]
+        )
 
 
 def test_cookies_of_the_upstream_are_not_kept(gateway: Callable[..., TestClient]) -> None:

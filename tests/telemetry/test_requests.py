@@ -232,7 +232,11 @@ def test_a_call_that_is_turned_away_at_the_door_is_audited_too(
     client.get(f"/v1/batch/jobs/{ID}", headers={"Origin": "https://elsewhere.example"})
     client.post("/v1/batch/jobs/nowhere/at/all", headers={"Origin": "https://elsewhere.example"})
     (line,) = audited
-    assert (line["operation"], line["id"], line["problem"]) == ("cancelbatchjob", ID, "cross-origin")
+    assert (line["operation"], line["id"], line["problem"]) == (
+        "cancelbatchjob",
+        ID,
+        "cross-origin",
+    )
     assert [each["route"] for each in told] == [
         "/v1/batch/jobs/{job-id}/cancel", "/v1/batch/jobs/{job-id}", "",
     ]  # fmt: skip

@@ -1,0 +1,87 @@
+"""Finds the upstream's credentials in the environment and in files, and says what is wrong with them, never showing one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from openapi.contract import Contract
+
+
+class CredentialsError(ValueError):
+    """There is no usable credential; the message names the variable, what is wrong and what to do."""
+
+
+def read(contract: Contract, environ: Mapping[str, str]) -> dict[str, str]:
+    """The upstream's authentication fields with the values that `environ` or its files have now; CredentialsError."""
+    names = _names(contract)
+    return contract.authentication.render({v: _secret(names[v], environ) for v in names})
+
+
+def files(contract: Contract, environ: Mapping[str, str]) -> tuple[Path, ...]:
+    """The files that hold credentials."""
+    named = [environ.get(f"{name}_FILE") for name in variables(contract)]
+    return tuple(Path(path) for path in named if path)
+
+
+def variables(contract: Contract) -> list[str]:
+    """The environment variables that may hold credentials; with `_FILE` after its name, one names a file instead."""
+    return [name for names in _names(contract).values() for name in names]
+
+
+def _names(contract: Contract) -> dict[str, tuple[str, ...]]:
+    """Template variable -> the environment variables that may hold it, best first."""
+    return {
+        variable: contract.environment.get(variable, (variable.rpartition(".")[2],))
+        for variable in contract.authentication.variables
+    }
+
+
+def _secret(names: tuple[str, ...], environ: Mapping[str, str]) -> str:
+    """The value of the first of `names` that is set, directly or as `NAME_FILE`, checked."""
+    for name in names:
+        if environ.get(name) and environ.get(f"{name}_FILE"):
+            raise CredentialsError(f"{name} and {name}_FILE are both set; unset one")
+        if environ.get(name):
+            return _checked_secret(name, environ[name])
+        if environ.get(f"{name}_FILE"):
+            return _checked_secret(
+                f"{name}_FILE", _read_secret(f"{name}_FILE", environ[f"{name}_FILE"])
+            )
+    raise CredentialsError(
+        f"{names[0]} is not set, and the upstream needs it. Set it, or {names[0]}_FILE to a file that holds it."
+        " To try everything without a key: make run"
+    )
+
+
+def _read_secret(name: str, path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise CredentialsError(f"{name}: the file {path} cannot be read: {reason}") from error
+
+
+_SECRET_FAULTS = (
+    (re.compile(r"\Z"), "is empty"),
+    (re.compile(r"bearer\b", re.IGNORECASE), "starts with 'Bearer'; give the key alone"),
+    (re.compile(r"[\"'].*|.*[\"']$", re.DOTALL), "has quotes around it; give the key without them"),
+    (re.compile(r"\s.*|.*\s$", re.DOTALL), "has white space around it; remove it"),
+    (
+        re.compile(r".*[^\x21-\x7e]", re.DOTALL),
+        "has a character that no key has (a space, a line break, or not ASCII)",
+    ),
+)
+
+
+def _checked_secret(name: str, value: str) -> str:
+    for pattern, reason in _SECRET_FAULTS:
+        if pattern.match(value):
+            raise CredentialsError(f"{name} ({masked(value)}) {reason}")
+    return value
+
+
+def masked(value: str) -> str:
+    """Enough to recognise a mistake, too little to use: the length alone."""
+    return f"{len(value)} characters, not shown"
