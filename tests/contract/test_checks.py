@@ -1,0 +1,109 @@
+"""Large values: their faults are those of small ones, and listing them costs neither time nor memory worth speaking of."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from openapi.checks import MAX_FAULTS, Check
+
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["name", "items"],
+    "properties": {
+        "name": {"type": "string"},
+        "hours": {"type": "integer"},
+        "tags": {
+            "type": "object",
+            "x-propertyNames": {"pattern": "^(?!own_)"},
+            "additionalProperties": {"type": "string"},
+        },
+        "items": {
+            "type": "array",
+            "maxItems": 5000,
+            "items": {
+                "type": "object",
+                "required": ["id"],
+                "properties": {
+                    "id": {"type": "string"},
+                    "parts": {"type": "array", "items": {"type": "integer"}},
+                },
+            },
+        },
+    },
+}
+CHECK = Check(SCHEMA)
+MANY = [{"id": "x"}] * 4000
+TAGS = {f"t{number}": "x" for number in range(4000)}
+
+
+def found(**changes: Any) -> list[tuple[str, str]]:
+    value = {"name": "n", "items": MANY, "tags": TAGS, **changes}
+    value = {name: member for name, member in value.items() if member is not None}
+    return [(fault.pointer, fault.detail) for fault in CHECK.faults(value, "/body")]
+
+
+@pytest.mark.parametrize(
+    ("changes", "pointer", "detail"),
+    [
+        ({"items": [*MANY, {}]}, "/body/items/4000/id", "is required"),
+        ({"items": [*MANY, {"id": 1}]}, "/body/items/4000/id", "must be text"),
+        ({"items": [*MANY, 7]}, "/body/items/4000", "must be an object"),
+        ({"items": [*MANY, *MANY]}, "/body/items", "must have at most 5000 items"),
+        ({"items": TAGS}, "/body/items", "must be an array"),
+        ({"items": None}, "/body/items", "is required"),
+        ({"items": [{"id": "x", "parts": [*range(4000), "y"]}]}, "/body/items/0/parts/4000", "must be a whole number"),
+        ({"name": 1}, "/body/name", "must be text"),
+        ({"name": None}, "/body/name", "is required"),
+        ({"hours": MANY}, "/body/hours", "must be a whole number"),
+        ({"tags": {**TAGS, "last": 1}}, "/body/tags/last", "must be text"),
+        ({"tags": {**TAGS, "own_x": "x"}}, "/body/tags", "has a member whose name must match ^(?!own_)"),
+    ],
+)  # fmt: skip
+def test_the_one_fault_in_a_large_value_is_found_with_its_place(
+    changes: dict[str, Any], pointer: str, detail: str
+) -> None:
+    assert found(**changes) == [(pointer, detail)]
+
+
+def test_a_large_value_that_is_no_object_is_told_so() -> None:
+    assert [fault.detail for fault in CHECK.faults(MANY)] == ["must be an object"]
+
+
+def test_a_large_value_without_a_fault_has_none() -> None:
+    assert found() == []
+
+
+@pytest.mark.parametrize(
+    "changes", [{"items": [{}] * 4000}, {"tags": dict.fromkeys(TAGS, 1)}, {"items": [1] * 4000}]
+)
+def test_of_many_faults_one_more_than_the_limit_is_listed(changes: dict[str, Any]) -> None:
+    assert len(found(**changes)) == MAX_FAULTS + 1
+
+
+LITTLE_MEMORY = """
+import resource
+from openapi.checks import Check
+from openapi.contract import load
+check = Check(load().operations["createbatchjob"].body.schema)
+body = {"endpoint": "/v1/chat/completions", "model": "m"}
+bodies = [
+    {**body, "requests": [{} for _ in range(1_000_000)]},
+    {**body, "input_files": [1] * 1_000_000},
+    {**body, "timeout_hours": [[] for _ in range(1_000_000)]},
+    {**body, "metadata": {f"gw_{number}": "x" for number in range(1_000_000)}},
+]
+used = 1024 * int(next(l for l in open("/proc/self/status") if l.startswith("VmSize")).split()[1])
+resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20), used + (64 << 20)))
+print([bool(check.faults(body)) for body in bodies])
+"""
+
+
+def test_a_million_faults_take_little_memory() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", LITTLE_MEMORY], capture_output=True, text=True, check=False
+    )
+    assert ended.stdout == "[True, True, True, True]\n", ended.stderr[-500:]
