@@ -12,8 +12,10 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote, urlencode
+
+import msgspec
 
 from mcp_bridge.tools import KEY, KEY_HEADER, Argument, CallableTool
 from openapi.checks import UNREADABLE
@@ -69,7 +71,7 @@ def _request(tool: CallableTool, arguments: Mapping[str, Any], caller: str) -> R
     body = None
     if tool.operation.body and (tool.operation.body.required or members or "body" in arguments):
         headers["Content-Type"] = "application/json"
-        body = _json(arguments.get("body", members)).encode()
+        body = _json(arguments.get("body", members))
     target = f"{path}?{urlencode(query, quote_via=quote)}" if query else path
     return RestCall(tool.operation.method, target, headers, body)
 
@@ -181,11 +183,18 @@ def _query(argument: Argument, value: Any) -> list[tuple[str, str]]:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else _json(value)
+    return value if isinstance(value, str) else _json(value).decode()
 
 
-def _json(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+def _json(value: Any, order: Literal["deterministic"] | None = None) -> bytes:
+    """`value` as JSON; BadArguments for a number that JSON has none for, which Python reads."""
+    written = msgspec.json.encode(value, order=order)
+    if b"null" in written:  # as which msgspec writes NaN and the infinities
+        try:
+            json.dumps(value, allow_nan=False)
+        except ValueError as error:
+            raise BadArguments(["what is given has a number that is not finite"]) from error
+    return written
 
 
 def _key(caller: str, tool: CallableTool, arguments: Mapping[str, Any]) -> str:
@@ -194,6 +203,6 @@ def _key(caller: str, tool: CallableTool, arguments: Mapping[str, Any]) -> str:
     The caller is part of it either way, since REST sees one caller only, the bridge.
     """
     meant = {KEY: arguments[KEY]} if arguments.get(KEY) else dict(arguments)
-    action = json.dumps([caller, tool.declared.name, meant], sort_keys=True)
-    digest = base64.b32encode(hashlib.sha256(action.encode()).digest())
+    action = _json([caller, tool.declared.name, meant], order="deterministic")
+    digest = base64.b32encode(hashlib.sha256(action).digest())
     return f"mcp-{digest.decode().rstrip('=').lower()}"

@@ -24,6 +24,7 @@ from mcp_bridge.answers import failed, failure, refused, success, unanswered
 from mcp_bridge.calls import BadArguments, rest_call
 from mcp_bridge.config import Settings
 from mcp_bridge.tools import CallableTool, build_tools
+from mcp_bridge.transport import Connections
 from openapi.contract import Contract
 from telemetry import audit, logs
 
@@ -36,6 +37,14 @@ _TRACE = {
     "traceparent": re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}"),
     "tracestate": re.compile(r"[\x21-\x7e ]{1,512}"),
 }
+# Failures before which the REST service was told nothing.
+_NOT_SENT = (
+    httpx2.ConnectError,
+    httpx2.ConnectTimeout,
+    httpx2.PoolTimeout,
+    httpx2.LocalProtocolError,
+    httpx2.UnsupportedProtocol,
+)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
@@ -87,8 +96,7 @@ def _rest_client(
             base_url=settings.rest_url,
             headers=authorization if settings.rest_token else {},
             timeout=httpx2.Timeout(settings.timeout, connect=min(3.0, settings.timeout)),
-            limits=httpx2.Limits(max_connections=512, max_keepalive_connections=64),
-            transport=transport,
+            transport=transport or Connections(settings.rest_url),
             trust_env=False,  # a proxy for the world is not for the REST service next door
         ) as client:
             yield client
@@ -188,7 +196,7 @@ class Bridge:
                     headers={**call.headers, **sent, "X-Request-ID": request_id},
                     content=call.body,
                 )
-        except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout):
+        except _NOT_SENT:
             return failure(
                 f"{tool.declared.name} failed: nothing answers at {self.settings.rest_url}, where"
                 " the gateway's REST service should be. Nothing was sent, and the arguments are not"
