@@ -1,4 +1,4 @@
-"""Connections to the REST service: what the bridge's HTTP client sends its requests by.
+"""Connections to the REST service, as a transport for requests of httpx2's.
 
 httpx2's own pool asks the operating system about every idle connection for every request, which is half of what a
 tool call costs; asyncio tells by itself when a connection ends. HTTP/1.1 to one server, requests and answers whole;
@@ -213,20 +213,20 @@ class _Connection(asyncio.Protocol):
         self.body.append(data)
 
     def on_message_complete(self) -> None:
-        if (
-            self.parser.get_status_code() >= 200
-        ):  # others come before the answer: RFC 9110 section 15.2
+        if self.parser.get_status_code() < 200:
+            self.head_ended = False  # the answer is yet to come: RFC 9110 section 15.2
+        else:
             unsent = self.transport.get_write_buffer_size()
-            self.reusable = self.parser.should_keep_alive() and not unsent
-            self._finish()
+            self._finish(reusable=self.parser.should_keep_alive() and not unsent)
 
     def _has_length(self) -> bool:
         """Whether the answer says where it ends; any other ends with its connection (RFC 9112 section 6.3)."""
         names = {name.lower() for name, _ in self.headers}
         return not names.isdisjoint((b"content-length", b"transfer-encoding"))
 
-    def _finish(self) -> None:
+    def _finish(self, reusable: bool = False) -> None:
         if self.answer and not self.answer.done():
+            self.reusable = reusable
             stream = httpx2.ByteStream(b"".join(self.body))
             status = self.parser.get_status_code()
             self.answer.set_result(httpx2.Response(status, headers=self.headers, stream=stream))

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import anyio
-import httpx2
 import pytest
 
 from mcp_bridge.app import create_app
@@ -303,18 +302,13 @@ def test_hanging_up_cancels_the_call_of_the_rest_service(headers: dict[str, str]
         assert hung_up.wait(1)
 
 
-def test_clients_share_one_pool_of_connections(rest_service: str) -> None:
-    """The bridge's client is made once for a process, not for a session or a call."""
-    made = []
-    whole = httpx2.AsyncClient.__init__
-
-    def counted(self: Any, *args: Any, **kwargs: Any) -> None:
-        made.append(self)
-        whole(self, *args, **kwargs)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(httpx2.AsyncClient, "__init__", counted)
-        with served(create_app(Settings(rest_url=rest_service))) as url:
-            for _ in range(5):
-                assert exchange(url)[0] == 200
-    assert len(made) == 1
+def test_clients_share_one_pool_of_connections() -> None:
+    rest = Rest()
+    with (
+        served(rest) as rest_url,
+        served(create_app(Settings(rest_url=rest_url))) as url,
+    ):
+        for headers in (HEADERS, LEGACY) * 3:
+            assert exchange(url, headers=headers)[0] == 200
+    assert len(rest.arrived) == 6
+    assert len({arrived.connection for arrived in rest.arrived}) == 1
