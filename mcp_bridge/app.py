@@ -25,6 +25,7 @@ from openapi.contract import load
 
 PATH = "/mcp"
 _PROBE_SECONDS = 2.0
+_WATCHED_AFTER = 0.05  # seconds; most calls are done by then, and a task costs more than a timer
 
 
 def create_app(settings: Settings | None = None) -> ASGIApp:
@@ -106,17 +107,17 @@ class Hardened:
 class CancelledByLeaving:
     """ASGI: ends what is done for a client that leaves before its answer begins.
 
-    To hang up is how a call is cancelled over HTTP (MCP 2026-07-28, "Streamable HTTP"). The SDK
-    notices it where it answers with a stream only.
+    To hang up is how a call is cancelled over HTTP (MCP 2026-07-28, "Streamable HTTP"), and the SDK
+    notices it only where it answers with a stream.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        loop = asyncio.get_running_loop()
         call = asyncio.current_task()
-        assert call
-        watch: asyncio.Task[None] | None = None
+        watch: asyncio.TimerHandle | asyncio.Task[None] | None = None
         left = False
 
         async def wait_for_leaving() -> None:
@@ -124,13 +125,18 @@ class CancelledByLeaving:
             while (await receive())["type"] != "http.disconnect":
                 pass
             left = True
-            call.cancel()
+            if call:
+                call.cancel()
+
+        def begin() -> None:
+            nonlocal watch
+            watch = loop.create_task(wait_for_leaving())
 
         async def received() -> Message:
             nonlocal watch
             message = await receive()
             if watch is None and not message.get("more_body"):
-                watch = asyncio.create_task(wait_for_leaving())
+                watch = loop.call_later(_WATCHED_AFTER, begin)
             return message
 
         async def sent(message: Message) -> None:

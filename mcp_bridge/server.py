@@ -9,6 +9,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from difflib import get_close_matches
+from importlib.util import find_spec
 from typing import Any
 
 import anyio
@@ -78,6 +79,9 @@ def build_server(
             return listing
         allowed = [tool for tool in tools.values() if not bridge.lacks(grant, tool)]
         return {**listing, "tools": [tool.listing() for tool in allowed]}
+
+    if find_spec("opentelemetry.sdk") is None:
+        server.middleware.clear()  # the SDK's one writes spans, which then go nowhere
 
     # Not by the constructor, whose handlers return models: the wire form saves a dump per call.
     server.add_request_handler("tools/list", PaginatedRequestParams, list_tools)

@@ -227,9 +227,8 @@ class _Connection(asyncio.Protocol):
     def _finish(self, reusable: bool = False) -> None:
         if self.answer and not self.answer.done():
             self.reusable = reusable
-            stream = httpx2.ByteStream(b"".join(self.body))
-            status = self.parser.get_status_code()
-            self.answer.set_result(httpx2.Response(status, headers=self.headers, stream=stream))
+            status, body = self.parser.get_status_code(), b"".join(self.body)
+            self.answer.set_result(httpx2.Response(status, headers=self.headers, content=body))
 
     def _fail(self, kind: type[httpx2.TransportError], reason: str) -> None:
         if self.answer and not self.answer.done():
