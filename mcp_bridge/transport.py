@@ -22,6 +22,7 @@ KEPT_SECONDS = (
 )
 MAX_HEAD = 64 << 10  # bytes of status line and headers
 
+_Answer = tuple[int, list[tuple[bytes, bytes]], bytes]  # status, headers, body
 _SAFE = ("GET", "HEAD", "OPTIONS")  # RFC 9110 section 9.2.1
 _UNFIT = re.compile(rb"[\r\n\0]")  # what would begin another header
 
@@ -143,7 +144,7 @@ class _Connection(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.parser = httptools.HttpResponseParser(self)
-        self.answer: asyncio.Future[httpx2.Response] | None = None  # None: nothing was asked
+        self.answer: asyncio.Future[_Answer] | None = None  # None: nothing was asked
         self.reusable = False
         self.used = 0.0
         self.received = 0  # bytes, in this exchange
@@ -164,7 +165,8 @@ class _Connection(asyncio.Protocol):
             late = loop.call_later(seconds, self._fail, httpx2.ReadTimeout, "no answer in time")
         self.transport.writelines(message)
         try:
-            return await self.answer
+            status, headers, body = await self.answer
+            return httpx2.Response(status, headers=headers, content=body)
         finally:
             if late:
                 late.cancel()
@@ -183,7 +185,6 @@ class _Connection(asyncio.Protocol):
         try:
             self.parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            self.reusable = False  # when it is what follows an answer
             self._fail(httpx2.RemoteProtocolError, "what answers does not speak HTTP/1.1")
         if not self.head_ended and self.received > MAX_HEAD:
             self._fail(httpx2.RemoteProtocolError, "the answer's headers do not end")
@@ -227,8 +228,8 @@ class _Connection(asyncio.Protocol):
     def _finish(self, reusable: bool = False) -> None:
         if self.answer and not self.answer.done():
             self.reusable = reusable
-            status, body = self.parser.get_status_code(), b"".join(self.body)
-            self.answer.set_result(httpx2.Response(status, headers=self.headers, content=body))
+            status = self.parser.get_status_code()
+            self.answer.set_result((status, self.headers, b"".join(self.body)))
 
     def _fail(self, kind: type[httpx2.TransportError], reason: str) -> None:
         if self.answer and not self.answer.done():

@@ -9,6 +9,7 @@ import asyncio
 import re
 import socket
 import ssl
+import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -31,7 +32,7 @@ LIMITS = httpx2.Timeout(10).as_dict()
 class Server:
     """Answers each request with the next of `answers`, bytes in pieces of `piece`, or bytes and what comes then.
 
-    That is "close", or what is said when `go` is set.
+    That is "close", "reset", or what is said when `go` is set.
     """
 
     def __init__(self, *answers: bytes | tuple[bytes, bytes], piece: int = 1 << 20) -> None:
@@ -60,7 +61,12 @@ class Server:
                 for start in range(0, len(said), self.piece):
                     writer.write(said[start : start + self.piece])
                     await writer.drain()
-                if then == b"close":
+                if then == b"reset":  # RFC 9293's RST: nothing is left to linger for
+                    linger = struct.pack("ii", 1, 0)
+                    writer.get_extra_info("socket").setsockopt(
+                        socket.SOL_SOCKET, socket.SO_LINGER, linger
+                    )
+                if then in (b"close", b"reset"):
                     break
                 if then:
                     await self.go.wait()
@@ -360,6 +366,15 @@ async def test_what_is_no_answer_fails_as_that_and_ends_the_connection(said: byt
 )
 async def test_an_answer_that_breaks_off_is_none(said: bytes) -> None:
     async with connected(Server((said, b"close"))) as connections:
+        with pytest.raises(httpx2.ReadError):
+            await ask(connections)
+
+
+async def test_an_answer_without_a_length_ends_with_its_connection_s_end_and_not_with_a_reset() -> (
+    None
+):
+    server = Server((b"HTTP/1.1 200 OK\r\n\r\n{}", b"reset"))
+    async with connected(server) as connections:
         with pytest.raises(httpx2.ReadError):
             await ask(connections)
 

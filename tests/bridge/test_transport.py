@@ -13,7 +13,8 @@ from typing import Any
 import anyio
 import pytest
 
-from mcp_bridge.app import create_app
+from mcp_bridge import app as app_module
+from mcp_bridge.app import CancelledByLeaving, create_app
 from mcp_bridge.config import Settings
 from tests.bridge.hosting import served
 from tests.bridge.rest import Rest
@@ -300,6 +301,35 @@ def test_hanging_up_cancels_the_call_of_the_rest_service(headers: dict[str, str]
         assert arrived.wait(5)
         connection.close()
         assert hung_up.wait(1)
+
+
+@pytest.mark.anyio
+async def test_the_end_of_an_answer_is_no_leaving(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers report both in the same words; what is done after an answer must come to its end."""
+    monkeypatch.setattr(app_module, "_WATCHED_AFTER", 0)
+    answered, watched, ended = anyio.Event(), anyio.Event(), []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await watched.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await anyio.wait_all_tasks_blocked()
+        ended.append(True)
+
+    messages = [{"type": "http.request", "body": b"", "more_body": False}]
+
+    async def receive() -> Any:
+        if messages:
+            return messages.pop()
+        watched.set()
+        await answered.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        answered.set()
+
+    await CancelledByLeaving(app)({}, receive, send)
+    assert ended
 
 
 def test_clients_share_one_pool_of_connections() -> None:
