@@ -6,6 +6,7 @@ It keeps no state, so any worker can answer any request. With several of them:
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import ssl
 from pathlib import Path
@@ -15,7 +16,7 @@ from mcp.server.transport_security import TransportSecuritySettings
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mcp_bridge.access import Access
 from mcp_bridge.config import Settings
@@ -24,6 +25,7 @@ from openapi.contract import load
 
 PATH = "/mcp"
 _PROBE_SECONDS = 2.0
+_WATCHED_AFTER = 0.05  # seconds; most calls are done by then, and a task costs more than a timer
 
 
 def create_app(settings: Settings | None = None) -> ASGIApp:
@@ -46,7 +48,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     app = server.streamable_http_app(
         streamable_http_path=PATH,
         stateless_http=True,
-        json_response=False,  # with True, a client that hangs up would not cancel its call
+        json_response=True,  # a stream, of which nothing here has a use, doubles what a call costs
         max_request_body_size=settings.max_body,
         # Access does it, with answers that say what to change, and before tokens are asked for.
         transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
@@ -97,4 +99,56 @@ class Hardened:
                 scope |= {"path": PATH, "raw_path": PATH.encode()}  # no redirect from /mcp/
                 if scope["method"] != "POST":
                     app = Response(status_code=405, headers={"Allow": "POST"})
+                else:
+                    app = CancelledByLeaving(app)
         await app(scope, receive, send)
+
+
+class CancelledByLeaving:
+    """ASGI: ends what is done for a client that leaves before its answer begins.
+
+    To hang up is how a call is cancelled over HTTP (MCP 2026-07-28, "Streamable HTTP"), and the SDK
+    notices it only where it answers with a stream.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        loop = asyncio.get_running_loop()
+        call = asyncio.current_task()
+        watch: asyncio.TimerHandle | asyncio.Task[None] | None = None
+        left = False
+
+        async def wait_for_leaving() -> None:
+            nonlocal left
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            left = True
+            if call:
+                call.cancel()
+
+        def begin() -> None:
+            nonlocal watch
+            watch = loop.create_task(wait_for_leaving())
+
+        async def received() -> Message:
+            nonlocal watch
+            message = await receive()
+            if watch is None and not message.get("more_body"):
+                watch = loop.call_later(_WATCHED_AFTER, begin)
+            return message
+
+        async def sent(message: Message) -> None:
+            if watch:
+                watch.cancel()  # servers report the end of an answer as they do a client's leaving
+            await send(message)
+
+        try:
+            await self.app(scope, received, sent)
+        except asyncio.CancelledError:
+            if not left:
+                raise
+        finally:
+            if watch:
+                watch.cancel()

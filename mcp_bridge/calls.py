@@ -15,6 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode
 
+import msgspec
+from pydantic_core import PydanticSerializationError, to_json
+
 from mcp_bridge.tools import KEY, KEY_HEADER, Argument, CallableTool
 from openapi.checks import UNREADABLE
 from openapi.contract import Schema
@@ -45,7 +48,7 @@ def rest_call(tool: CallableTool, given: Mapping[str, Any], caller: str) -> Rest
     """
     try:
         return _request(tool, plain(tool, given), caller)
-    except (UnicodeEncodeError, RecursionError) as error:
+    except (PydanticSerializationError, UnicodeEncodeError, RecursionError) as error:
         raise BadArguments([f"what is given {UNREADABLE}"]) from error
 
 
@@ -69,7 +72,7 @@ def _request(tool: CallableTool, arguments: Mapping[str, Any], caller: str) -> R
     body = None
     if tool.operation.body and (tool.operation.body.required or members or "body" in arguments):
         headers["Content-Type"] = "application/json"
-        body = _json(arguments.get("body", members)).encode()
+        body = _json(arguments.get("body", members))
     target = f"{path}?{urlencode(query, quote_via=quote)}" if query else path
     return RestCall(tool.operation.method, target, headers, body)
 
@@ -181,11 +184,12 @@ def _query(argument: Argument, value: Any) -> list[tuple[str, str]]:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else _json(value)
+    return value if isinstance(value, str) else _json(value).decode()
 
 
-def _json(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+def _json(value: Any) -> bytes:
+    """`value` as JSON; NaN as NaN, for the service to refuse, where faster writers say null."""
+    return to_json(value, inf_nan_mode="constants")
 
 
 def _key(caller: str, tool: CallableTool, arguments: Mapping[str, Any]) -> str:
@@ -194,6 +198,6 @@ def _key(caller: str, tool: CallableTool, arguments: Mapping[str, Any]) -> str:
     The caller is part of it either way, since REST sees one caller only, the bridge.
     """
     meant = {KEY: arguments[KEY]} if arguments.get(KEY) else dict(arguments)
-    action = json.dumps([caller, tool.declared.name, meant], sort_keys=True)
-    digest = base64.b32encode(hashlib.sha256(action.encode()).digest())
+    action = msgspec.json.encode([caller, tool.declared.name, meant], order="deterministic")
+    digest = base64.b32encode(hashlib.sha256(action).digest())
     return f"mcp-{digest.decode().rstrip('=').lower()}"

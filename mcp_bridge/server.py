@@ -9,6 +9,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from difflib import get_close_matches
+from importlib.util import find_spec
 from typing import Any
 
 import anyio
@@ -21,37 +22,46 @@ from mcp.types import INVALID_PARAMS, CallToolRequestParams, PaginatedRequestPar
 from access.tokens import Grant
 from mcp_bridge import access
 from mcp_bridge.answers import failed, failure, refused, success, unanswered
-from mcp_bridge.calls import BadArguments, rest_call
+from mcp_bridge.calls import BadArguments, RestCall, rest_call
 from mcp_bridge.config import Settings
 from mcp_bridge.tools import CallableTool, build_tools
+from mcp_bridge.transport import Connections
 from openapi.contract import Contract
 from telemetry import audit, logs
 
 log = logging.getLogger("mcp_bridge")
 
-Context = ServerRequestContext[httpx2.AsyncClient, Any]
+Context = ServerRequestContext["Rest", Any]
 
 # What is passed on of a call's `_meta` or HTTP headers: W3C Trace Context, and the request's id.
 _TRACE = {
     "traceparent": re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}"),
     "tracestate": re.compile(r"[\x21-\x7e ]{1,512}"),
 }
+# Failures before which the REST service was told nothing.
+_NOT_SENT = (
+    httpx2.ConnectError,
+    httpx2.ConnectTimeout,
+    httpx2.PoolTimeout,
+    httpx2.LocalProtocolError,
+    httpx2.UnsupportedProtocol,
+)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 def build_server(
     contract: Contract, settings: Settings, transport: httpx2.AsyncBaseTransport | None = None
-) -> Server[httpx2.AsyncClient]:
+) -> Server[Rest]:
     """A server of the contract's tools; `transport` stands in for the network to REST."""
     tools = build_tools(contract)
     listing = {"tools": [tool.listing() for tool in tools.values()], "resultType": "complete"}
     bridge = Bridge(tools, settings, contract.scopes)
-    server: Server[httpx2.AsyncClient] = Server(
+    server: Server[Rest] = Server(
         contract.mcp_name,
         version=contract.version,
         title=contract.title,
         instructions=contract.mcp_instructions or None,
-        lifespan=_rest_client(settings, transport),
+        lifespan=_rest(settings, transport),
         cache_hints={
             # What is listed depends on who asks when they need tokens.
             "tools/list": CacheHint(
@@ -70,30 +80,49 @@ def build_server(
         allowed = [tool for tool in tools.values() if not bridge.lacks(grant, tool)]
         return {**listing, "tools": [tool.listing() for tool in allowed]}
 
+    if find_spec("opentelemetry.sdk") is None:
+        server.middleware.clear()  # the SDK's one writes spans, which then go nowhere
+
     # Not by the constructor, whose handlers return models: the wire form saves a dump per call.
     server.add_request_handler("tools/list", PaginatedRequestParams, list_tools)
     server.add_request_handler("tools/call", CallToolRequestParams, bridge.call_tool)
     return server
 
 
-def _rest_client(
+def _rest(
     settings: Settings, transport: httpx2.AsyncBaseTransport | None
-) -> Callable[[Any], AbstractAsyncContextManager[httpx2.AsyncClient]]:
-    authorization = {"Authorization": f"Bearer {settings.rest_token}"}
-
+) -> Callable[[Any], AbstractAsyncContextManager[Rest]]:
     @asynccontextmanager
-    async def lifespan(_: Any) -> AsyncIterator[httpx2.AsyncClient]:
-        async with httpx2.AsyncClient(
-            base_url=settings.rest_url,
-            headers=authorization if settings.rest_token else {},
-            timeout=httpx2.Timeout(settings.timeout, connect=min(3.0, settings.timeout)),
-            limits=httpx2.Limits(max_connections=512, max_keepalive_connections=64),
-            transport=transport,
-            trust_env=False,  # a proxy for the world is not for the REST service next door
-        ) as client:
-            yield client
+    async def lifespan(_: Any) -> AsyncIterator[Rest]:
+        async with transport or Connections(settings.rest_url) as network:
+            yield Rest(network, settings)
 
     return lifespan
+
+
+class Rest:
+    """The REST service. It is asked without httpx2's client, half of whose time goes into what has no use here."""
+
+    def __init__(self, transport: httpx2.AsyncBaseTransport, settings: Settings) -> None:
+        self.transport = transport
+        self.url = settings.rest_url.rstrip("/")
+        token = settings.rest_token
+        self.headers = {"Authorization": f"Bearer {token}"} if token else {}
+        limits = httpx2.Timeout(settings.timeout, connect=min(3.0, settings.timeout))
+        self.extensions = {"timeout": limits.as_dict()}
+
+    async def answer(self, call: RestCall, headers: Mapping[str, str]) -> httpx2.Response:
+        """The whole answer to `call`, sent with `headers` besides its own; httpx2.TransportError without one."""
+        request = httpx2.Request(
+            call.method,
+            self.url + call.target,
+            headers={**self.headers, **call.headers, **headers},
+            content=call.body,
+            extensions=self.extensions,
+        )
+        response = await self.transport.handle_async_request(request)
+        await response.aread()
+        return response
 
 
 class Bridge:
@@ -182,13 +211,10 @@ class Bridge:
         sent = {name: value for name, value in traced.items() if value}
         try:
             with anyio.fail_after(self.settings.timeout):
-                answer = await context.lifespan_context.request(
-                    call.method,
-                    call.target,
-                    headers={**call.headers, **sent, "X-Request-ID": request_id},
-                    content=call.body,
+                answer = await context.lifespan_context.answer(
+                    call, {**sent, "X-Request-ID": request_id}
                 )
-        except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout):
+        except _NOT_SENT:
             return failure(
                 f"{tool.declared.name} failed: nothing answers at {self.settings.rest_url}, where"
                 " the gateway's REST service should be. Nothing was sent, and the arguments are not"

@@ -19,6 +19,7 @@ class Arrived:
     query: list[tuple[str, str]]
     headers: dict[str, str]
     body: bytes
+    connection: Any  # host and port at its other end
 
     @property
     def json(self) -> Any:
@@ -67,6 +68,7 @@ class Rest:
                 parse_qsl(scope["query_string"].decode(), keep_blank_values=True),
                 {name.decode(): value.decode() for name, value in scope["headers"]},
                 body,
+                scope.get("client"),
             )
         )
         self.on_arrival()

@@ -203,6 +203,16 @@ def test_what_cannot_be_written_as_json_is_a_fault(tools: Tools, given: dict[str
     assert len(faults(tools["create-batch-job"], given)) == 1
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+def test_a_number_that_json_has_none_for_is_left_to_the_service_to_refuse(
+    tools: Tools, number: float
+) -> None:
+    """Python reads and writes it; as null, it would be another call."""
+    given = {**CREATE, "requests": [{"body": {"input": number}}]}
+    call = rest_call(tools["create-batch-job"], given, "test")
+    assert json.dumps(number).encode() in (call.body or b"")
+
+
 def test_a_rule_for_the_whole_body_is_checked_though_not_advertised(odd_tools: Tools) -> None:
     assert len(faults(odd_tools["make-thing"], {"name": "a"})) == 1
     assert rest_call(odd_tools["make-thing"], {"name": "a", "parts": []}, "test")
@@ -252,7 +262,11 @@ class TestIdempotencyKey:
 
     def test_is_the_same_for_the_same_call_in_another_order(self, tools: Tools) -> None:
         tool = tools["create-batch-job"]
-        assert self.key(tool, CREATE) == self.key(tool, dict(reversed(CREATE.items())))
+        body = {"input": "x", "model": {"b": 1, "a": [{"d": 1, "c": 2}]}}
+        given = {**CREATE, "requests": [{"custom_id": "1", "body": body}]}
+        other = {"model": {"a": [{"c": 2, "d": 1}], "b": 1}, "input": "x"}
+        turned = {**CREATE, "requests": [{"body": other, "custom_id": "1"}]}
+        assert self.key(tool, given) == self.key(tool, dict(reversed(turned.items())))
 
     def test_differs_for_other_arguments_callers_and_tools(self, tools: Tools) -> None:
         tool = tools["create-batch-job"]

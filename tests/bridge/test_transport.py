@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import anyio
-import httpx2
 import pytest
 
-from mcp_bridge.app import create_app
+from mcp_bridge import app as app_module
+from mcp_bridge.app import CancelledByLeaving, create_app
 from mcp_bridge.config import Settings
 from tests.bridge.hosting import served
 from tests.bridge.rest import Rest
@@ -138,7 +138,8 @@ def test_what_is_not_quite_mcp_is_answered_with_the_right_error(
         ({"Origin": "https://evil.example"}, 403),
         ({"Origin": "null"}, 403),
         ({"Origin": "http://localhost:3000"}, 403),
-        ({"Accept": "application/json"}, 406),
+        ({"Accept": "application/json"}, 200),
+        ({"Accept": "text/event-stream"}, 406),
         ({"Accept": "*/*"}, 200),
         ({"Content-Type": "text/plain"}, 415),
         ({"Content-Type": "application/json; charset=utf-8"}, 200),
@@ -302,18 +303,42 @@ def test_hanging_up_cancels_the_call_of_the_rest_service(headers: dict[str, str]
         assert hung_up.wait(1)
 
 
-def test_clients_share_one_pool_of_connections(rest_service: str) -> None:
-    """The bridge's client is made once for a process, not for a session or a call."""
-    made = []
-    whole = httpx2.AsyncClient.__init__
+@pytest.mark.anyio
+async def test_the_end_of_an_answer_is_no_leaving(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers report both in the same words; what is done after an answer must come to its end."""
+    monkeypatch.setattr(app_module, "_WATCHED_AFTER", 0)
+    answered, watched, ended = anyio.Event(), anyio.Event(), []
 
-    def counted(self: Any, *args: Any, **kwargs: Any) -> None:
-        made.append(self)
-        whole(self, *args, **kwargs)
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await watched.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await anyio.wait_all_tasks_blocked()
+        ended.append(True)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(httpx2.AsyncClient, "__init__", counted)
-        with served(create_app(Settings(rest_url=rest_service))) as url:
-            for _ in range(5):
-                assert exchange(url)[0] == 200
-    assert len(made) == 1
+    messages = [{"type": "http.request", "body": b"", "more_body": False}]
+
+    async def receive() -> Any:
+        if messages:
+            return messages.pop()
+        watched.set()
+        await answered.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        answered.set()
+
+    await CancelledByLeaving(app)({}, receive, send)
+    assert ended
+
+
+def test_clients_share_one_pool_of_connections() -> None:
+    rest = Rest()
+    with (
+        served(rest) as rest_url,
+        served(create_app(Settings(rest_url=rest_url))) as url,
+    ):
+        for headers in (HEADERS, LEGACY) * 3:
+            assert exchange(url, headers=headers)[0] == 200
+    assert len(rest.arrived) == 6
+    assert len({arrived.connection for arrived in rest.arrived}) == 1
