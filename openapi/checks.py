@@ -15,6 +15,9 @@ from .contract import Schema
 from .dialect import to_json_schema
 
 MAX_FAULTS = 50
+SMALL = 200
+"""Members and items of a value whose faults are listed at once."""
+
 UNREADABLE = "is nested too deeply or is no valid Unicode"
 _NEAR = 0.75
 
@@ -33,27 +36,22 @@ class Check:
     def __init__(self, schema: Schema) -> None:
         self.schema = schema
         self._lowered = to_json_schema(schema, null="type")
-        self._validator = Draft202012Validator(self._lowered, validate_formats=True, mask="value")
+        self._validator = _compiled(self._lowered)
 
     def faults(self, value: Any, at: str = "") -> list[Fault]:
         """What is wrong with `value`, a fault a place, at most MAX_FAULTS + 1 of them; `at` is the pointer to `value`."""
         if self._validator.is_valid(value):
             return []
         found: dict[str, Fault] = {}
-        for error in self._errors(value):
-            fault = _fault(error, at, self._lowered)
-            if (
-                fault.pointer not in found or error.kind.name == "format"
-            ):  # reads better than a pattern beside it
-                found[fault.pointer] = fault
-            if len(found) > MAX_FAULTS:
-                break
+        with suppress(
+            ValueError
+        ):  # a fault in what cannot be shown: of more than 255 levels, for one
+            several = _faults(value, self._lowered, self._validator, at)
+            for fault in islice(several, 4 * MAX_FAULTS):
+                found.setdefault(fault.pointer, fault)
+                if len(found) > MAX_FAULTS:
+                    break
         return list(found.values()) or [Fault(at, UNREADABLE)]
-
-    def _errors(self, value: Any) -> Iterator[ValidationError]:
-        """What the validator finds, up to the first fault in a value that it cannot show: of more than 255 levels, for one."""
-        with suppress(ValueError):
-            yield from self._validator.iter_errors(value)
 
     def misspelt(self, value: Any, at: str = "") -> tuple[list[Fault], list[str]]:
         """Members of `value` that the schema does not name, as (faults, pointers).
@@ -107,6 +105,97 @@ def _strangers(value: Any, schema: Schema, at: str) -> Iterator[tuple[str, str, 
             # The quick test keeps ten thousand well-spelt items cheap.
             if isinstance(item, dict) and (deep or not item.keys() <= known):
                 yield from _strangers(item, schema["items"], f"{at}/{index}")
+
+
+def _compiled(schema: Schema) -> Draft202012Validator:
+    return Draft202012Validator(schema, validate_formats=True, mask="value")
+
+
+def _faults(
+    value: Any, schema: Schema, validator: Draft202012Validator, at: str
+) -> Iterator[Fault]:
+    """The faults of `value`, in no order that means anything; a pointer may occur twice, the best sentence first.
+
+    The validator lists all that it finds before it shows one, a million faults in a body of a few megabytes. So a
+    large value is taken apart along the schema, and whoever has enough faults stops.
+    """
+    if validator.is_valid(value):
+        return
+    if not _is_large(value):
+        errors = validator.iter_errors(value)
+        # The format reads better than a pattern beside it.
+        for error in sorted(errors, key=lambda error: error.kind.name != "format"):
+            yield _fault(error, at, schema)
+        return
+    found = False
+    for part, its_schema, its_validator, place in _parts(value, schema):
+        for fault in _faults(part, its_schema, its_validator, f"{at}{place}"):
+            found = True
+            yield fault
+    if not found:
+        yield _fault(_first(value, validator), at, schema)
+
+
+def _first(value: Any, validator: Draft202012Validator) -> ValidationError:
+    """An error of the large `value`; showing one takes as long as the value is large, so its type is looked at first."""
+    for error in validator.iter_errors(type(value)()):
+        if error.kind.name == "type":
+            return error
+    try:
+        validator.validate(value)
+    except ValidationError as error:
+        return error
+    raise ValueError("valid after all")
+
+
+def _parts(value: Any, schema: Schema) -> Iterator[tuple[Any, Schema, Draft202012Validator, str]]:
+    """(part, schema, validator, pointer) of the parts that a large value can be checked by, each smaller than it."""
+    if isinstance(value, list) and "items" in schema:
+        validator = _compiled(schema["items"])
+        for index, item in enumerate(value):
+            yield item, schema["items"], validator, f"/{index}"
+    elif isinstance(value, dict):
+        properties = schema.get("properties", {})
+        inner = {name for name in properties if _is_container(value.get(name))}
+        for name in inner:
+            yield value[name], properties[name], _compiled(properties[name]), f"/{name}"
+        if inner or (len(value) > SMALL and schema.keys() & _OF_EACH_MEMBER):
+            yield from _members(value, schema, inner)
+
+
+def _members(
+    value: dict[str, Any], schema: Schema, inner: set[str]
+) -> Iterator[tuple[Any, Schema, Draft202012Validator, str]]:
+    """As `_parts`: the members of an object but for the `inner` ones, its named ones together, the others some at a time."""
+    properties = {n: child for n, child in schema.get("properties", {}).items() if n not in inner}
+    required = [name for name in schema.get("required", ()) if name not in inner]
+    named = {**schema, "properties": properties, "required": required}
+    yield {n: value[n] for n in properties if n in value}, named, _compiled(named), ""
+    others = {k: v for k, v in schema.items() if k not in ("properties", *_OF_ALL_MEMBERS)}
+    names = (name for name in value if name not in properties and name not in inner)
+    validator = _compiled(others)
+    while some := {name: value[name] for name in islice(names, SMALL // 4)}:
+        yield some, others, validator, ""
+
+
+_OF_EACH_MEMBER = {"additionalProperties", "propertyNames"}
+_OF_ALL_MEMBERS = {"required", "minProperties", "maxProperties"}
+
+
+def _is_container(value: Any) -> bool:
+    return isinstance(value, dict | list)
+
+
+def _is_large(value: Any) -> bool:
+    """True when `value` has more than SMALL members and items, however deep."""
+    waiting, seen = [value], 0
+    while waiting and seen <= SMALL:
+        node = waiting.pop()
+        seen += 1
+        if _is_container(node):
+            children = node.values() if isinstance(node, dict) else node
+            waiting.extend(islice(children, SMALL))
+    return seen > SMALL
 
 
 def _fault(error: ValidationError, at: str, schema: Schema) -> Fault:

@@ -18,7 +18,6 @@ from urllib.parse import urlsplit
 from urllib.request import ProxyHandler, build_opener
 
 from access import token
-from access.shown import table
 
 from .config import Settings, SettingsError, origins
 from .errors import Problem
@@ -57,7 +56,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _config(_: argparse.Namespace) -> int:
-    print(table(origins()))
+    width = max(len(origin.name) for origin in origins())
+    for origin in origins():
+        print(f"{origin.name:<{width}}  {origin.value}  ({origin.source})")
     return 0
 
 
