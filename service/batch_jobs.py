@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import Raw
 
+from openapi.checks import Fault
 from openapi.contract import Contract, Operation, path_variables
 
 from .errors import Problem
@@ -53,7 +54,7 @@ class Created:
     """A created job, found in the list by its tag; never found, so never created again, when tagging is off."""
 
     repeatable = False
-    advice = "Look in the list of jobs, newest first, before you create another; an Idempotency-Key makes repeating safe."
+    advice = "Look in the list of jobs, newest first, before you create another."
 
     def __init__(
         self, upstream: Upstream, listing: Operation, settle: float, tagging: bool
@@ -73,6 +74,9 @@ class Created:
         except RecursionError as error:  # the stack is deeper here than where the body was checked
             raise Problem("malformed-request", "The body is nested too deeply.") from error
         metadata = msgspec.json.decode(members.get("metadata", b"null")) or {}
+        if not isinstance(metadata, dict):
+            fault = Fault("/body/metadata", "must be an object")
+            raise Problem("validation-failed", faults=[fault])
         members["metadata"] = Raw(msgspec.json.encode({**metadata, TAG: tag}))
         body = bytearray(len(content) + 128)
         msgspec.json.Encoder().encode_into(members, body)

@@ -45,9 +45,10 @@ class Exchange:
         self.over = True
         with _handover:
             connection = self.connection
-            if connection and connection.exchange is self and connection.sock:
+            sock = connection.sock if connection and connection.exchange is self else None
+            if sock:
                 with contextlib.suppress(OSError):  # closed meanwhile: what was wanted
-                    connection.sock.shutdown(socket.SHUT_RDWR)
+                    sock.shutdown(socket.SHUT_RDWR)
 
 
 _current = threading.local()

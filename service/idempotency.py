@@ -35,6 +35,9 @@ LOOKS = (0.3, 1.0, 3.0)
 RESERVE = 5.0
 """Seconds of a request's time that are kept for those looks; also how much later than its time a request may end."""
 
+PAUSE = 0.2
+"""Seconds between two tries to record an outcome."""
+
 log = logging.getLogger("gateway.idempotency")
 
 
@@ -130,7 +133,8 @@ class Idempotency:
             if recovery is None or not problem.outcome_unknown:
                 raise
             if not recovery.repeatable:
-                raise _outcome_unknown(problem, recovery.advice, keyed=False) from problem
+                advice = f"{recovery.advice} With an Idempotency-Key a call can be repeated safely."
+                raise _outcome_unknown(problem, advice, keyed=False) from problem
             answer = self._look(call, "", time.time())
             if answer is None:
                 raise
@@ -169,7 +173,7 @@ class Idempotency:
                 raise self._unknown(call, claim, problem) from problem
             answer = found
         call.context.outcome = call.context.outcome or "first"
-        done = self._record(claim, answer)
+        done = self._record(call, claim, answer)
         return replace(answer, headers=(*answer.headers, _expiry(done)))
 
     def _settle(self, call: Call, claim: Record, found: Record) -> Answer:
@@ -189,9 +193,11 @@ class Idempotency:
             raise self._still_unknown(call, taken, said, 5) from problem
         if answer is not None:
             call.context.outcome = "reconciled"
-            return _replay(self._record(taken, answer))
+            return _replay(self._record(call, taken, answer))
         now = self.store.now()
-        wait = taken.claimed_at + self.lease + (recovery.settle if recovery else math.inf) - now
+        # One that was sent without a tag cannot be told from one that was not sent, whatever is configured now.
+        settle = recovery.settle if recovery and taken.tag else math.inf
+        wait = taken.claimed_at + self.lease + settle - now
         if wait > 0:
             said = (
                 "It may still turn up."
@@ -253,9 +259,9 @@ class Idempotency:
         """What the caller is told when the outcome is not known; the record says so too."""
         call.context.outcome = "unknown"
         self._quietly(self.store.replace, _unknown_since(claim), claim.owner)
-        found = call.recovery is not None and call.recovery.settle < math.inf
         repeat = "Repeat with the same Idempotency-Key: the gateway looks for it and never sends it blindly again."
-        return _outcome_unknown(problem, repeat if found else _advice(call), keyed=found)
+        findable = _findable(call)
+        return _outcome_unknown(problem, repeat if findable else _advice(call), keyed=findable)
 
     def _still_unknown(self, call: Call, taken: Record, detail: str, wait: float) -> Problem:
         """As `_unknown`, for a repeated call; `wait` seconds until repeating makes sense, infinite: it makes none."""
@@ -268,8 +274,11 @@ class Idempotency:
             headers=[("Retry-After", f"{math.ceil(min(wait, 60))}")] if wait < math.inf else (),
         )
 
-    def _record(self, claim: Record, answer: Answer) -> Record:
-        """The record of `answer`, stored if the store lets it; if not, the next call with the key finds the outcome."""
+    def _record(self, call: Call, claim: Record, answer: Answer) -> Record:
+        """The record of `answer`, stored if the store lets it within the time that is reserved for that.
+
+        If not, the next call with the key finds the outcome, unless it has no tag.
+        """
         done = _changed(
             claim,
             state="done",
@@ -278,15 +287,19 @@ class Idempotency:
             content_type=answer.content_type,
             body=bytes(answer.body),
         )
-        self._quietly(self.store.replace, done, claim.owner)
+        until = time.monotonic() + min(self.reserve, call.left)
+        while not self._quietly(self.store.replace, done, claim.owner) and time.monotonic() < until:
+            time.sleep(PAUSE)
         return done
 
-    def _quietly(self, operation: Callable[..., object], *arguments: object) -> None:
-        """Runs a store operation whose failure must not hide an outcome that is known."""
+    def _quietly(self, operation: Callable[..., object], *arguments: object) -> bool:
+        """Runs a store operation whose failure must not hide an outcome that is known; False when it failed."""
         try:
             operation(*arguments)
         except StoreUnavailable as error:
             log.error("an outcome could not be recorded: %s", error)
+            return False
+        return True
 
     def _claim(self, call: Call) -> Record:
         request = call.request
@@ -302,7 +315,7 @@ class Idempotency:
             id=hashlib.sha256("\0".join(scope).encode()).hexdigest(),
             owner=uuid.uuid4().hex,
             fingerprint=_fingerprint(request),
-            tag=secrets.token_hex(20),
+            tag=secrets.token_hex(20) if _findable(call) else "",
             state="claimed",
             claimed_at=now,
             lease_until=now + self.lease,
@@ -339,6 +352,11 @@ def _replay(record: Record) -> Answer:
 
 def _expiry(record: Record) -> tuple[str, str]:
     return "Idempotency-Expires", formatdate(record.expires, usegmt=True)
+
+
+def _findable(call: Call) -> bool:
+    """True when the call can be found by a tag, or by what it asks for."""
+    return call.recovery is not None and call.recovery.settle < math.inf
 
 
 def _advice(call: Call) -> str:

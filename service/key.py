@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import logging
+import math
 import multiprocessing
 import threading
 import time
@@ -20,6 +21,9 @@ from .credentials import CredentialsError
 
 CHECK_PERIOD = 1.0
 """Seconds for which a file is taken to be unchanged."""
+
+REFUSAL_PERIOD = 30.0
+"""Seconds after which a refused key is given another chance: a gateway that no request reaches would never learn."""
 
 COMPLAINT_PERIOD = 60.0
 """Seconds between log lines about the same trouble."""
@@ -47,13 +51,13 @@ class Key:
         self._checked = time.monotonic()
         self._complained = float("-inf")
         self._lock = threading.Lock()
-        self._refused = multiprocessing.Value("b", 0, lock=False)
+        self._refused_at = multiprocessing.Value("d", -math.inf, lock=False)
         self._current = render(self._authentication, self._read())
 
     @property
     def refused(self) -> bool:
-        """True from the upstream's 401 until a success, or until another key is read."""
-        return bool(self._refused.value)
+        """True from the upstream's 401 until a success, until another key is read, or until it is time to try again."""
+        return bool(time.monotonic() - self._refused_at.value < REFUSAL_PERIOD)
 
     def current(self) -> Credentials:
         """The credentials to send now."""
@@ -63,8 +67,7 @@ class Key:
 
     def accept(self) -> None:
         """Notes that the upstream accepted the key."""
-        if self._refused.value:
-            self._refused.value = 0
+        self._forget_refusal()
 
     def refuse(self, used: Credentials) -> bool:
         """Notes that the upstream refused `used`; True when another key is there to be tried."""
@@ -72,7 +75,7 @@ class Key:
             self._check()
         if used is not self._current:
             return True
-        self._refused.value = 1
+        self._refused_at.value = time.monotonic()
         self._complain("the upstream refuses the key; no request can succeed until it is renewed")
         return False
 
@@ -90,8 +93,12 @@ class Key:
                 )
                 return
             self._seen = versions
-            self._refused.value = 0
+            self._forget_refusal()
             log.warning("the key's file changed; the new key is in use")
+
+    def _forget_refusal(self) -> None:
+        if self._refused_at.value > -math.inf:
+            self._refused_at.value = -math.inf
 
     def _complain(self, trouble: str) -> None:
         now = time.monotonic()

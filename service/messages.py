@@ -10,10 +10,12 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
+from itertools import islice
 from typing import Any
 from urllib.parse import quote, urlencode
 
 import msgspec
+from msgspec import Raw
 
 from openapi.checks import Fault
 from openapi.contract import Operation, path_variables
@@ -22,7 +24,11 @@ from .errors import Problem
 
 MAX_ERROR_BODY = 64 * 1024
 MAX_RETRY_AFTER = 24 * 3600
+MAX_HEADERS = 20
+"""Headers of an answer that are passed on: many clients stop reading at a hundred of all."""
+
 _SENTENCE = 300
+_LIMITS = re.compile(r"(?:x-ratelimit-|ratelimit)[a-z0-9_-]*")
 
 # Anything that a server on the way could read as another path, or as the end of this one.
 _CHANGES_PATH = re.compile(r"^\.*$|\.\.|[\x00-\x1f\x7f/\\?#]|%(?:00|23|2e|2f|3f|5c)", re.IGNORECASE)
@@ -55,7 +61,7 @@ class UpstreamRequest:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A success of the upstream: its status and its bytes, unparsed."""
+    """A success of the upstream: its status and its bytes, as they came."""
 
     status: int
     content_type: str
@@ -131,18 +137,21 @@ def decipher(
     """
     content_type = headers.get("Content-Type", "")
     is_json = _is_json(content_type)
-    passed = tuple(
+    passing = (
         (name, value)
         for name, value in headers.items()
         if _passes(name.lower(), value, passed_headers)
     )
-    if 200 <= status < 300 and (is_json or not content):
-        return Answer(status, content_type, content, passed)
+    passed = tuple(islice(passing, MAX_HEADERS))
+    promised = bool(operation.response_schema) and status not in (204, 205)
+    if status < 300 and (_is_whole_json(is_json, content) if content else not promised):
+        shown = content_type.isascii() and content_type.isprintable()
+        return Answer(status, content_type if shown else "application/json", content, passed)
     if status < 400:
         said = (
-            f"a redirect ({status}), which is never followed"
-            if 300 <= status < 400
-            else "a success that is not JSON"
+            "a success that is not JSON"
+            if status < 300
+            else f"a redirect ({status}), which is never followed"
         )
         raise Problem(
             "upstream-bad-response", f"The upstream answered with {said}.", upstream_status=status
@@ -166,7 +175,7 @@ def _refusal(
     error: Any,
     passed: tuple[tuple[str, str], ...],
 ) -> Problem:
-    said = _sentence(error)
+    said = _said(error)
     common = {"upstream_status": status, "upstream": error}
     if status in (401, 403):
         return Problem(
@@ -200,6 +209,15 @@ def _refusal(
     )
 
 
+def _is_whole_json(is_json: bool, content: bytes) -> bool:
+    """True for well-formed JSON, which is looked through but not built."""
+    try:
+        msgspec.json.decode(content, type=Raw)
+    except (msgspec.MsgspecError, RecursionError):
+        return False
+    return is_json
+
+
 def _is_json(content_type: str) -> bool:
     media_type = content_type.partition(";")[0].strip().lower()
     return media_type == "application/json" or (
@@ -208,8 +226,8 @@ def _is_json(content_type: str) -> bool:
 
 
 def _passes(name: str, value: str, passed_headers: frozenset[str]) -> bool:
-    named = name in passed_headers or name.startswith(("x-ratelimit-", "ratelimit"))
-    return named and len(value) <= 256 and value.isprintable()
+    named = name in passed_headers or _LIMITS.fullmatch(name)
+    return bool(named) and len(value) <= 256 and value.isascii() and value.isprintable()
 
 
 def _json_error(content: bytes) -> Any:
@@ -220,6 +238,13 @@ def _json_error(content: bytes) -> Any:
         return msgspec.json.decode(content)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
+
+
+def _said(error: Any) -> str:
+    try:
+        return _sentence(error)
+    except RecursionError:
+        return "an error that is nested too deeply to be read"
 
 
 def _sentence(error: Any) -> str:

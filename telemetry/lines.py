@@ -108,8 +108,10 @@ class Lines:
 
     def _write(self, content: bytes) -> None:
         if isinstance(self.destination, Path) and not _same(self.destination, self._file):
-            os.close(self._file)
-            self._file = _open(self.destination)
+            opened = _open(self.destination)
+            # In one step: a number that were free for a moment would soon be somebody else's socket.
+            os.dup2(opened, self._file, inheritable=False)
+            os.close(opened)
         rest = memoryview(content)
         while rest:
             try:

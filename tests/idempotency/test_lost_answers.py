@@ -358,6 +358,18 @@ def test_without_tagging_a_lost_create_stays_unknown_and_is_never_sent_again(
     assert [entry["method"] for entry in sandbox.ledger()] == ["POST"]
 
 
+def test_a_create_that_was_sent_without_a_tag_is_not_sent_again_when_tagging_is_switched_on(
+    gateway: MakeGateway, sandbox: Sandbox, clock: Clock
+) -> None:
+    sandbox.faults(LOST)
+    gateway(GATEWAY_TAG_JOBS="off").post(JOBS, json=CREATE, headers=keyed())
+    client = gateway(GATEWAY_TAG_JOBS="on")
+    clock.advance(LEASE + SETTLE + 1)
+    answer = client.post(JOBS, json=CREATE, headers=keyed())
+    assert problem(answer) == (409, "outcome-still-unknown")
+    assert len(creates(sandbox)) == 1
+
+
 def test_without_tagging_answers_are_replayed_all_the_same_and_bodies_stay_as_they_are(
     gateway: MakeGateway, sandbox: Sandbox
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import sqlite3
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from service.store import SQLiteStore, StoreUnavailable
+from service.store import BUSY, SQLiteStore, StoreUnavailable
 from tests.e2e.gateway import gateway_process
 from tests.idempotency.api import CREATE, JOBS, creates, jobs, keyed
 from tests.idempotency.conftest import Clock, MakeGateway
@@ -197,6 +197,22 @@ def test_an_answer_that_cannot_be_recorded_is_given_all_the_same_and_found_by_it
     again = client.post(JOBS, json=CREATE, headers=keyed())
     assert (again.status_code, again.json()["id"]) == (200, made.json()["id"])
     assert len(creates(sandbox)) == 2
+
+
+def test_an_answer_is_recorded_although_the_store_was_locked_just_then(
+    gateway: MakeGateway, sandbox: Sandbox, store: Path, waiting: Any
+) -> None:
+    client = gateway(GATEWAY_TAG_JOBS="off")  # so that nothing but the record knows the job
+    client.post(JOBS, json=CREATE, headers=keyed("another"))
+    sandbox.faults({"fault": "latency", "match": {"method": "POST"}, "seconds": 0.5})
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(client.post, JOBS, json=CREATE, headers=keyed())
+        waiting(lambda: creates(sandbox)[1:])
+        with locked(store):
+            wait([first], timeout=0.5 + BUSY + 0.5)  # its first try has failed by then
+    again = client.post(JOBS, json=CREATE, headers=keyed())
+    assert (again.status_code, again.json()) == (200, first.result().json())
+    assert again.headers["Idempotency-Replayed"] == "true"
 
 
 def test_a_refusal_is_told_although_its_key_cannot_be_freed(

@@ -51,6 +51,12 @@ def no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service.key, "CHECK_PERIOD", -1.0)
 
 
+@pytest.fixture
+def only_when_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are looked at when the upstream refuses the key, however slow the test is."""
+    monkeypatch.setattr(service.key, "CHECK_PERIOD", 1000.0)
+
+
 @pytest.mark.usefixtures("no_wait")
 def test_a_new_key_in_the_file_is_used_without_a_restart(
     key_file: Path, mistral: RequestsMock, client: TestClient
@@ -83,6 +89,7 @@ def refuse_first_key(request: Any) -> tuple[int, dict[str, str], str]:
     return (401 if "first" in request.headers["Authorization"] else 200, {}, "{}")
 
 
+@pytest.mark.usefixtures("only_when_refused")
 def test_a_get_that_meets_a_401_is_repeated_with_the_renewed_key(
     key_file: Path, mistral: RequestsMock, client: TestClient
 ) -> None:
@@ -92,6 +99,7 @@ def test_a_get_that_meets_a_401_is_repeated_with_the_renewed_key(
     assert sent_keys(mistral) == ["Bearer first-key", "Bearer second-key"]
 
 
+@pytest.mark.usefixtures("only_when_refused")
 def test_a_create_that_meets_a_401_is_sent_once_and_may_be_repeated(
     key_file: Path, mistral: RequestsMock, client: TestClient
 ) -> None:
@@ -113,6 +121,16 @@ def test_readiness_is_false_while_the_key_is_refused(
     assert (answer.status_code, answer.json()["checks"]["key"]) == (503, "refused by the upstream")
     replace_file(key_file, "second-key")
     client.get("/v1/batch/jobs")
+    assert client.get("/readyz").status_code == 200
+
+
+def test_a_gateway_that_no_request_reaches_becomes_ready_again_to_find_out(
+    mistral: RequestsMock, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mistral.get(JOBS, status=401, json={})
+    client.get("/v1/batch/jobs")
+    assert client.get("/readyz").status_code == 503
+    monkeypatch.setattr(service.key, "REFUSAL_PERIOD", 0.0)
     assert client.get("/readyz").status_code == 200
 
 

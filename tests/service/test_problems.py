@@ -11,7 +11,7 @@ from responses import RequestsMock
 from starlette.testclient import TestClient
 
 from openapi.contract import load
-from service.errors import PROBLEMS
+from service.errors import PROBLEMS, Problem
 from service.messages import decipher
 from tests.conftest import UPSTREAM
 
@@ -372,5 +372,42 @@ def test_every_problem_is_documented_with_status_and_source(kind: str, client: T
     assert f"`{kind}`" in (ROOT / "README.md").read_text()
 
 
+GET = load().operations["getbatchjob"]
+JSON_TYPE = {"Content-Type": "application/json"}
+
+
 def test_decipher_answers_a_success_of_any_2xx_status_with_no_content() -> None:
-    assert decipher(load().operations["getbatchjob"], 204, {}, b"").body == b""
+    assert decipher(GET, 204, {}, b"").body == b""
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b'{"data":[],"object', b"{} {}", b"[" * 5000 + b"]" * 5000]
+)
+def test_decipher_takes_no_success_that_is_not_whole_json(content: bytes) -> None:
+    with pytest.raises(Problem) as caught:
+        decipher(GET, 200, JSON_TYPE, content)
+    assert caught.value.slug == "upstream-bad-response"
+
+
+def test_decipher_passes_on_no_media_type_that_would_break_an_answer() -> None:
+    answer = decipher(GET, 200, {"Content-Type": "application/json; x=\x0b"}, b"{}")
+    assert answer.content_type == "application/json"
+
+
+def test_decipher_passes_on_a_few_well_formed_headers_only() -> None:
+    many = {f"X-RateLimit-{number}": "1" for number in range(90)}
+    odd = {"X-RateLimit-A(b)": "1", "RateLimit-\xe4": "1", "RateLimit": "\xe4"}
+    passed = decipher(GET, 200, {**JSON_TYPE, **odd, **many}, b"{}").headers
+    assert [name for name, _ in passed] == [f"X-RateLimit-{number}" for number in range(20)]
+
+
+@pytest.mark.parametrize("depth", [10, 300, 900, 5000])
+def test_an_error_of_any_depth_is_passed_on_or_said_to_be_unreadable(
+    depth: int, mistral: RequestsMock, client: TestClient
+) -> None:
+    mistral.get(JOBS, status=400, body="[" * depth + "]" * depth, content_type="application/json")
+    answer = client.get("/v1/batch/jobs")
+    assert (answer.status_code, slug(answer)) in (
+        (400, "upstream-rejected"),
+        (502, "upstream-bad-response"),
+    )

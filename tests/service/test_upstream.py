@@ -16,6 +16,7 @@ from starlette.testclient import TestClient
 
 from service.app import create_app
 from service.config import Settings
+from service.exchange import Exchange
 
 ID = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
 CREATE = {"endpoint": "/v1/ocr"}
@@ -253,3 +254,25 @@ def test_a_certificate_of_the_configured_authority_is_trusted(
         client = gateway(0, upstream_url=f"https://localhost:{port}/v1", ca_file=certificate[0])
         assert client.post("/v1/batch/jobs", json=CREATE).status_code == 200
         assert len(received) == 1
+
+
+class Vanishing:
+    """A connection whose socket is closed by its thread just after it was looked at."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.exchange: Exchange | None = None
+        self._socks = iter([sock, None])
+
+    @property
+    def sock(self) -> socket.socket | None:
+        return next(self._socks)
+
+
+def test_an_exchange_is_ended_although_its_connection_is_closed_at_that_moment() -> None:
+    ours, theirs = socket.socketpair()
+    exchange = Exchange()
+    exchange.hold(Vanishing(ours))  # type: ignore[arg-type]
+    exchange.abandon()
+    assert theirs.recv(1) == b""
+    ours.close()
+    theirs.close()

@@ -223,6 +223,26 @@ def test_many_threads_lose_no_line(tmp_path: Path) -> None:
     )
 
 
+def test_a_file_that_cannot_be_made_anew_leaves_the_files_of_others_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "log"
+    folder.mkdir()
+    written = lines.Lines(folder / "audit", lambda count: b"%d lost\n" % count)
+    written.put(b"one\n")
+    written.flush(5)
+    folder.rename(tmp_path / "away")
+    written.put(b"two\n")
+    written.flush(5)
+    with (tmp_path / "other").open("wb") as other:  # takes the first free number
+        written.put(b"three\n")
+        written.flush(5)
+        os.fstat(other.fileno())
+    assert (tmp_path / "other").read_bytes() == b""
+    folder.mkdir()
+    written.put(b"four\n")
+    written.flush(5)
+    assert (folder / "audit").read_bytes() == b"four\n2 lost\n"
+
+
 def test_a_file_that_was_moved_away_is_made_anew(tmp_path: Path) -> None:
     file = tmp_path / "audit"
     queue = lines.Lines(file, lambda count: b"")
