@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from urllib.request import ProxyHandler, build_opener
 
 from access import token
+from access.shown import table
 
 from .config import Settings, SettingsError, origins
 from .errors import Problem
@@ -56,9 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _config(_: argparse.Namespace) -> int:
-    width = max(len(origin.name) for origin in origins())
-    for origin in origins():
-        print(f"{origin.name:<{width}}  {origin.value}  ({origin.source})")
+    print(table(origins()))
     return 0
 
 

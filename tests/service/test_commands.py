@@ -42,6 +42,24 @@ def test_config_names_every_setting_with_its_origin_and_no_secret(tmp_path: Path
     assert "not shown" in lines["MISTRAL_AI_API_KEY"]
 
 
+@pytest.mark.parametrize("command", ["config", "doctor"])
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"GATEWAY_STORE": f"redis://:p@ss-{KEY}@127.0.0.1:1/0"},
+        {"GATEWAY_STORE": f"redis://127.0.0.1:1/0?password={KEY}"},
+        {"GATEWAY_STORE": f"redis://:ab/cd-{KEY}@127.0.0.1:1/0"},
+        {"GATEWAY_UPSTREAM_URL": f"https://user:ab/{KEY}@host"},
+        {"GATEWAY_JWKS_URL": f"https://host/keys?token={KEY}"},
+        {"MISTRAL_AI_API_KEY": "", "MISTRAL_AI_API_KEY_FILE": KEY},
+    ],
+)
+def test_no_command_shows_a_secret_however_it_is_written(
+    command: str, environ: dict[str, str], tmp_path: Path
+) -> None:
+    run(command, tmp_path=tmp_path, **{"MISTRAL_AI_API_KEY": KEY, **environ})  # looks itself
+
+
 def test_doctor_finds_nothing_wrong_with_a_gateway_that_can_run(tmp_path: Path) -> None:
     with sandbox_process() as sandbox:
         environ = {"MISTRAL_AI_API_KEY": KEY, "GATEWAY_UPSTREAM_URL": f"{sandbox.url}/v1"}
