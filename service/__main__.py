@@ -18,9 +18,10 @@ from urllib.parse import urlsplit
 from urllib.request import ProxyHandler, build_opener
 
 from access import token
+from access.bearer import known_scopes
 from access.shown import table
 
-from .config import Settings, SettingsError, origins
+from .config import Settings, SettingsError, contract_of, origins
 from .errors import Problem
 from .exchange import Exchange
 from .key import Key
@@ -34,8 +35,16 @@ _PATIENCE = 5.0  # seconds for each thing that is asked
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command that the command line names; returns its exit status."""
     words = sys.argv[1:] if arguments is None else arguments
-    if words[:1] == ["token"]:
-        return token.main(words[1:])
+    try:
+        if words[:1] == ["token"]:
+            return token.main(words[1:], known_scopes(contract_of().scopes.values()))
+        return _run(words)
+    except SettingsError as error:
+        print(f"wrong: {error}", file=sys.stderr)
+        return 1
+
+
+def _run(words: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m service", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     doctor = commands.add_parser("doctor", help="settings and what is wrong with them")
@@ -47,13 +56,9 @@ def main(arguments: list[str] | None = None) -> int:
     health = commands.add_parser("healthcheck", help="ask the running service; exit 0 when alive")
     health.add_argument("--ready", action="store_true", help="ask for readiness instead")
     chosen = parser.parse_args(words)
-    try:
-        return {"doctor": _doctor, "config": _config, "healthcheck": _healthcheck}[chosen.command](
-            chosen
-        )
-    except SettingsError as error:
-        print(f"wrong: {error}", file=sys.stderr)
-        return 1
+    return {"doctor": _doctor, "config": _config, "healthcheck": _healthcheck}[chosen.command](
+        chosen
+    )
 
 
 def _config(_: argparse.Namespace) -> int:
