@@ -19,6 +19,7 @@ from urllib.request import ProxyHandler, build_opener
 
 from access import token
 from access.bearer import known_scopes
+from access.binding import in_brackets
 from access.shown import table
 
 from .config import Settings, SettingsError, contract_of, origins
@@ -121,8 +122,10 @@ def _key(settings: Settings) -> str:
 
 def _healthcheck(chosen: argparse.Namespace) -> int:
     settings = Settings.from_env()
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)  # noqa: S104 - no bind
-    url = f"http://{host}:{settings.port}/{'readyz' if chosen.ready else 'livez'}"
+    any_address = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - no bind
+    host = any_address.get(settings.host.strip("[]"), settings.host)
+    page = "readyz" if chosen.ready else "livez"
+    url = f"http://{in_brackets(host)}:{settings.port}/{page}"
     try:
         with build_opener(ProxyHandler({})).open(url, timeout=_PATIENCE) as answer:
             print(answer.read().decode())

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.processes import sandbox_process
+from tests.e2e.gateway import command, environment
+from tests.processes import sandbox_process, start, stop, wait_for_line
 
 KEY = "sk-CANARY-commands"
 
@@ -91,6 +94,29 @@ def test_doctor_names_what_is_wrong(environ: dict[str, str], expected: str, tmp_
         line.startswith("wrong") and expected in line
         for line in (done.stdout + done.stderr).splitlines()
     )
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "[::1]"])
+def test_the_gateway_listens_where_its_host_says_and_healthcheck_finds_it(
+    host: str, tmp_path: Path
+) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as chosen:
+        try:
+            chosen.bind((host.strip("[]"), 0))
+        except OSError:
+            pytest.skip("no IPv6 here")
+        port = chosen.getsockname()[1]
+    settings = {"GATEWAY_HOST": host, "GATEWAY_PORT": str(port), "MISTRAL_AI_API_KEY": KEY}
+    store = tmp_path / "served.sqlite3"
+    environ = environment("http://127.0.0.1:9/v1", GATEWAY_STORE=store, WEB_CONCURRENCY=1)
+    process = start(command("--log-level", "info"), {**environ, **settings})
+    try:
+        wait_for_line(process, re.compile(r"(ASGI server listening)"), [])
+        done = run("healthcheck", tmp_path=tmp_path, **settings)
+        assert done.returncode == 0, done.stderr
+    finally:
+        stop(process)
 
 
 def test_healthcheck_fails_when_nobody_answers(tmp_path: Path) -> None:
