@@ -1,7 +1,9 @@
 """The operator's commands: `python -m service COMMAND`.
 
-* `doctor`: the settings, and everything that is wrong with them and around them; exit 1 when anything is.
-* `config`: the settings, each with its value and where it comes from; secrets are never shown.
+* `doctor`: the settings, and everything that is wrong with them and around them; exit 1 when anything is. Time limits that
+  may be out of order with those of other processes are a doubt, which leaves the exit status alone.
+* `config`: the settings, each with its value and where it comes from; secrets are never shown. The MCP bridge's own:
+  `python -m mcp_bridge.settings`.
 * `token`: makes a caller's token (see `access.token`).
 * `healthcheck`: asks the running service whether it is alive (`--ready`: ready); exit 1 when not. For containers.
 """
@@ -22,7 +24,7 @@ from access.bearer import known_scopes
 from access.binding import in_brackets
 from access.shown import table
 
-from .config import Settings, SettingsError, contract_of, origins
+from .config import Settings, SettingsError, contract_of, disorder, origins
 from .errors import Problem
 from .exchange import Exchange
 from .key import Key
@@ -74,6 +76,8 @@ def _doctor(chosen: argparse.Namespace) -> int:
     print(
         f"ok     settings: {len(settings.contract.operations)} operations of {settings.contract.title}"
     )
+    for warning in disorder(settings):
+        print(f"doubt  time limits: {warning}")
     failures = 0
     for name, examine in _examinations(chosen.ask_upstream):
         try:

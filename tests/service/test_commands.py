@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from mcp_bridge.config import Settings as BridgeSettings
+from service import config
+from service.config import Settings, disorder
 from tests.e2e.gateway import command, environment
-from tests.processes import sandbox_process, start, stop, wait_for_line
+from tests.processes import ROOT, sandbox_process, start, stop, wait_for_line
 
 KEY = "sk-CANARY-commands"
 
@@ -94,6 +97,64 @@ def test_doctor_names_what_is_wrong(environ: dict[str, str], expected: str, tmp_
         line.startswith("wrong") and expected in line
         for line in (done.stdout + done.stderr).splitlines()
     )
+
+
+@pytest.mark.parametrize(
+    ("environ", "doubts"),
+    [
+        ({}, 0),
+        ({"GATEWAY_TIMEOUT": "49"}, 0),
+        ({"GATEWAY_TIMEOUT": "50"}, 2),
+        ({"GATEWAY_TIMEOUT": "120", "GATEWAY_SETTLE": "600", "BRIDGE_TIMEOUT": "130"}, 1),
+        ({"BRIDGE_TIMEOUT": "45"}, 1),
+        ({"BRIDGE_TIMEOUT": "45.5"}, 0),
+        ({"BRIDGE_TIMEOUT": "soon"}, 0),
+    ],
+)
+def test_doctor_doubts_time_limits_that_are_out_of_order(
+    environ: dict[str, str], doubts: int
+) -> None:
+    settings = Settings.from_env({"MISTRAL_AI_API_KEY": KEY, **environ})
+    assert len(disorder(settings, environ)) == doubts
+
+
+def test_doctor_says_what_it_doubts_and_goes_on(tmp_path: Path) -> None:
+    environ = {"MISTRAL_AI_API_KEY": KEY, "GATEWAY_UPSTREAM_URL": "http://127.0.0.1:9"}
+    done = run("doctor", tmp_path=tmp_path, GATEWAY_TIMEOUT="120", **environ)
+    lines = done.stdout.splitlines()
+    assert any(line.startswith("doubt ") and "BRIDGE_TIMEOUT" in line for line in lines)
+    assert any(line.startswith("wrong ") for line in lines)
+
+
+def test_the_limits_that_doctor_knows_are_the_real_ones() -> None:
+    assert BridgeSettings().timeout == config.BRIDGE_TIMEOUT
+    table = (ROOT / "docs" / "deployment.md").read_text().partition("## Time limits")[2]
+    limits = dict(re.findall(r"\| (\d+) \| `?([\w.]+)", table))
+    stop, nginx = (
+        next(int(seconds) for seconds, where in limits.items() if where == name)
+        for name in ("gunicorn.conf.py", "proxy_read_timeout")
+    )
+    assert nginx - stop == config.LONGEST - Settings.timeout
+
+
+def test_the_bridge_s_settings_have_a_command_of_their_own_that_shows_no_secret() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "mcp_bridge.settings"],
+        env={
+            "PATH": "/usr/bin:/bin",
+            "BRIDGE_REST_TOKEN": KEY,
+            "BRIDGE_REST_URL": f"http://user:{KEY}@127.0.0.1:1",
+            "BRIDGE_PORT": "1234",
+        },
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    lines = {line.split()[0]: line for line in done.stdout.splitlines()}
+    assert lines["BRIDGE_PORT"].split()[1:] == ["1234", "(environment)"]
+    assert lines["BRIDGE_TIMEOUT"].split()[1:] == ["50", "(default)"]
+    assert KEY not in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "[::1]"])
