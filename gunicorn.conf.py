@@ -7,6 +7,7 @@ import gc
 import os
 from typing import Any
 
+from access.binding import in_brackets
 from service.config import check_listening, settings_or_exit
 from telemetry import workers as telemetry
 
@@ -14,7 +15,7 @@ settings = settings_or_exit()
 telemetry.share_metrics()
 
 wsgi_app = "wsgi:app"
-bind = f"{settings.host}:{settings.port}"
+bind = f"{in_brackets(settings.host)}:{settings.port}"
 workers = settings.workers or os.cpu_count() or 1
 worker_class = "service.worker.Worker"
 asgi_loop = "asyncio"  # uvloop starves connections for seconds at saturation

@@ -119,6 +119,11 @@ def bearers(settings: AccessSettings, *, prefix: str, scopes: Iterable[str]) -> 
             issuer = Issuer(*issuer_settings, algorithms)
         except AccessError as error:
             raise AccessError(f"{prefix}{error}") from error
-    known = frozenset({*scopes, METRICS})
+    known = known_scopes(scopes)
     tokens = TokenFile(Path(settings.tokens_file), known) if settings.tokens_file else None
     return Bearers(tokens, issuer) if tokens or issuer else None
+
+
+def known_scopes(scopes: Iterable[str]) -> frozenset[str]:
+    """Every scope that a token may have: those that operations need, and that of the metrics."""
+    return frozenset({*scopes, METRICS})

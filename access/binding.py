@@ -8,6 +8,8 @@ from .refusals import AccessError
 
 ANY = frozenset({"", "*", "0.0.0.0", "::"})  # noqa: S104 - names what is refused
 """Addresses that mean every interface, so that none of them names this host."""
+_SOCKETS = ("unix:", "/")
+"""How the path of a Unix socket begins."""
 
 
 def is_loopback(host: str) -> bool:
@@ -30,7 +32,7 @@ def check(host: str, *, protected: bool, chosen_by: str, prefix: str) -> None:
     `chosen_by` says what chose the address; `prefix` begins the settings' variables. A Unix socket, which a path or
     `unix:` names, is open to whom its file's permissions say.
     """
-    if protected or host.startswith(("unix:", "/")) or is_loopback(host):
+    if protected or host.startswith(_SOCKETS) or is_loopback(host):
         return
     raise AccessError(
         f"{chosen_by} {host or 'of every interface'} can be reached from other machines, and anybody there could call."
@@ -41,6 +43,11 @@ def check(host: str, *, protected: bool, chosen_by: str, prefix: str) -> None:
 
 def names(host: str) -> tuple[str, ...]:
     """What a Host header calls a server that listens on `host`: nothing in particular when that is every interface."""
-    if host in ANY or host.startswith(("unix:", "/")):
+    if host in ANY or host.startswith(_SOCKETS):
         return ()
-    return (f"[{host.strip('[]')}]" if ":" in host else host,)
+    return (in_brackets(host),)
+
+
+def in_brackets(host: str) -> str:
+    """`host` as it is written before a port: an IPv6 address in brackets (RFC 3986 section 3.2.2), others as they are."""
+    return f"[{host.strip('[]')}]" if ":" in host and not host.startswith(_SOCKETS) else host

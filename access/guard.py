@@ -16,7 +16,10 @@ from .refusals import AccessError, Refused
 
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
-EXPOSED = "X-Request-ID, Retry-After, RateLimit, RateLimit-Policy, Idempotency-Replayed, Gateway-Warning, WWW-Authenticate"
+EXPOSED = (
+    "X-Request-ID, Retry-After, RateLimit, RateLimit-Policy, WWW-Authenticate, Idempotency-Replayed, Idempotency-Expires,"
+    " Gateway-Reconciled, Gateway-Warning, Server-Timing, Proxy-Status"
+)
 """Answer headers that a listed page's script may read, beside those that every script may."""
 
 Headers = list[tuple[bytes, bytes]]
@@ -67,12 +70,20 @@ class Door:
         headers = _headers(scope)
         host = self._admit_host(headers)
         origin = self._admit_page(scope, headers, host)
-        _admit_content(scope["method"], headers)
-        if not self.origins:
-            return []
-        allowed = [(b"access-control-allow-origin", origin.encode())] if origin else []
-        exposed = [(b"access-control-expose-headers", EXPOSED.encode())] if origin else []
-        return [*allowed, *exposed, (b"vary", b"Origin")]
+        sharing = self._sharing(origin)
+        if not _is_plain(scope["method"], headers):
+            raise Refused(
+                "unsupported-media-type", 415, "Send Content-Type: application/json.", sharing
+            )
+        return [(name.encode(), value.encode()) for name, value in sharing]
+
+    def _sharing(self, origin: str) -> list[tuple[str, str]]:
+        """The headers by which a browser lets the listed page of `origin` read any answer, refusals included."""
+        listed = [
+            ("access-control-allow-origin", origin),
+            ("access-control-expose-headers", EXPOSED),
+        ]
+        return [*(listed if origin else []), ("vary", "Origin")] if self.origins else []
 
     def preflight(self, scope: Any) -> Headers:
         """The headers, beside those of `admit`, that answer a listed page's preflight; none for other requests."""
@@ -127,11 +138,12 @@ def is_json(content_type: str) -> bool:
     return content_type.partition(";")[0].strip().lower() == "application/json"
 
 
-def _admit_content(method: str, headers: dict[str, list[str]]) -> None:
-    """A body that may change something is JSON and says so, whether or not anybody will read it."""
+def _is_plain(method: str, headers: dict[str, list[str]]) -> bool:
+    """True unless there is a body that may change something without saying that it is JSON, whether or not anybody will
+    read it.
+    """
     has_body = "transfer-encoding" in headers or _one(headers, "content-length") not in ("", "0")
-    if method not in SAFE and has_body and not is_json(_one(headers, "content-type")):
-        raise Refused("unsupported-media-type", 415, "Send Content-Type: application/json.")
+    return method in SAFE or not has_body or is_json(_one(headers, "content-type"))
 
 
 def _listed(host: tuple[str, int | None], entries: Iterable[str]) -> bool:

@@ -42,6 +42,9 @@ STALE = 24 * 3600.0
 FETCH_SECONDS = 5.0
 MAX_KEYS = 256 * 1024
 
+_ODD = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
+"""What decoding raises, beside errors of its own, for members of another type, depth or size than it expects."""
+
 _SUBJECT = re.compile(r"[\x21-\x7e]{1,200}")
 
 
@@ -95,8 +98,10 @@ class Issuer:
         try:
             decoded = jwt.decode(token, keys, algorithms=self.algorithms, registry=self.registry)
             self.claims.validate(decoded.claims)
-        except (JoseError, ValueError) as error:
+        except JoseError as error:
             raise Untrusted(_reason(error)) from error
+        except _ODD as error:
+            raise Untrusted("it is malformed") from error
         subject = decoded.claims["sub"]
         if not _SUBJECT.fullmatch(subject):
             raise Untrusted("its sub is empty, too long or not plain ASCII")
@@ -122,7 +127,7 @@ class Issuer:
         try:
             content = await asyncio.to_thread(self.fetch, self.keys_url)
             self.keys = KeySet.import_key_set(json.loads(content))
-        except (OSError, HTTPException, JoseError, ValueError, KeyError, TypeError) as error:
+        except (OSError, HTTPException, JoseError, *_ODD) as error:
             log.error("the keys at %s cannot be had: %s", self.keys_url, error)
         else:
             self.fetched = self.clock()
@@ -138,12 +143,12 @@ def scopes_of(claims: dict[str, Any]) -> frozenset[str]:
 def _key_id(token: str) -> str | None:
     try:
         value = jws.extract_compact(token.encode()).headers().get("kid")
-    except (JoseError, ValueError) as error:
+    except (JoseError, *_ODD) as error:
         raise Untrusted("it is no JWT") from error
     return value if isinstance(value, str) else None
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: JoseError) -> str:
     """What is wrong, in the words of a kind of error, never of the token."""
     kind = type(error).__name__.removesuffix("Error")
     claim = getattr(error, "claim", "")

@@ -1,4 +1,4 @@
-"""Makes a token: `python -m access.token NAME --scope SCOPE [--expires 90d] [--file FILE]`.
+"""Makes a token: `python -m service token NAME --scope SCOPE [--expires 90d] [--file FILE]`.
 
 The token goes to standard output, once; only its hash is kept. Everything else goes to standard error.
 """
@@ -23,21 +23,28 @@ _UNITS = {"d": "days", "h": "hours", "m": "minutes"}
 
 
 def make(
-    name: str, scopes: list[str], expires: datetime | None = None, file: Path | None = None
+    name: str,
+    scopes: list[str],
+    expires: datetime | None = None,
+    file: Path | None = None,
+    known: frozenset[str] | None = None,
 ) -> tuple[str, str]:
     """A new token, and the line that lets it in, which is appended to `file` unless that is None.
 
-    Raises AccessError when name or scopes cannot be used, and when the file is unusable or has that name already.
+    `known` are the scopes that exist; None: any. Raises AccessError when name, scopes or time cannot be used, and
+    when the file is unusable or has that name already.
     """
+    if expires and expires <= datetime.now(UTC):
+        raise AccessError(f"{expires.isoformat()} is past, so that it would let nobody in")
     token = PREFIX + secrets.token_urlsafe(32)
-    entry = line(name, token, scopes, expires)
+    entry = line(name, token, scopes, expires, known)
     if file is not None:
-        _append(file, name, entry)
+        _append(file, name, entry, known)
     return token, entry
 
 
-def _append(file: Path, name: str, entry: str) -> None:
-    if file.exists() and any(known.grant.name == name for known in read(file)):
+def _append(file: Path, name: str, entry: str, known: frozenset[str] | None) -> None:
+    if file.exists() and any(other.grant.name == name for other in read(file, known)):
         raise AccessError(f"{file} has a token named {name} already")
     try:
         descriptor = os.open(file, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
@@ -57,12 +64,17 @@ def moment(text: str, now: datetime | None = None) -> datetime:
     return given if given.tzinfo else given.replace(tzinfo=UTC)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Makes the token that the command line asks for; 2 when it cannot, with the reason on standard error."""
-    parser = argparse.ArgumentParser(prog="python -m access.token", description="Makes a token.")
+def main(arguments: list[str], known: frozenset[str]) -> int:
+    """Makes the token that the command line asks for, with scopes among the `known` ones; returns the exit status:
+    2 when it cannot, with the reason on standard error.
+    """
+    parser = argparse.ArgumentParser(prog="python -m service token", description="Makes a token.")
     parser.add_argument("name", help="who will use it; appears in logs")
     parser.add_argument(
-        "--scope", action="append", required=True, help="what it allows; may be repeated"
+        "--scope",
+        action="append",
+        required=True,
+        help=f"what it allows: {', '.join(sorted(known))}; may be repeated",
     )
     parser.add_argument("--expires", type=moment, help="90d, 12h, or a time; without it, never")
     parser.add_argument(
@@ -70,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     chosen = parser.parse_args(arguments)
     try:
-        token, entry = make(chosen.name, chosen.scope, chosen.expires, chosen.file)
+        token, entry = make(chosen.name, chosen.scope, chosen.expires, chosen.file, known)
     except AccessError as error:
         print(f"no token made: {error}", file=sys.stderr)
         return 2
@@ -80,7 +92,3 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"Line for the token file:\n{entry}\nThe token, shown only now:", file=sys.stderr)
     print(token)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -28,6 +28,8 @@ log = logging.getLogger("access.tokens")
 
 LOOK_EVERY = 1.0
 """Seconds between looks at the file: how long a revoked token may still work."""
+COMPLAIN_EVERY = 60.0
+"""Seconds between log lines about the same fault of the file."""
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")  # RFC 6749 section 3.3
@@ -67,6 +69,8 @@ class TokenFile:
         self.looked = clock()
         self.version = self._version()
         self.entries = read(path, scopes)
+        self.fault = ""  # what is wrong with the file now
+        self.complained = float("-inf")
 
     def find(self, token: str) -> Grant | None:
         """The grant of `token`; None for one that is unknown, revoked or expired. Takes as long for all of them."""
@@ -79,21 +83,33 @@ class TokenFile:
         return found.grant if found and found.expires > time.time() else None
 
     def _look(self) -> None:
-        """Reads the file again when it has changed; one that has become unusable changes nothing but the log."""
+        """Reads the file again when it has changed, and complains while something is wrong with it."""
         now = self.clock()
         if now - self.looked < LOOK_EVERY:
             return
         self.looked = now
         version = self._version()
-        if version == self.version:
-            return
-        self.version = version
+        if version != self.version:
+            self.version = version
+            self._read_again()
+            self.complained = float("-inf")
+        if self.fault and now - self.complained >= COMPLAIN_EVERY:
+            self.complained = now
+            log.error("%s", self.fault)
+
+    def _read_again(self) -> None:
+        """Takes over every line that can be used, so that deleting one revokes its token whatever the others say."""
         try:
-            self.entries = read(self.path, self.scopes)
+            self.entries, faults = survey(self.path, self.scopes)
         except AccessError as error:
-            log.error("%s. The tokens read before stay in force until this is corrected.", error)
-        else:
-            log.warning("%s read again: %d tokens", self.path, len(self.entries))
+            self.fault = f"{error}. The tokens read before stay in force: nothing can be revoked until this is corrected"
+            return
+        log.warning("%s read again: %d tokens", self.path, len(self.entries))
+        self.fault = ""
+        if faults:
+            self.fault = (
+                f"{faults[0]}. Lines that cannot be used, which let nobody in: {len(faults)}"
+            )
 
     def _version(self) -> tuple[int, ...]:
         try:
@@ -105,29 +121,50 @@ class TokenFile:
 
 def read(path: Path, scopes: frozenset[str] | None = None) -> list[Entry]:
     """The entries of a file; AccessError for the first line that cannot be used."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise AccessError(f"the token file {path} cannot be read: {reason}") from error
-    entries: list[Entry] = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        try:
-            entry = _entry(line, scopes)
-            if any(entry.grant.name == other.grant.name for other in entries):
-                raise AccessError(f"the name {entry.grant.name} is taken by a line above")
-            if any(entry.digest == other.digest for other in entries):
-                raise AccessError("the sha256 is that of a line above")
-        except AccessError as error:
-            raise AccessError(f"the token file {path}, line {number}: {error}") from error
-        entries.append(entry)
+    entries, faults = survey(path, scopes)
+    if faults:
+        raise AccessError(faults[0])
     return entries
 
 
-def line(name: str, token: str, scopes: list[str], expires: datetime | None) -> str:
-    """The line of the file that lets `token` in; AccessError for a name or a scope that cannot be used."""
+def survey(path: Path, scopes: frozenset[str] | None) -> tuple[list[Entry], list[str]]:
+    """The entries of a file, and what is wrong with its other lines; AccessError when it cannot be read."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise AccessError(f"the token file {path} cannot be read: {error.strerror}") from error
+    entries: list[Entry] = []
+    faults: list[str] = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.lstrip().startswith(b"#"):
+            continue
+        try:
+            entries.append(_another(line, scopes, entries))
+        except AccessError as error:
+            faults.append(f"the token file {path}, line {number}: {error}")
+    return entries, faults
+
+
+def _another(line: bytes, scopes: frozenset[str] | None, entries: list[Entry]) -> Entry:
+    """The entry of a line that comes after `entries`; AccessError when it cannot be used."""
+    entry = _entry(line, scopes)
+    if any(entry.grant.name == other.grant.name for other in entries):
+        raise AccessError(f"the name {entry.grant.name} is taken by a line above")
+    if any(entry.digest == other.digest for other in entries):
+        raise AccessError("the sha256 is that of a line above")
+    return entry
+
+
+def line(
+    name: str,
+    token: str,
+    scopes: list[str],
+    expires: datetime | None,
+    known: frozenset[str] | None = None,
+) -> str:
+    """The line of the file that lets `token` in; AccessError for a name or a scope that cannot be used, such as
+    one that is not `known`.
+    """
     members: dict[str, Any] = {
         "name": name,
         "sha256": sha256(token.encode()).hexdigest(),
@@ -136,13 +173,13 @@ def line(name: str, token: str, scopes: list[str], expires: datetime | None) -> 
     if expires:
         members["expires"] = f"{expires.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
     text = json.dumps(members)
-    _entry(text, None)
+    _entry(text.encode(), known)
     return text
 
 
-def _entry(text: str, known: frozenset[str] | None) -> Entry:
+def _entry(line: bytes, known: frozenset[str] | None) -> Entry:
     try:
-        members = json.loads(text)
+        members = json.loads(line.decode())
     except (ValueError, RecursionError) as error:
         raise AccessError("it is not a JSON object") from error
     if not isinstance(members, dict):

@@ -1,7 +1,9 @@
 """The operator's commands: `python -m service COMMAND`.
 
-* `doctor`: the settings, and everything that is wrong with them and around them; exit 1 when anything is.
-* `config`: the settings, each with its value and where it comes from; secrets are never shown.
+* `doctor`: the settings, and everything that is wrong with them and around them; exit 1 when anything is. Time limits that
+  may be out of order with those of other processes are a doubt, which leaves the exit status alone.
+* `config`: the settings, each with its value and where it comes from; secrets are never shown. The MCP bridge's own:
+  `python -m mcp_bridge.settings`.
 * `token`: makes a caller's token (see `access.token`).
 * `healthcheck`: asks the running service whether it is alive (`--ready`: ready); exit 1 when not. For containers.
 """
@@ -18,8 +20,11 @@ from urllib.parse import urlsplit
 from urllib.request import ProxyHandler, build_opener
 
 from access import token
+from access.bearer import known_scopes
+from access.binding import in_brackets
+from access.shown import table
 
-from .config import Settings, SettingsError, origins
+from .config import Settings, SettingsError, contract_of, disorder, origins
 from .errors import Problem
 from .exchange import Exchange
 from .key import Key
@@ -33,8 +38,16 @@ _PATIENCE = 5.0  # seconds for each thing that is asked
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command that the command line names; returns its exit status."""
     words = sys.argv[1:] if arguments is None else arguments
-    if words[:1] == ["token"]:
-        return token.main(words[1:])
+    try:
+        if words[:1] == ["token"]:
+            return token.main(words[1:], known_scopes(contract_of().scopes.values()))
+        return _run(words)
+    except SettingsError as error:
+        print(f"wrong: {error}", file=sys.stderr)
+        return 1
+
+
+def _run(words: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m service", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     doctor = commands.add_parser("doctor", help="settings and what is wrong with them")
@@ -46,19 +59,13 @@ def main(arguments: list[str] | None = None) -> int:
     health = commands.add_parser("healthcheck", help="ask the running service; exit 0 when alive")
     health.add_argument("--ready", action="store_true", help="ask for readiness instead")
     chosen = parser.parse_args(words)
-    try:
-        return {"doctor": _doctor, "config": _config, "healthcheck": _healthcheck}[chosen.command](
-            chosen
-        )
-    except SettingsError as error:
-        print(f"wrong: {error}", file=sys.stderr)
-        return 1
+    return {"doctor": _doctor, "config": _config, "healthcheck": _healthcheck}[chosen.command](
+        chosen
+    )
 
 
 def _config(_: argparse.Namespace) -> int:
-    width = max(len(origin.name) for origin in origins())
-    for origin in origins():
-        print(f"{origin.name:<{width}}  {origin.value}  ({origin.source})")
+    print(table(origins()))
     return 0
 
 
@@ -69,6 +76,8 @@ def _doctor(chosen: argparse.Namespace) -> int:
     print(
         f"ok     settings: {len(settings.contract.operations)} operations of {settings.contract.title}"
     )
+    for warning in disorder(settings):
+        print(f"doubt  time limits: {warning}")
     failures = 0
     for name, examine in _examinations(chosen.ask_upstream):
         try:
@@ -117,8 +126,10 @@ def _key(settings: Settings) -> str:
 
 def _healthcheck(chosen: argparse.Namespace) -> int:
     settings = Settings.from_env()
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)  # noqa: S104 - no bind
-    url = f"http://{host}:{settings.port}/{'readyz' if chosen.ready else 'livez'}"
+    any_address = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - no bind
+    host = any_address.get(settings.host.strip("[]"), settings.host)
+    page = "readyz" if chosen.ready else "livez"
+    url = f"http://{in_brackets(host)}:{settings.port}/{page}"
     try:
         with build_opener(ProxyHandler({})).open(url, timeout=_PATIENCE) as answer:
             print(answer.read().decode())

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
-from access import binding
+from access import binding, shown
 from access.bearer import Bearers, bearers
 from access.guard import LOOPBACK, Door
 from access.rates import Rates
 from access.refusals import AccessError
+from access.shown import Origin
 from openapi.contract import DEFAULT_DOCUMENT, Contract, ContractError, load
 from telemetry import logs, spans
 
@@ -169,10 +170,7 @@ class Settings:
             if f.metadata
         }
         values = {name: value for name, value in plain.items() if value is not None}
-        try:
-            contract = load(Path(values.get("openapi", DEFAULT_DOCUMENT)))
-        except ContractError as error:
-            raise SettingsError(str(error)) from error
+        contract = contract_of(environ)
         settings = cls(
             **{**values, "port": values.get("port") or contract.ports["rest"]},
             tracing=spans.wanted(environ),
@@ -222,48 +220,56 @@ class Settings:
         )
 
 
-@dataclass(frozen=True)
-class Origin:
-    """Where one setting's value comes from, for people; never a secret."""
-
-    name: str
-    value: str
-    source: str
-
-
 def origins(environ: Mapping[str, str] = os.environ) -> list[Origin]:
     """Every setting, the key's variables included, with its value and its source."""
-    settings = [
-        Origin(name, _shown(environ[name]), "environment")
-        if environ.get(name := f.metadata["env"])
-        else Origin(name, _shown(f.default), "default")
-        for f in fields(Settings)
-        if f.metadata
-    ]
+    settings = shown.origins(Settings, environ, {"GATEWAY_STORE": shown.store})
     try:
-        contract = load(Path(environ.get("GATEWAY_OPENAPI") or DEFAULT_DOCUMENT))
-    except ContractError:
+        contract = contract_of(environ)
+    except SettingsError:
         return settings
     keys = [
-        Origin(
-            name,
-            credentials.masked(environ[name]) if not name.endswith("_FILE") else environ[name],
-            "environment",
-        )
+        Origin(name, form(environ[name]), "environment")
         for plain in credentials.variables(contract)
-        for name in (plain, f"{plain}_FILE")
+        for name, form in ((plain, shown.length), (f"{plain}_FILE", shown.path))
         if environ.get(name)
     ]
     return [*settings, *keys]
 
 
-def _shown(value: object) -> str:
-    """A setting's value for people, without the credentials that a store's URL may carry."""
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    if isinstance(value, float):
-        return f"{value:g}"
-    return re.sub(r"//[^/@]*@", "//***@", str(value)) or "(empty)"
+BRIDGE_TIMEOUT = 50.0  # seconds: what BRIDGE_TIMEOUT is when it is not set
+LONGEST = 50.0  # seconds: the files in deploy/ are made for a GATEWAY_TIMEOUT below
+
+
+def disorder(settings: Settings, environ: Mapping[str, str] = os.environ) -> list[str]:
+    """What is out of order between `settings` and the limits of what is around this process: the bridge, as far as
+    `environ` says, and what docs/deployment.md lists under "Time limits".
+    """
+    text = environ.get("BRIDGE_TIMEOUT", "").strip()
+    try:
+        bridge = float(text) if text else BRIDGE_TIMEOUT
+    except ValueError:  # the bridge says so itself
+        bridge = float("inf")
+    found = []
+    if settings.timeout >= bridge:
+        found.append(
+            f"GATEWAY_TIMEOUT ({settings.timeout:g} s) is not below BRIDGE_TIMEOUT ({bridge:g} s): the bridge gives up"
+            " first, and cannot tell its callers what became of a create"
+        )
+    if settings.timeout >= LONGEST:
+        found.append(
+            f"GATEWAY_TIMEOUT ({settings.timeout:g} s) is not below {LONGEST:g} s, for which the files in deploy/ are made:"
+            " raise nginx's proxy_read_timeout, and the time until a stopping process is killed, with it"
+            " (docs/deployment.md, Time limits)"
+        )
+    return found
+
+
+def contract_of(environ: Mapping[str, str] = os.environ) -> Contract:
+    """The contract that `environ` names; SettingsError when it cannot be used."""
+    try:
+        return load(Path(environ.get("GATEWAY_OPENAPI", "").strip() or DEFAULT_DOCUMENT))
+    except ContractError as error:
+        raise SettingsError(str(error)) from error
 
 
 def settings_or_exit() -> Settings:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from access.shown import length, path
 from openapi.contract import Contract
 
 
@@ -22,7 +23,7 @@ def read(contract: Contract, environ: Mapping[str, str]) -> dict[str, str]:
 def files(contract: Contract, environ: Mapping[str, str]) -> tuple[Path, ...]:
     """The files that hold credentials."""
     named = [environ.get(f"{name}_FILE") for name in variables(contract)]
-    return tuple(Path(path) for path in named if path)
+    return tuple(Path(file) for file in named if file)
 
 
 def variables(contract: Contract) -> list[str]:
@@ -55,12 +56,12 @@ def _secret(names: tuple[str, ...], environ: Mapping[str, str]) -> str:
     )
 
 
-def _read_secret(name: str, path: str) -> str:
+def _read_secret(name: str, file: str) -> str:
     try:
-        return Path(path).read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")
+        return Path(file).read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise CredentialsError(f"{name}: the file {path} cannot be read: {reason}") from error
+        raise CredentialsError(f"{name} ({path(file)}) cannot be read: {reason}") from error
 
 
 _SECRET_FAULTS = (
@@ -78,10 +79,5 @@ _SECRET_FAULTS = (
 def _checked_secret(name: str, value: str) -> str:
     for pattern, reason in _SECRET_FAULTS:
         if pattern.match(value):
-            raise CredentialsError(f"{name} ({masked(value)}) {reason}")
+            raise CredentialsError(f"{name} ({length(value)}) {reason}")
     return value
-
-
-def masked(value: str) -> str:
-    """Enough to recognise a mistake, too little to use: the length alone."""
-    return f"{len(value)} characters, not shown"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from access.binding import check, is_loopback, names
+from access.binding import check, in_brackets, is_loopback, names
 from access.refusals import AccessError
 from tests.access.conftest import Tokens
 from tests.e2e.gateway import environment, failed_start
@@ -50,6 +50,13 @@ def test_an_address_is_a_name_for_the_host_unless_it_is_all_of_them() -> None:
         (),
         (),
         (),
+    ]
+
+
+def test_an_ipv6_address_is_written_in_brackets_before_a_port() -> None:
+    hosts = ("::1", "[::1]", "fe80::1%eth0", "127.0.0.1", "gw.example", "unix:/x", "/a:b")
+    assert [in_brackets(host) for host in hosts] == [
+        *("[::1]", "[::1]", "[fe80::1%eth0]", "127.0.0.1", "gw.example", "unix:/x", "/a:b")
     ]
 
 

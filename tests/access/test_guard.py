@@ -5,6 +5,7 @@ Expectations: RFC 9110 and 9112 for Host, the Fetch standard for Origin, Sec-Fet
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -13,14 +14,14 @@ import pytest
 from responses import RequestsMock
 from starlette.testclient import TestClient
 
-from access.guard import Door, split_host
+from access.guard import EXPOSED, Door, split_host
 from access.refusals import AccessError, Refused
 from openapi.contract import load
-from tests.access.conftest import HOST
+from tests.access.conftest import HOST, Tokens, bearing
 from tests.access.conftest import Gateway as Make
 from tests.conftest import UPSTREAM
 from tests.e2e.gateway import Gateway, gateway_process
-from tests.processes import Sandbox, sandbox_process
+from tests.processes import ROOT, Sandbox, sandbox_process
 
 JOBS = "/v1/batch/jobs"
 CANCEL = f"{JOBS}/7c9e6679-7425-40de-944b-e07fc1f90ae7/cancel"
@@ -189,6 +190,39 @@ class TestCors:
             assert answer.headers["access-control-allow-origin"] == APP
             assert answer.headers["vary"] == "Origin"
             assert "X-Request-ID" in answer.headers["access-control-expose-headers"]
+
+    def test_a_listed_page_may_read_why_it_was_refused(
+        self, gateway: Make, token_file: Tokens
+    ) -> None:
+        secret = token_file.add("reader", "jobs:read")
+        client = gateway(
+            GATEWAY_ALLOWED_ORIGINS=APP,
+            GATEWAY_TOKENS_FILE=token_file.path,
+            GATEWAY_RATE_LIMIT="2/hour",
+        )
+        page = {"Origin": APP, **bearing(secret)}
+        answers = [
+            client.post(JOBS, content=b"{}", headers={**page, "Content-Type": "text/plain"}),
+            client.get(JOBS, headers={"Origin": APP}),
+            client.get(JOBS, params={"page": "x"}, headers=page),
+            client.post(JOBS, json={}, headers=page),
+            client.get(JOBS, headers=page),
+            client.get(f"{JOBS}/", headers=page),
+            client.put(JOBS, headers=page),
+        ]
+        assert [answer.status_code for answer in answers] == [415, 401, 422, 403, 429, 404, 429]
+        for answer in answers:
+            assert answer.headers.get_list("access-control-allow-origin") == [APP]
+            assert answer.headers.get_list("vary") == ["Origin"]
+
+    def test_a_listed_page_s_script_may_read_every_header_of_ours(self) -> None:
+        declared = set(load().document["components"]["headers"])
+        undeclared = {"RateLimit", "RateLimit-Policy", "WWW-Authenticate"}
+        table = (ROOT / "docs" / "observability.md").read_text()
+        observed = set(re.findall(r"^\| `([A-Z][A-Za-z-]+): ", table, re.MULTILINE))
+        assert {"Server-Timing", "Proxy-Status"} <= observed
+        exposed = set(EXPOSED.split(", "))
+        assert (declared | undeclared | observed) - exposed == set()
 
     def test_there_are_no_credentials_and_no_cookies(
         self, listed: TestClient, mistral: RequestsMock

@@ -14,6 +14,7 @@ import time
 from typing import Any
 
 import pytest
+from joserfc import jws
 from joserfc.jwk import KeySet, RSAKey
 from responses import RequestsMock
 from starlette.testclient import TestClient
@@ -127,6 +128,50 @@ def test_what_needs_no_private_key_is_refused(client: TestClient, mistral: Reque
     assert len(mistral.calls) == 0
 
 
+HEADERS: list[Any] = [
+    *([1], "text", 5, None, {}),
+    *({"crit": 5}, {"crit": None}, {"crit": {}}, {"crit": [5]}, {"crit": ["new"]}),
+    {"crit": ["b64"], "b64": False},
+    *({"alg": 5}, {"alg": None}, {"alg": ["RS256"]}, {"alg": {}}, {"alg": True}),
+    *({"kid": 5}, {"kid": []}, {"kid": {}}, {"kid": "\ud800"}, {"kid": "ec-1"}),
+    *({"typ": 5}, {"cty": 5}, {"jwk": 5}, {"jku": 5}, {"x5c": 5}, {"zip": "DEF"}, {"new": 1}),
+]
+DEEP = b"[" * 5000
+
+
+@pytest.mark.parametrize("header", HEADERS, ids=str)
+def test_a_header_of_any_form_is_refused_and_never_a_failure(
+    header: Any, client: TestClient, mistral: RequestsMock
+) -> None:
+    whole = {"alg": "RS256", "kid": "rsa-1", **header} if isinstance(header, dict) else header
+    body = token().split(".")[1]
+    assert status(client, f"{base64url(json.dumps(whole).encode())}.{body}.eA") == 401
+    assert len(mistral.calls) == 0
+
+
+@pytest.mark.parametrize(
+    "part", [b"", b"{", b"\xff", DEEP, b'{"alg":%s}' % (b"9" * 5000), b'{"alg":NaN}', b"\x00"]
+)
+def test_a_header_that_is_no_json_is_refused_and_never_a_failure(
+    part: bytes, client: TestClient
+) -> None:
+    assert status(client, f"{base64url(part)}.e30.eA") == 401
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        *(b"", b"{", b"\xff", b"[1]", b"5", b"null", b'"text"', DEEP),
+        *(b'{"exp":%s}' % (b"9" * 5000), b'{"exp":1e999}', b'{"exp":NaN}', b'{"exp":[]}'),
+    ],
+)
+def test_a_payload_of_any_form_is_refused_even_when_the_issuer_signed_it(
+    payload: bytes, client: TestClient
+) -> None:
+    header = {"alg": "RS256", "kid": "rsa-1"}
+    assert status(client, jws.serialize_compact(header, payload, RSA)) == 401
+
+
 def test_a_key_in_the_token_itself_is_not_believed(client: TestClient) -> None:
     jwk = STRANGER.as_dict(private=False)
     assert status(client, token(STRANGER, header={"jwk": jwk, "kid": "own"})) == 401
@@ -228,6 +273,7 @@ class TestKeys:
             (200, b'{"keys": []}'),
             (200, b'{"keys": 5}'),
             (200, b"[]"),
+            (200, DEEP * 20),
             (404, b""),
         ],
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import re
 import stat
@@ -32,7 +31,7 @@ GOOD = {"name": "a", "sha256": "0" * 64, "scopes": ["jobs:read"]}
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "access.token", *arguments],
+        [sys.executable, "-m", "service", "token", *arguments],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -75,16 +74,25 @@ class TestTheCommand:
         [
             ["ci"],
             ["ci", "--scope", "a b"],
-            ["c i", "--scope", "a"],
-            ["ci", "--scope", "a", "--expires", "soon"],
-            ["ci", "--scope", "a", "--expires", "0d"],
-            ["ci", "--scope", "a", "--file", "/nonexistent/tokens"],
+            ["c i", "--scope", "metrics"],
+            ["ci", "--scope", "metrics", "--expires", "soon"],
+            ["ci", "--scope", "metrics", "--expires", "0d"],
+            ["ci", "--scope", "metrics", "--expires", "2020-01-01"],
+            ["ci", "--scope", "metrics", "--file", "/nonexistent/tokens"],
         ],
     )
     def test_refuses_what_makes_no_token(self, arguments: list[str]) -> None:
         done = command(*arguments)
         assert (done.returncode, done.stdout) == (2, "")
         assert "Traceback" not in done.stderr
+
+    def test_refuses_a_scope_that_no_operation_needs_and_names_those_there_are(
+        self, tmp_path: Path
+    ) -> None:
+        file = tmp_path / "tokens"
+        done = command("ci", "--scope", "job:read", "--file", str(file))
+        assert (done.returncode, done.stdout, file.exists()) == (2, "", False)
+        assert "jobs:read, jobs:write, metrics" in done.stderr
 
 
 def test_a_line_is_added_after_a_last_line_without_an_end(token_file: Tokens) -> None:
@@ -193,29 +201,30 @@ class TestCalling:
         assert client.get(JOBS, headers=bearing(secret)).status_code == 200
 
     @pytest.mark.usefixtures("no_wait")
-    @pytest.mark.parametrize("harm", ["bad line", "gone", "not text"])
-    def test_goes_on_as_before_while_the_file_is_unusable(
-        self,
-        harm: str,
-        gateway: Make,
-        token_file: Tokens,
-        mistral: RequestsMock,
-        caplog: pytest.LogCaptureFixture,
+    def test_goes_on_as_before_while_the_file_is_gone(
+        self, gateway: Make, token_file: Tokens, mistral: RequestsMock
     ) -> None:
         mistral.get(UPSTREAM + JOBS, json={})
         secret = token_file.add("a", "jobs:read")
         client = gateway(GATEWAY_TOKENS_FILE=token_file.path)
-        good = token_file.path.read_bytes()
-        if harm == "gone":
-            token_file.path.unlink()
-        else:
-            token_file.path.write_bytes(good + (b"{\n" if harm == "bad line" else b"\xff"))
-        with caplog.at_level(logging.ERROR, "access.tokens"):
-            for _ in range(2):
-                assert client.get(JOBS, headers=bearing(secret)).status_code == 200
-        assert len(caplog.records) == 1  # once for a change, not once for a request
+        token_file.path.unlink()
+        assert client.get(JOBS, headers=bearing(secret)).status_code == 200
         token_file.path.write_bytes(b"")
         assert client.get(JOBS, headers=bearing(secret)).status_code == 401
+
+    @pytest.mark.usefixtures("no_wait")
+    @pytest.mark.parametrize("harm", [b"{", b"\xff", b'{"name": "b", "scopes": ["job:read"]}'])
+    def test_ends_when_a_line_is_deleted_beside_one_that_cannot_be_used(
+        self, harm: bytes, gateway: Make, token_file: Tokens, mistral: RequestsMock
+    ) -> None:
+        mistral.get(UPSTREAM + JOBS, json={})
+        gone, kept = (token_file.add(name, "jobs:read") for name in ("gone", "kept"))
+        client = gateway(GATEWAY_TOKENS_FILE=token_file.path)
+        token_file.path.write_bytes(harm + b"\n" + token_file.path.read_bytes())
+        assert client.get(JOBS, headers=bearing(gone)).status_code == 200
+        token_file.path.write_bytes(harm + b"\n" + token_file.path.read_bytes().splitlines()[2])
+        assert client.get(JOBS, headers=bearing(gone)).status_code == 401
+        assert client.get(JOBS, headers=bearing(kept)).status_code == 200
 
     def test_needs_no_token_where_there_is_no_file(
         self, gateway: Make, mistral: RequestsMock
@@ -233,6 +242,30 @@ def test_a_file_is_looked_at_once_a_second_at_most(token_file: Tokens) -> None:
     assert found.find(secret)
     now = 1.0
     assert not found.find(secret)
+
+
+@pytest.mark.parametrize("content", [None, "{"])
+def test_a_file_with_a_fault_is_complained_of_once_a_minute_until_it_is_corrected(
+    content: str | None, token_file: Tokens, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = 0.0
+    found = TokenFile(token_file.path, clock=lambda: now)
+    if content is None:
+        token_file.path.unlink()
+    else:
+        token_file.path.write_text(content)
+    complaints = []
+    for moment in (1.0, 2.0, 60.0, 61.0, 62.0, 121.0):
+        now = moment
+        found.find("mbg_unknown")
+        complaints.append(sum(record.levelname == "ERROR" for record in caplog.records))
+    assert complaints == [1, 1, 1, 2, 2, 3]
+    assert all(str(token_file.path) in record.getMessage() for record in caplog.records)
+    token_file.path.write_text("# corrected")
+    caplog.clear()
+    now = 300.0
+    found.find("mbg_unknown")
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
 def test_a_change_that_keeps_size_and_time_is_seen(token_file: Tokens) -> None:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.processes import sandbox_process
+from mcp_bridge.config import Settings as BridgeSettings
+from service import config
+from service.config import Settings, disorder
+from tests.e2e.gateway import command, environment
+from tests.processes import ROOT, sandbox_process, start, stop, wait_for_line
 
 KEY = "sk-CANARY-commands"
 
@@ -42,6 +48,24 @@ def test_config_names_every_setting_with_its_origin_and_no_secret(tmp_path: Path
     assert "not shown" in lines["MISTRAL_AI_API_KEY"]
 
 
+@pytest.mark.parametrize("command", ["config", "doctor"])
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"GATEWAY_STORE": f"redis://:p@ss-{KEY}@127.0.0.1:1/0"},
+        {"GATEWAY_STORE": f"redis://127.0.0.1:1/0?password={KEY}"},
+        {"GATEWAY_STORE": f"redis://:ab/cd-{KEY}@127.0.0.1:1/0"},
+        {"GATEWAY_UPSTREAM_URL": f"https://user:ab/{KEY}@host"},
+        {"GATEWAY_JWKS_URL": f"https://host/keys?token={KEY}"},
+        {"MISTRAL_AI_API_KEY": "", "MISTRAL_AI_API_KEY_FILE": KEY},
+    ],
+)
+def test_no_command_shows_a_secret_however_it_is_written(
+    command: str, environ: dict[str, str], tmp_path: Path
+) -> None:
+    run(command, tmp_path=tmp_path, **{"MISTRAL_AI_API_KEY": KEY, **environ})  # looks itself
+
+
 def test_doctor_finds_nothing_wrong_with_a_gateway_that_can_run(tmp_path: Path) -> None:
     with sandbox_process() as sandbox:
         environ = {"MISTRAL_AI_API_KEY": KEY, "GATEWAY_UPSTREAM_URL": f"{sandbox.url}/v1"}
@@ -73,6 +97,87 @@ def test_doctor_names_what_is_wrong(environ: dict[str, str], expected: str, tmp_
         line.startswith("wrong") and expected in line
         for line in (done.stdout + done.stderr).splitlines()
     )
+
+
+@pytest.mark.parametrize(
+    ("environ", "doubts"),
+    [
+        ({}, 0),
+        ({"GATEWAY_TIMEOUT": "49"}, 0),
+        ({"GATEWAY_TIMEOUT": "50"}, 2),
+        ({"GATEWAY_TIMEOUT": "120", "GATEWAY_SETTLE": "600", "BRIDGE_TIMEOUT": "130"}, 1),
+        ({"BRIDGE_TIMEOUT": "45"}, 1),
+        ({"BRIDGE_TIMEOUT": "45.5"}, 0),
+        ({"BRIDGE_TIMEOUT": "soon"}, 0),
+    ],
+)
+def test_doctor_doubts_time_limits_that_are_out_of_order(
+    environ: dict[str, str], doubts: int
+) -> None:
+    settings = Settings.from_env({"MISTRAL_AI_API_KEY": KEY, **environ})
+    assert len(disorder(settings, environ)) == doubts
+
+
+def test_doctor_says_what_it_doubts_and_goes_on(tmp_path: Path) -> None:
+    environ = {"MISTRAL_AI_API_KEY": KEY, "GATEWAY_UPSTREAM_URL": "http://127.0.0.1:9"}
+    done = run("doctor", tmp_path=tmp_path, GATEWAY_TIMEOUT="120", **environ)
+    lines = done.stdout.splitlines()
+    assert any(line.startswith("doubt ") and "BRIDGE_TIMEOUT" in line for line in lines)
+    assert any(line.startswith("wrong ") for line in lines)
+
+
+def test_the_limits_that_doctor_knows_are_the_real_ones() -> None:
+    assert BridgeSettings().timeout == config.BRIDGE_TIMEOUT
+    table = (ROOT / "docs" / "deployment.md").read_text().partition("## Time limits")[2]
+    limits = dict(re.findall(r"\| (\d+) \| `?([\w.]+)", table))
+    stop, nginx = (
+        next(int(seconds) for seconds, where in limits.items() if where == name)
+        for name in ("gunicorn.conf.py", "proxy_read_timeout")
+    )
+    assert nginx - stop == config.LONGEST - Settings.timeout
+
+
+def test_the_bridge_s_settings_have_a_command_of_their_own_that_shows_no_secret() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "mcp_bridge.settings"],
+        env={
+            "PATH": "/usr/bin:/bin",
+            "BRIDGE_REST_TOKEN": KEY,
+            "BRIDGE_REST_URL": f"http://user:{KEY}@127.0.0.1:1",
+            "BRIDGE_PORT": "1234",
+        },
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    lines = {line.split()[0]: line for line in done.stdout.splitlines()}
+    assert lines["BRIDGE_PORT"].split()[1:] == ["1234", "(environment)"]
+    assert lines["BRIDGE_TIMEOUT"].split()[1:] == ["50", "(default)"]
+    assert KEY not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "[::1]"])
+def test_the_gateway_listens_where_its_host_says_and_healthcheck_finds_it(
+    host: str, tmp_path: Path
+) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as chosen:
+        try:
+            chosen.bind((host.strip("[]"), 0))
+        except OSError:
+            pytest.skip("no IPv6 here")
+        port = chosen.getsockname()[1]
+    settings = {"GATEWAY_HOST": host, "GATEWAY_PORT": str(port), "MISTRAL_AI_API_KEY": KEY}
+    store = tmp_path / "served.sqlite3"
+    environ = environment("http://127.0.0.1:9/v1", GATEWAY_STORE=store, WEB_CONCURRENCY=1)
+    process = start(command("--log-level", "info"), {**environ, **settings})
+    try:
+        wait_for_line(process, re.compile(r"(ASGI server listening)"), [])
+        done = run("healthcheck", tmp_path=tmp_path, **settings)
+        assert done.returncode == 0, done.stderr
+    finally:
+        stop(process)
 
 
 def test_healthcheck_fails_when_nobody_answers(tmp_path: Path) -> None:

@@ -54,8 +54,15 @@ def test_a_key_and_a_key_file_are_not_both_taken() -> None:
 
 
 def test_a_key_file_that_cannot_be_read_is_named() -> None:
-    with pytest.raises(SettingsError, match="/nowhere cannot be read"):
+    with pytest.raises(SettingsError, match=r"MISTRAL_AI_API_KEY_FILE \(/nowhere\) cannot be read"):
         Settings.from_env({"MISTRAL_AI_API_KEY_FILE": "/nowhere"})
+
+
+def test_a_key_in_the_place_of_its_file_is_not_shown() -> None:
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_env({"MISTRAL_AI_API_KEY_FILE": KEY})
+    assert f"({len(KEY)} characters, not shown) cannot be read" in str(caught.value)
+    assert KEY not in str(caught.value)
 
 
 @pytest.mark.parametrize(
