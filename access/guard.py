@@ -15,6 +15,9 @@ from typing import Any
 from .refusals import AccessError, Refused
 
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+PROBES = frozenset({"/livez", "/readyz"})
+"""Paths that everybody may ask, by whatever name they call the host."""
+
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 EXPOSED = (
     "X-Request-ID, Retry-After, RateLimit, RateLimit-Policy, WWW-Authenticate, Idempotency-Replayed, Idempotency-Expires,"

@@ -7,16 +7,15 @@ import logging
 import signal
 import socket
 import sys
-from pathlib import Path
 
 import anyio
 import uvicorn
 from mcp.server.stdio import stdio_server
 
 from mcp_bridge.app import PATH, create_app
-from mcp_bridge.config import Settings, SettingsError, check_access, log_to_stderr
+from mcp_bridge.config import Settings, SettingsError, log_to_stderr
 from mcp_bridge.server import build_server
-from openapi.contract import ContractError, load
+from openapi.contract import ContractError
 
 log = logging.getLogger("mcp_bridge")
 
@@ -32,7 +31,6 @@ def main() -> int:
         if stdio:
             anyio.run(_serve_stdio, settings)
         else:
-            check_access(settings)
             _serve_http(settings)
     except (SettingsError, ContractError, OSError) as error:
         print(f"mcp_bridge: cannot start: {error}", file=sys.stderr)
@@ -43,7 +41,7 @@ def main() -> int:
 
 
 async def _serve_stdio(settings: Settings) -> None:
-    server = build_server(load(Path(settings.openapi)), settings)
+    server = build_server(settings.contract, settings)
     async with stdio_server() as (read, write):
         await server.run(read, write, server.create_initialization_options())
 

@@ -1,7 +1,6 @@
 """The MCP server over HTTP: an ASGI application with /mcp, and /livez and /readyz for probes.
 
-It keeps no state, so any worker can answer any request. With several of them:
-`gunicorn --worker-class asgi 'mcp_bridge.app:create_app()'`.
+It keeps no state, so any worker can answer any request (`workers` has several).
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import ssl
-from pathlib import Path
 
 import httpx2
 from mcp.server.transport_security import TransportSecuritySettings
@@ -18,10 +16,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mcp_bridge.access import Access
-from mcp_bridge.config import Settings
+from mcp_bridge.callers import Callers
+from mcp_bridge.config import Settings, check_access
 from mcp_bridge.server import build_server
-from openapi.contract import load
 
 PATH = "/mcp"
 _PROBE_SECONDS = 2.0
@@ -31,11 +28,11 @@ _WATCHED_AFTER = 0.05  # seconds; most calls are done by then, and a task costs 
 def create_app(settings: Settings | None = None) -> ASGIApp:
     """The application for `settings`, None being the environment's.
 
-    SettingsError, ContractError or AccessError when it cannot run.
+    SettingsError or ContractError when it cannot run, or would serve whom it should not.
     """
     settings = settings or Settings.from_env()
-    contract = load(Path(settings.openapi))
-    server = build_server(contract, settings)
+    check_access(settings)
+    server = build_server(settings.contract, settings)
 
     # Once: it takes far longer than all else that a probe does.
     tls = httpx2.create_ssl_context(trust_env=False)
@@ -50,7 +47,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         stateless_http=True,
         json_response=True,  # a stream, of which nothing here has a use, doubles what a call costs
         max_request_body_size=settings.max_body,
-        # Access does it, with answers that say what to change, and before tokens are asked for.
+        # Callers does it, with answers that say what to change, and before tokens are asked for.
         transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
         custom_starlette_routes=[Route("/livez", _live), Route("/readyz", ready)],
     )
@@ -58,13 +55,13 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
-    return Access(
+    return Callers(
         Hardened(app),
         door=settings.door(),
-        bearers=settings.bearers(contract.scopes.values()),
+        bearers=settings.bearers(),
         rates=settings.rates(),
         path=PATH,
-        scopes=sorted(set(contract.scopes.values())),
+        scopes=sorted(set(settings.contract.scopes.values())),
     )
 
 

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from access import binding
 from access.bearer import Bearers, bearers
-from access.guard import Door
+from access.guard import LOOPBACK, Door
 from access.rates import Rates
 from access.refusals import AccessError
-from openapi.contract import DEFAULT_DOCUMENT, load
+from openapi.contract import DEFAULT_DOCUMENT, Contract, load
 from telemetry import audit, logs
-
-_HOSTS = ("127.0.0.1", "127.0.0.1:*", "localhost", "localhost:*", "[::1]", "[::1]:*")
 
 
 class SettingsError(ValueError):
@@ -38,6 +37,9 @@ class Settings:
     rest_token: str = setting(
         "BRIDGE_REST_TOKEN", "", "The bridge's own bearer token for the REST service", secret=True
     )
+    rest_token_file: str = setting(
+        "BRIDGE_REST_TOKEN_FILE", "", "File that holds that token, instead; read at the start"
+    )
     openapi: str = setting(
         "GATEWAY_OPENAPI", str(DEFAULT_DOCUMENT), "Derived OpenAPI document to serve"
     )
@@ -52,7 +54,7 @@ class Settings:
     )
     allowed_hosts: tuple[str, ...] = setting(
         "BRIDGE_ALLOWED_HOSTS",
-        _HOSTS,
+        LOOPBACK,
         "Host headers that are answered: NAME or NAME:PORT; *: any, with tokens",
     )
     allowed_origins: tuple[str, ...] = setting(
@@ -91,16 +93,22 @@ class Settings:
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
         """The settings in `environ`, empty ones at their defaults; SettingsError for a bad one."""
         texts = {entry: environ.get(entry.metadata["env"], "").strip() for entry in fields(cls)}
-        return cls(**{entry.name: _read(entry, text) for entry, text in texts.items() if text})
+        given = cls(**{entry.name: _read(entry, text) for entry, text in texts.items() if text})
+        return replace(given, rest_token=_token(given)) if given.rest_token_file else given
 
     @property
     def protected(self) -> bool:
         """True when callers over HTTP need tokens."""
         return bool(self.tokens_file or self.jwt_issuer)
 
-    def bearers(self, scopes: Iterable[str]) -> Bearers | None:
+    @cached_property
+    def contract(self) -> Contract:
+        """What there is to call; ContractError when the document cannot be used."""
+        return load(Path(self.openapi))
+
+    def bearers(self) -> Bearers | None:
         """Who has tokens; None when callers need none. AccessError when they cannot be told."""
-        return bearers(self, prefix="BRIDGE_", scopes=scopes)
+        return bearers(self, prefix="BRIDGE_", scopes=self.contract.scopes.values())
 
     def rates(self) -> Rates | None:
         """How often one may call; None for any number. AccessError when it cannot be read."""
@@ -121,7 +129,7 @@ def check_access(settings: Settings) -> None:
     """SettingsError when the bridge would serve HTTP to whom it should not, or cannot tell whom."""
     try:
         settings.door().check(protected=settings.protected)
-        settings.bearers(load(Path(settings.openapi)).scopes.values())
+        settings.bearers()
         settings.rates()
         check_address(settings.host, settings, chosen_by="BRIDGE_HOST")
     except AccessError as error:
@@ -147,6 +155,17 @@ def log_to_stderr(settings: Settings) -> None:
         audit.start(settings.audit_log)
     except OSError as error:
         raise SettingsError(f"BRIDGE_AUDIT_LOG cannot be written: {error.strerror}") from error
+
+
+def _token(settings: Settings) -> str:
+    """The content of the token's file."""
+    if settings.rest_token:
+        raise SettingsError("BRIDGE_REST_TOKEN and BRIDGE_REST_TOKEN_FILE are both set; unset one")
+    try:
+        return Path(settings.rest_token_file).read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not plain text"
+        raise SettingsError(f"BRIDGE_REST_TOKEN_FILE cannot be read: {reason}") from error
 
 
 def _read(entry: Any, text: str) -> Any:

@@ -20,7 +20,7 @@ from mcp.server.caching import CacheHint
 from mcp.types import INVALID_PARAMS, CallToolRequestParams, PaginatedRequestParams
 
 from access.tokens import Grant
-from mcp_bridge import access
+from mcp_bridge import callers
 from mcp_bridge.answers import failed, failure, refused, success, unanswered
 from mcp_bridge.calls import BadArguments, RestCall, rest_call
 from mcp_bridge.config import Settings
@@ -59,7 +59,7 @@ def build_server(
     server: Server[Rest] = Server(
         contract.mcp_name,
         version=contract.version,
-        title=contract.title,
+        title=contract.mcp_title,
         instructions=contract.mcp_instructions or None,
         lifespan=_rest(settings, transport),
         cache_hints={
@@ -245,7 +245,7 @@ def _caller(context: Context) -> str:
 
 def _grant(context: Context) -> Grant | None:
     """What the caller may do; None for everything."""
-    return access.grant(context.request.scope) if context.request is not None else None
+    return callers.grant(context.request.scope) if context.request is not None else None
 
 
 def _received(context: Context, name: str, pattern: re.Pattern[str]) -> str | None:

@@ -2,6 +2,7 @@
 
 import sys
 
+from access.binding import in_brackets
 from access.refusals import AccessError
 from mcp_bridge.config import Settings, SettingsError, check_access, check_address, log_to_stderr
 from openapi.contract import ContractError
@@ -16,7 +17,7 @@ except (SettingsError, ContractError) as error:
     sys.exit(2)
 
 wsgi_app = "mcp_bridge.app:create_app()"
-bind = f"{_settings.host}:{_settings.port}"  # how many workers: WEB_CONCURRENCY, read by gunicorn
+bind = f"{in_brackets(_settings.host)}:{_settings.port}"  # how many workers: WEB_CONCURRENCY, read by gunicorn
 worker_class = "asgi"
 asgi_loop = "asyncio"
 graceful_timeout = int(_settings.timeout) + 5  # calls in flight reach their own limit

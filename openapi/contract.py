@@ -184,6 +184,7 @@ class Contract:
     title: str
     version: str
     mcp_name: str
+    mcp_title: str
     mcp_instructions: str
 
     @cached_property
@@ -268,6 +269,7 @@ def _contract(source: str, document: dict[str, Any]) -> Contract:
         title=info["title"],
         version=info["version"],
         mcp_name=server.get("name", "naftiko-gateway"),
+        mcp_title=server.get("title", info["title"]),
         mcp_instructions=server.get("instructions", ""),
     )
 

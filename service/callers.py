@@ -6,13 +6,11 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from access.bearer import METRICS, Bearers, require
+from access.guard import PROBES
 from access.rates import Rates
 from openapi.contract import is_page
 
 from .context import Caller, context
-
-PROBES = frozenset({"/livez", "/readyz"})
-"""Pages that everybody may see, by whatever name they call the host."""
 
 
 class Callers:

@@ -7,10 +7,9 @@ import re
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from access.guard import Door
+from access.guard import PROBES, Door
 from openapi.contract import Contract
 
-from .callers import PROBES
 from .context import context
 from .errors import Problem
 

@@ -10,10 +10,10 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from access.guard import PROBES
 from openapi.contract import OWN_PAGES, Contract
 from telemetry import audit, logs, metrics, spans
 
-from .callers import PROBES
 from .config import Settings, refuse_start
 from .context import Context, current, open_context
 from .errors import Problem

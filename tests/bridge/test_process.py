@@ -107,3 +107,20 @@ def bridge(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]
         env=environment(**settings),
         cwd=Path(ROOT), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30,
     )  # fmt: skip
+
+
+def test_the_token_for_rest_may_be_in_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("SECRET\n")
+    settings = Settings.from_env({"BRIDGE_REST_TOKEN_FILE": str(file)})
+    assert settings.rest_token == "SECRET"
+    assert "SECRET" not in repr(settings)
+
+
+@pytest.mark.parametrize("others", [{}, {"BRIDGE_REST_TOKEN": "SECRET"}])
+def test_a_token_file_that_is_missing_or_one_too_many_is_refused(
+    others: dict[str, str], tmp_path: Path
+) -> None:
+    with pytest.raises(SettingsError, match="BRIDGE_REST_TOKEN_FILE") as caught:
+        Settings.from_env({"BRIDGE_REST_TOKEN_FILE": str(tmp_path / "none"), **others})
+    assert "SECRET" not in str(caught.value)

@@ -12,15 +12,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from access.bearer import Bearers
-from access.guard import Door, Headers
+from access.guard import PROBES, Door, Headers
 from access.rates import Rates
 from access.refusals import Refused
 from access.tokens import Grant
 
-PROBES = frozenset({"/livez", "/readyz"})
 _GRANT = "mcp_bridge.grant"
 
-log = logging.getLogger("mcp_bridge.access")
+log = logging.getLogger("mcp_bridge.callers")
 
 
 def grant(scope: Scope) -> Grant | None:
@@ -28,7 +27,7 @@ def grant(scope: Scope) -> Grant | None:
     return cast("Grant | None", scope.get(_GRANT))
 
 
-class Access:
+class Callers:
     """ASGI, outermost. `path` is the MCP endpoint's, `scopes` are all that its tools need."""
 
     def __init__(
