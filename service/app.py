@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 
 from connexion import FlaskApp
-from connexion.middleware.context import ContextMiddleware
 from connexion.middleware.lifespan import LifespanMiddleware
 from connexion.middleware.routing import RoutingMiddleware
 from connexion.resolver import Resolver
@@ -64,7 +63,6 @@ def create_app(settings: Settings | None = None) -> FlaskApp:
             LifespanMiddleware,
             RoutingMiddleware,
             partial(Validation, contract=contract, max_body=settings.max_body),
-            ContextMiddleware,
         ],
     )
     # The attribute that Connexion's own add_wsgi_middleware edits.

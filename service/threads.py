@@ -11,7 +11,7 @@ import contextvars
 import io
 import sys
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from starlette.types import Receive, Scope, Send
@@ -19,6 +19,8 @@ from starlette.types import Receive, Scope, Send
 from .context import context
 from .errors import Problem
 from .exchange import Exchange
+from .messages import UpstreamRequest
+from .pool import Pool
 from .validation import REQUEST
 
 EXCHANGE = "gateway.exchange"
@@ -34,7 +36,7 @@ class ThreadedWSGI:
         self.app = app
         self.limit = threads + queue
         self.pending = 0
-        self.pool = ThreadPoolExecutor(threads, thread_name_prefix="request")
+        self.pool = Pool(threads)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -45,17 +47,18 @@ class ThreadedWSGI:
                 "All threads are busy and the queue is full.",
                 headers=[("Retry-After", "1")],
             )
-        exchange = Exchange()
-        self.pending += 1
-        call = asyncio.get_running_loop().run_in_executor(
-            self.pool, contextvars.copy_context().run, self._call, _environ(scope, exchange)
+        # Out of the scope, which is in cycles: a large body would stay until the garbage collector comes.
+        request, exchange = scope.pop(REQUEST), Exchange()
+        call = self.pool.submit(
+            partial(contextvars.copy_context().run, self._call, _environ(scope, request, exchange))
         )
+        self.pending += 1
         call.add_done_callback(self._finished)
         context(scope).call = call
         try:
             status, headers, body = await asyncio.shield(call)
         except asyncio.CancelledError:  # the client left
-            if scope[REQUEST].operation.safe:
+            if request.operation.safe:
                 exchange.abandon()
             raise
         await send({"type": "http.response.start", "status": status, "headers": headers})
@@ -83,7 +86,7 @@ class ThreadedWSGI:
         )
 
 
-def _environ(scope: Scope, exchange: Exchange) -> dict[str, Any]:
+def _environ(scope: Scope, request: UpstreamRequest, exchange: Exchange) -> dict[str, Any]:
     """What Flask needs to route the request, and what the handler needs to serve it (PEP 3333)."""
     host, port = scope.get("server") or ("localhost", 0)
     return {
@@ -101,7 +104,7 @@ def _environ(scope: Scope, exchange: Exchange) -> dict[str, Any]:
         "wsgi.multithread": True,
         "wsgi.multiprocess": True,
         "wsgi.run_once": False,
-        REQUEST: scope[REQUEST],
+        REQUEST: request,
         EXCHANGE: exchange,
         CONTEXT: context(scope),
     }

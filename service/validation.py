@@ -6,6 +6,7 @@ broken UTF-8. Everything is compiled once per operation; a request that passes i
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -19,13 +20,17 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from openapi.checks import Check, Fault, near_name, pointer_token
 from openapi.contract import Contract, Operation, Parameter, path_variables
 
-from .bodies import BodyReader
+from .bodies import BodyReader, Content
 from .callers import require_scope
 from .context import context
 from .errors import Problem
 from .messages import Inputs, UpstreamRequest, fill
 
 MAX_QUERY_PARAMETERS = 200
+
+LARGE = 1 << 18
+"""Bytes of a body from which on a thread reads it, so that other requests do not wait meanwhile."""
+
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 REQUEST = "gateway.request"
 
@@ -52,11 +57,18 @@ class Validation:
             context(scope).operation = operation_id
             require_scope(scope, self.scopes[operation_id])
             reader = self.readers[operation_id]
-            content = await _content(scope, receive, self.max_body) if reader.body else b""
-            scope[REQUEST] = reader.read(scope, content)
+            scope[REQUEST] = await self._read(reader, scope, receive)
             if reader.path_names:
                 context(scope).path_values = "/".join(map(str, scope["path_params"].values()))
         await self.app(scope, receive, send)
+
+    async def _read(self, reader: RequestReader, scope: Scope, receive: Receive) -> UpstreamRequest:
+        if not reader.body:
+            return reader.read(scope, b"")
+        content = await _content(scope, receive, self.max_body)
+        if len(content) < LARGE:
+            return reader.read(scope, content)
+        return await asyncio.to_thread(reader.read, scope, content)
 
 
 class RequestReader:
@@ -76,7 +88,7 @@ class RequestReader:
             (ParameterReader(p) for p in operation.parameters if p.takes_unknown), None
         )
 
-    def read(self, scope: Scope, content: bytes) -> UpstreamRequest:
+    def read(self, scope: Scope, content: Content) -> UpstreamRequest:
         """The upstream request; Problem with every fault of path, query and headers, or of the body."""
         path = dict(
             zip(
@@ -131,7 +143,7 @@ class RequestReader:
             if reader.parameter.required and name not in values:
                 yield Fault(f"/{location}/{name}", "is required")
 
-    def _body(self, scope: Scope, content: bytes) -> bytearray | None:
+    def _body(self, scope: Scope, content: Content) -> Content | None:
         if self.body is None or not (content or self.body.required):
             return None
         if not content:
@@ -209,26 +221,33 @@ def _query(raw: bytes) -> list[tuple[str, str]]:
         ) from error
 
 
-async def _content(scope: Scope, receive: Receive, limit: int) -> bytes:
+async def _content(scope: Scope, receive: Receive, limit: int) -> bytearray:
     """The whole body; Problem (content-too-large) before a body over `limit` bytes is read, or as soon as it grows over."""
     too_large = Problem(
         "content-too-large", f"A body may have at most {limit} bytes (GATEWAY_MAX_BODY)."
     )
     length = Headers(scope=scope).get("content-length", "0")
-    if length.isdigit() and int(length[:19]) > limit:
+    announced = int(length[:19]) if length.isdigit() else 0
+    if announced > limit:
         raise too_large
-    chunks: list[bytes] = []
+    content = bytearray()
     size = 0
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise Problem("malformed-request", "The body broke off.")
-        chunks.append(message.get("body", b""))
-        size += len(chunks[-1])
-        if size > limit:
+        chunk = message.get("body", b"")
+        end = size + len(chunk)
+        if end > limit:
             raise too_large
+        if size < LARGE <= end < announced:
+            # Enough to believe the rest; room for it now, so that it is not moved as it grows.
+            content = content.ljust(announced, b"\0")
+        content[size:end] = chunk
+        size = end
         if not message.get("more_body"):
-            return b"".join(chunks) if len(chunks) > 1 else chunks[0]
+            del content[size:]
+            return content
 
 
 def _check_media_type(headers: Headers) -> None:

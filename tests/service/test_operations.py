@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
+import httpx
 import pytest
 from responses import RequestsMock
 from starlette.testclient import TestClient
 
 from openapi.contract import load
+from service.app import create_app
+from service.config import Settings
 from tests.conftest import KEY, UPSTREAM
 
 JOBS = f"{UPSTREAM}/v1/batch/jobs"
@@ -112,24 +117,92 @@ def test_options_names_the_methods_of_a_path(client: TestClient) -> None:
     assert (answer.status_code, answer.headers["allow"]) == (204, "OPTIONS, POST")
 
 
-def test_a_create_sends_what_was_checked_and_leaves_open_objects_as_they_were(
+@pytest.mark.parametrize(
+    ("repeated", "sent"),
+    [
+        (
+            b'{"endpoint": "/v1/ocr", "endpoint": "/v1/embeddings", "requests": [{"body": {}}]}',
+            b'{"endpoint":"/v1/embeddings","requests":[{"body": {}}]}',
+        ),
+        (
+            b'{"endpoint": "/v1/ocr", "metadata": {"a": "", "\\u0061": "b"}}',
+            b'{"endpoint":"/v1/ocr","metadata":{"a":"b"}}',
+        ),
+        (
+            b'{"endpoint": "/v1/ocr", "requests": [{"body": {"x":  1}}, {"body": 1, "body": {"x":  2}}]}',
+            b'{"endpoint":"/v1/ocr","requests":[{"body":{"x":  1}},{"body":{"x":  2}}]}',
+        ),
+        (
+            b'{"endpoint": "/v1/ocr", "tomorrow": 1, "tomorrow":  2}',
+            b'{"endpoint":"/v1/ocr","tomorrow":2}',
+        ),
+    ],
+)
+def test_of_a_repeated_member_the_one_that_was_checked_is_sent_alone(
+    repeated: bytes, sent: bytes, mistral: RequestsMock, client: TestClient
+) -> None:
+    mistral.post(JOBS, json={})
+    assert posted(client, repeated).status_code == 200
+    assert last(mistral).body == sent
+
+
+def test_a_create_without_repeated_members_is_sent_as_it_came(
     mistral: RequestsMock, client: TestClient
 ) -> None:
     mistral.post(JOBS, json={})
     body = (
-        b'{"endpoint": "/v1/ocr", "endpoint": "/v1/embeddings", "metadata": {"a": "", "a": "b"}, '
-        b'"requests": [{"body": {"x":  1.00, "x": 2}}]}'
+        b' {"endpoint" : "/v1/ocr", "metadata": {"\\u0061": "b"}, "tomorrow": [1.0],\n'
+        b'"requests": [{"body": {"x":  1.00, "x": 2}}, {"custom_id": "\xc3\xa9", "body": {}}]} '
     )
-    assert (
-        client.post(
-            "/v1/batch/jobs", content=body, headers={"content-type": "application/json"}
-        ).status_code
-        == 200
-    )
-    assert (
-        last(mistral).body
-        == b'{"endpoint":"/v1/embeddings","metadata":{"a":"b"},"requests":[{"body":{"x":  1.00, "x": 2}}]}'
-    )
+    assert posted(client, body).status_code == 200
+    assert last(mistral).body == body
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_a_large_body_that_comes_in_pieces_arrives_whole(
+    announced: bool, mistral: RequestsMock, app: Any
+) -> None:
+    mistral.post(JOBS, json={})
+    requests = [{"custom_id": str(number), "body": {"a": "é" * 500}} for number in range(1_000)]
+    body = json.dumps({"endpoint": "/v1/ocr", "requests": requests}, ensure_ascii=False).encode()
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for at in range(0, len(body), 100_000):
+            yield body[at : at + 100_000]
+
+    async def post() -> int:
+        headers = {"content-type": "application/json"}
+        if announced:
+            headers["content-length"] = str(len(body))
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://127.0.0.1:8080"
+        ) as client:
+            answer = await client.post("/v1/batch/jobs", content=pieces(), headers=headers)
+        return answer.status_code
+
+    assert asyncio.run(post()) == 200
+    assert last(mistral).body == body
+
+
+def test_requests_are_answered_without_connexions_view_and_the_context_that_it_needs(
+    mistral: RequestsMock, settings: Settings
+) -> None:
+    def view(*_: Any, **__: Any) -> None:
+        raise AssertionError("a view was called")
+
+    app = create_app(settings)
+    client = TestClient(app, base_url="http://127.0.0.1:8080")
+    mistral.get(f"{JOBS}/{ID}", json={})
+    client.get(f"/v1/batch/jobs/{ID}")  # the first request puts the pieces together
+    app.app.view_functions.update(dict.fromkeys(app.app.view_functions, view))
+    for method in ("GET", "HEAD"):
+        assert client.request(method, f"/v1/batch/jobs/{ID}").status_code == 200
+
+
+def posted(client: TestClient, body: bytes) -> httpx.Response:
+    headers = {"content-type": "application/json"}
+    return client.post("/v1/batch/jobs", content=body, headers=headers)
 
 
 def test_explicit_nulls_are_accepted_where_mistral_takes_them(

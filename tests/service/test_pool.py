@@ -1,0 +1,158 @@
+"""The pool of threads that serve requests: what a call gives back, to whom, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from starlette.types import Message
+
+from openapi.contract import load
+from service.context import open_context
+from service.messages import UpstreamRequest
+from service.pool import Pool
+from service.threads import ThreadedWSGI
+from service.validation import REQUEST
+
+
+def test_no_thread_is_started_before_a_call_needs_it() -> None:
+    before = threading.active_count()
+    pool = Pool(3)
+    assert threading.active_count() == before
+
+    async def twice() -> set[str]:
+        return {await pool.submit(name_of_thread) for _ in range(2)}
+
+    assert len(asyncio.run(twice())) == 1
+
+
+def test_calls_run_at_once_up_to_the_limit_and_the_rest_waits_its_turn() -> None:
+    pool, together = Pool(3), threading.Barrier(3)
+
+    def wait() -> str:
+        together.wait(10)
+        return name_of_thread()
+
+    async def six() -> list[str]:
+        return await asyncio.gather(*(pool.submit(wait) for _ in range(6)))
+
+    assert len(set(asyncio.run(six()))) == 3
+
+
+def test_an_exception_reaches_whoever_awaits_the_call_and_spares_the_thread() -> None:
+    pool = Pool(1)
+
+    async def failing_then_fine() -> str:
+        with pytest.raises(LookupError, match="lost"):
+            await pool.submit(lost)
+        return await pool.submit(name_of_thread)
+
+    assert asyncio.run(failing_then_fine()) == "request-0"
+
+
+def test_calls_of_several_loops_return_to_their_own() -> None:
+    pool, together = Pool(2), threading.Barrier(2)
+
+    async def awaiting() -> int:
+        for _ in range(50):
+            await pool.submit(lambda: together.wait(10))
+        return await pool.submit(lambda: 1)
+
+    results: list[int] = []
+    threads = [
+        threading.Thread(target=lambda: results.append(asyncio.run(awaiting()))) for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert results == [1, 1]
+
+
+def test_a_call_whose_loop_was_closed_leaves_its_thread_to_others() -> None:
+    pool, go_on = Pool(1), threading.Event()
+
+    async def leave() -> None:
+        pool.submit(lambda: go_on.wait(10))
+
+    async def come() -> str:
+        return await asyncio.wait_for(pool.submit(name_of_thread), 10)
+
+    asyncio.run(leave())
+    go_on.set()
+    assert asyncio.run(come()) == "request-0"
+
+
+def test_a_result_is_kept_by_nobody_but_its_future() -> None:
+    class Result:
+        pass
+
+    pool = Pool(1)
+
+    async def forget() -> None:
+        watched.append(weakref.ref(await pool.submit(Result), lambda _: gone.set()))
+
+    watched: list[weakref.ref[Result]] = []
+    gone = threading.Event()
+    asyncio.run(forget())
+    assert gone.wait(10)
+
+
+def test_a_scope_that_outlives_its_request_does_not_keep_the_body() -> None:
+    def answering(environ: dict[str, Any], start: Callable[..., Any]) -> list[bytes]:
+        start("200 OK", [])
+        return [environ[REQUEST].body]
+
+    async def call() -> None:
+        await ThreadedWSGI(answering, threads=1, queue=0)(scope, receive, send)
+
+    async def receive() -> Message:
+        raise AssertionError("the body was read before")
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    sent: list[Message] = []
+    operation = load().operations["createbatchjob"]
+    scope = {
+        "type": "http", "method": "POST", "path": "/", "http_version": "1.1", "headers": [],
+        REQUEST: UpstreamRequest(operation, "/", {}, b"{}"),
+    }  # fmt: skip
+    open_context(scope)
+    asyncio.run(call())
+    assert (sent[1]["body"], REQUEST in scope) == (b"{}", False)
+
+
+def test_the_process_ends_after_the_calls_that_it_was_given() -> None:
+    script = """
+import asyncio, sys, time
+from openapi.contract import load
+from service.context import open_context
+from service.messages import UpstreamRequest
+from service.pool import Pool
+from service.threads import ThreadedWSGI
+from service.validation import REQUEST
+pool = Pool(1)
+async def leave():
+    for text in ("one", "two"):
+        pool.submit(lambda text=text: (time.sleep(0.2), print(text)))
+asyncio.run(leave())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=20, check=True
+    )
+    assert (done.stdout.split(), done.stderr) == (["one", "two"], "")
+
+
+def name_of_thread() -> str:
+    return threading.current_thread().name
+
+
+def lost() -> None:
+    raise LookupError("lost")
