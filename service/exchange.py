@@ -29,6 +29,7 @@ class Exchange:
         self.over = False
         self.sent = False
         self.connection: _Watched | None = None
+        self.sock: socket.socket | None = None
 
     def begin(self) -> None:
         """The calling thread works for this exchange from here to `end`."""
@@ -44,15 +45,16 @@ class Exchange:
         with _handover:
             connection.exchange = self
             self.connection = connection
+            # The connection forgets its socket when the answer's head says that it will close; its body is still to come.
+            self.sock = connection.sock
 
     def abandon(self) -> None:
         """Ends the exchange from another thread: its socket is shut, so that whoever waits on it stops waiting."""
         self.over = True
         with _handover:
-            connection = self.connection
-            if connection and connection.exchange is self and connection.sock:
+            if self.connection and self.connection.exchange is self and self.sock:
                 with contextlib.suppress(OSError):  # closed meanwhile: what was wanted
-                    connection.sock.shutdown(socket.SHUT_RDWR)
+                    self.sock.shutdown(socket.SHUT_RDWR)
 
 
 _current = threading.local()
