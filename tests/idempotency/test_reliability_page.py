@@ -1,8 +1,11 @@
-"""docs/reliability.md proves nothing that is not tested: every test that it names exists."""
+"""docs/reliability.md and docs/security.md prove nothing that is not tested: every test that they name exists."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
+
+import pytest
 
 from tests.processes import ROOT
 
@@ -11,8 +14,9 @@ NAMED = re.compile(r"\[`(\w+)`\]\(\.\./(tests/[\w/]+\.py)\)")
 ROW = re.compile(r"^\| (\d+) \|(.*)$", re.MULTILINE)
 
 
-def test_every_test_that_the_page_names_exists() -> None:
-    named = NAMED.findall(PAGE.read_text())
+@pytest.mark.parametrize("page", [PAGE, PAGE.with_name("security.md")], ids=lambda page: page.name)
+def test_every_test_that_the_page_names_exists(page: Path) -> None:
+    named = NAMED.findall(page.read_text())
     missing = [
         f"{file}::{name}"
         for name, file in named
