@@ -395,7 +395,7 @@ def _mib(size: int) -> str:
 def table(run: Soak) -> str:
     """The samples as a Markdown table, for people and documents."""
     lines = [
-        "| s | calls | REST MiB | fds | threads | bridge MiB | fds | threads | store KiB |",
+        "| after | calls | REST MiB | fds | threads | bridge MiB | fds | threads | store KiB |",
         "|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for each in run.samples:
@@ -404,7 +404,7 @@ def table(run: Soak) -> str:
             for one in (each.gateway, each.bridge)
             for text in (_mib(one.resident), str(one.descriptors), str(one.threads))
         ]
-        row = [f"{each.second:.0f}", str(each.calls), *held, str(each.store >> 10)]
+        row = [f"{each.second:.0f} s", str(each.calls), *held, str(each.store >> 10)]
         lines.append(f"| {' | '.join(row)} |")
     return "\n".join(lines)
 
