@@ -19,7 +19,7 @@ COMPILE := pip compile -q --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-header --no-annotate
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test check lint tools bench openapi lock clean
+.PHONY: help run demo test check lint tools bench soak openapi lock clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ tools: tests/tools/node_modules/.installed $(TOOLS:%=.tools/%/.installed) ## Ins
 
 bench: .venv/.runtime $(BENCH:%=.tools/%/.installed) ## Measure against the alternatives; QUICK=1: under five minutes, not all of it
 	@$(VENV) -m bench $(if $(QUICK),--quick) $(ARGS)
+
+soak: .venv/.runtime ## Measure whether anything grows under mixed load; MINUTES=10
+	@$(VENV) -m bench.soak --minutes $(or $(MINUTES),10)
 
 openapi: .venv/.runtime ## Derive openapi/openapi.yaml again
 	@$(VENV) -m openapi.derive

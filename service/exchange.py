@@ -1,7 +1,8 @@
 """Upstream requests under way, which can be ended from outside: when their time is over, or their client has left.
 
 `requests` limits each wait for bytes, never their sum, and cannot be interrupted. So the connection that a thread
-works on is known here, and shutting its socket ends the wait.
+works on is known here, and shutting its socket ends the wait. Until there is a socket, nothing may take longer than what
+is left.
 """
 
 from __future__ import annotations
@@ -14,6 +15,10 @@ from typing import Any
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import NewConnectionError
+from urllib3.util.connection import create_connection
+
+from .names import name
 
 
 class Exchange:
@@ -24,6 +29,7 @@ class Exchange:
         self.over = False
         self.sent = False
         self.connection: _Watched | None = None
+        self.sock: socket.socket | None = None
 
     def begin(self) -> None:
         """The calling thread works for this exchange from here to `end`."""
@@ -39,16 +45,16 @@ class Exchange:
         with _handover:
             connection.exchange = self
             self.connection = connection
+            # The connection forgets its socket when the answer's head says that it will close; its body is still to come.
+            self.sock = connection.sock
 
     def abandon(self) -> None:
         """Ends the exchange from another thread: its socket is shut, so that whoever waits on it stops waiting."""
         self.over = True
         with _handover:
-            connection = self.connection
-            sock = connection.sock if connection and connection.exchange is self else None
-            if sock:
+            if self.connection and self.connection.exchange is self and self.sock:
                 with contextlib.suppress(OSError):  # closed meanwhile: what was wanted
-                    sock.shutdown(socket.SHUT_RDWR)
+                    self.sock.shutdown(socket.SHUT_RDWR)
 
 
 _current = threading.local()
@@ -60,6 +66,36 @@ class _Watched:
 
     exchange: Exchange | None = None
     sock: socket.socket | None
+
+    def _new_conn(self) -> socket.socket:
+        """As urllib3's, whose limit is for each address and not for the name: here, the exchange's deadline holds for all."""
+        own: Any = self
+        try:
+            return self._connect_to_any(name(own._dns_host).addresses(self._left()))
+        except OSError as error:
+            raise NewConnectionError(own, str(error)) from error
+
+    def _connect_to_any(self, addresses: list[str]) -> socket.socket:
+        own: Any = self
+        last: OSError = TimeoutError()
+        for address in addresses:
+            try:
+                return create_connection(
+                    (address, own.port), self._left(), socket_options=own.socket_options
+                )
+            except OSError as error:
+                last = error
+        raise last
+
+    def _left(self) -> float:
+        """The connect limit, or what the exchange has left if that is less, in seconds; TimeoutError when nothing is."""
+        limit: float = self.timeout  # type: ignore[attr-defined]
+        exchange: Exchange | None = getattr(_current, "exchange", None)
+        if exchange is not None:
+            limit = min(limit, exchange.deadline - time.monotonic())
+        if limit <= 0:
+            raise TimeoutError
+        return limit
 
     def send(self, data: Any) -> Any:
         if self.sock is None:

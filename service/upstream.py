@@ -127,7 +127,10 @@ class Upstream:
             exchange.end()
         call.status = response.status_code
         try:
-            return response, self._read(request, response)
+            content = self._read(request, response)
+            if exchange.over and response.raw.length_remaining is None:
+                raise _timeout(request)  # what looks like its end may be where it was ended
+            return response, content
         except (HTTPError, OSError) as error:
             if exchange.over or isinstance(error, TimeoutError):
                 raise _timeout(request) from error

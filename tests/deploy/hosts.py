@@ -153,12 +153,22 @@ class Token:
 
 
 @contextmanager
-def gateway_on(host: Host, upstream: str, **settings: object) -> Iterator[str]:
-    """A REST service on a host: its address with the port."""
+def gateway_on(
+    host: Host, upstream: str, *, resolver: Path | None = None, **settings: object
+) -> Iterator[str]:
+    """A REST service on a host: its address with the port. `resolver`: a file in the place of /etc/resolv.conf."""
     environ = environment(
         upstream, "sk-CANARY-0123456789", GATEWAY_HOST=host.address, WEB_CONCURRENCY=1, **settings
     )
     python = [sys.executable, "-m", "gunicorn", "wsgi:app"]
+    if resolver:  # `ip netns exec` gives each command mounts of its own
+        python = [
+            "sh",
+            "-c",
+            f'mount --bind {resolver} /etc/resolv.conf && exec "$@"',
+            "sh",
+            *python,
+        ]
     process = start([needed("ip"), "netns", "exec", host.name, *python], environ)
     try:
         address = f"{host.address}:8080"

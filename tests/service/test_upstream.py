@@ -116,6 +116,17 @@ def drip(data: bytes) -> Behaviour:
             ),
             id="body, a byte at a time",
         ),
+        pytest.param(
+            lambda peer, n: (
+                peer.sendall(OK + b"Connection: close\r\nContent-Length: 99\r\n\r\n"),
+                drip(b" " * 99)(peer, n),
+            ),
+            id="body, a byte at a time, over a connection that closes after it",
+        ),
+        pytest.param(
+            lambda peer, n: (peer.sendall(OK + b"\r\n{}"), drip(b" " * 99)(peer, n)),
+            id="body without a length, a byte at a time",
+        ),
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "POST"])
