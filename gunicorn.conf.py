@@ -5,6 +5,7 @@ Facts behind the choices: docs/adr/0003-serving.md.
 
 import gc
 import os
+import resource
 from typing import Any
 
 from access.binding import in_brackets
@@ -12,6 +13,9 @@ from service.config import check_listening, settings_or_exit
 from telemetry import workers as telemetry
 
 settings = settings_or_exit()
+# Each request may need two descriptors; the soft limit of many systems, 1024, is one for programs that use select(2).
+_, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 telemetry.share_metrics()
 
 wsgi_app = "wsgi:app"

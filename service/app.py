@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 
 from connexion import FlaskApp
-from connexion.middleware.lifespan import LifespanMiddleware
 from connexion.middleware.routing import RoutingMiddleware
 from connexion.resolver import Resolver
 
@@ -60,7 +59,6 @@ def create_app(settings: Settings | None = None) -> FlaskApp:
                 readiness=Readiness(key, idempotency),
                 tokens=settings.protected,
             ),
-            LifespanMiddleware,
             RoutingMiddleware,
             partial(Validation, contract=contract, max_body=settings.max_body),
         ],

@@ -76,7 +76,9 @@ class Settings:
     )
     threads: int = setting("GATEWAY_THREADS", 256, "Upstream calls that one worker makes at a time")
     queue: int = setting(
-        "GATEWAY_QUEUE", 256, "Requests that may wait for a thread; more are answered 503"
+        "GATEWAY_QUEUE",
+        256,
+        "Requests that may wait for a thread, a second at most; more are answered 503",
     )
     max_body: int = setting("GATEWAY_MAX_BODY", 32 * MEBIBYTE, "Largest request body")
     max_answer: int = setting("GATEWAY_MAX_ANSWER", 64 * MEBIBYTE, "Largest upstream answer")

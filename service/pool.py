@@ -15,7 +15,24 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Any
 
-_Call = tuple["_Ended", asyncio.Future[Any], Callable[[], Any]]
+_Call = tuple["_Ended", asyncio.Future[Any], Callable[[], Any], "Turn"]
+
+
+class Turn:
+    """Whether a call is begun: decided once, by the thread that comes to it or by whoever wants it no more."""
+
+    __slots__ = ("_open",)
+
+    def __init__(self) -> None:
+        self._open = [None]
+
+    def take(self) -> bool:
+        """True for the first that takes it; from any thread."""
+        try:
+            self._open.pop()
+        except IndexError:
+            return False
+        return True
 
 
 class Pool:
@@ -32,8 +49,11 @@ class Pool:
         self._calls: SimpleQueue[_Call | None] = SimpleQueue()
         self._ended: _Ended | None = None
 
-    def submit(self, call: Callable[[], Any]) -> asyncio.Future[Any]:
-        """Has a thread call it; the future of the running loop gets the result, or the exception."""
+    def submit(self, call: Callable[[], Any], turn: Turn | None = None) -> asyncio.Future[Any]:
+        """Has a thread call it; the future of the running loop gets the result, or the exception.
+
+        Whoever takes `turn` before a thread does keeps it from being called, and settles the future.
+        """
         loop = asyncio.get_running_loop()
         ended = self._ended
         if ended is None or ended.loop is not loop:
@@ -43,7 +63,7 @@ class Pool:
         except IndexError:
             self._start()
         future = loop.create_future()
-        self._calls.put((ended, future, call))
+        self._calls.put((ended, future, call, turn or Turn()))
         return future
 
     def _start(self) -> None:
@@ -57,14 +77,25 @@ class Pool:
 
     def _serve(self) -> None:
         while work := self._calls.get():
-            ended, future, call = work
+            ended, future, call, turn = work
+            begun = turn.take()
+            result = error = None
             try:
-                result, error = call(), None
+                result = call() if begun else None
             except BaseException as raised:  # whatever it is, it belongs to whoever awaits the call
-                result, error = None, raised
+                error = raised
             self._free.append(None)
-            ended.add(future, result, error)
-            del work, ended, future, call, result, error  # a waiting thread keeps nothing alive
+            if begun:
+                ended.add(future, result, error)
+            del (
+                work,
+                ended,
+                future,
+                call,
+                turn,
+                result,
+                error,
+            )  # a waiting thread keeps nothing alive
 
     def _finish(self) -> None:
         for _ in self._threads:

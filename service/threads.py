@@ -20,11 +20,14 @@ from .context import context
 from .errors import Problem
 from .exchange import Exchange
 from .messages import UpstreamRequest
-from .pool import Pool
+from .pool import Pool, Turn
 from .validation import REQUEST
 
 EXCHANGE = "gateway.exchange"
 CONTEXT = "gateway.context"
+
+PATIENCE = 1.0
+"""Seconds that a request may wait for a thread: so much longer than its upstream's time it may take in all."""
 
 WSGIApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
@@ -34,38 +37,51 @@ class ThreadedWSGI:
 
     def __init__(self, app: WSGIApp, *, threads: int, queue: int) -> None:
         self.app = app
+        self.threads = threads
         self.limit = threads + queue
-        self.pending = 0
+        self.calls: set[asyncio.Future[Any]] = set()
         self.pool = Pool(threads)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
         if scope["type"] != "http":
             return
-        if self.pending >= self.limit:
-            raise Problem(
-                "overloaded",
-                "All threads are busy and the queue is full.",
-                headers=[("Retry-After", "1")],
-            )
+        if len(self.calls) >= self.limit:
+            raise _overloaded("All threads are busy and the queue is full.")
         # Out of the scope, which is in cycles: a large body would stay until the garbage collector comes.
-        request, exchange = scope.pop(REQUEST), Exchange()
+        request, exchange, turn = scope.pop(REQUEST), Exchange(), Turn()
         call = self.pool.submit(
-            partial(contextvars.copy_context().run, self._call, _environ(scope, request, exchange))
+            partial(contextvars.copy_context().run, self._call, _environ(scope, request, exchange)),
+            turn,
         )
-        self.pending += 1
+        if len(self.calls) >= self.threads:
+            call.get_loop().call_later(PATIENCE, _give_up, call, turn)
+        self.calls.add(call)
         call.add_done_callback(self._finished)
         context(scope).call = call
         try:
             status, headers, body = await asyncio.shield(call)
         except asyncio.CancelledError:  # the client left
-            if request.operation.safe:
+            if turn.take():
+                call.cancel()  # nothing was begun for it, so nothing will be sent
+            elif request.operation.safe:
                 exchange.abandon()
             raise
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
+    async def _live(self, receive: Receive, send: Send) -> None:
+        """The worker's start and end, which waits for every call: also those of clients that have left (ASGI, Lifespan)."""
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        while self.calls:
+            await asyncio.wait(self.calls)
+        await send({"type": "lifespan.shutdown.complete"})
+
     def _finished(self, call: asyncio.Future[Any]) -> None:
-        self.pending -= 1
+        self.calls.discard(call)
         if not call.cancelled():
             call.exception()  # an abandoned call's failure has no one to go to
 
@@ -84,6 +100,15 @@ class ThreadedWSGI:
             [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers],
             body,
         )
+
+
+def _give_up(call: asyncio.Future[Any], turn: Turn) -> None:
+    if turn.take():
+        call.set_exception(_overloaded(f"No thread was free within {PATIENCE:g} seconds."))
+
+
+def _overloaded(detail: str) -> Problem:
+    return Problem("overloaded", detail, headers=[("Retry-After", "1")])
 
 
 def _environ(scope: Scope, request: UpstreamRequest, exchange: Exchange) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -28,6 +29,9 @@ from .messages import Inputs, UpstreamRequest, fill
 
 MAX_QUERY_PARAMETERS = 200
 
+ROOM = 8
+"""Bodies of the greatest size that may be under way in one worker; smaller ones may be more."""
+
 LARGE = 1 << 18
 """Bytes of a body from which on a thread reads it, so that other requests do not wait meanwhile."""
 
@@ -41,6 +45,7 @@ class Validation:
     def __init__(self, app: ASGIApp, *, contract: Contract, max_body: int) -> None:
         self.app = app
         self.max_body = max_body
+        self.room = Room(ROOM * max_body)
         self.readers = {
             operation.id: RequestReader(operation) for operation in contract.operations.values()
         }
@@ -57,18 +62,61 @@ class Validation:
             context(scope).operation = operation_id
             require_scope(scope, self.scopes[operation_id])
             reader = self.readers[operation_id]
-            scope[REQUEST] = await self._read(reader, scope, receive)
             if reader.path_names:
                 context(scope).path_values = "/".join(map(str, scope["path_params"].values()))
+            if reader.body:
+                await self._with_body(reader, scope, receive, send)
+                return
+            scope[REQUEST] = reader.read(scope, b"")
         await self.app(scope, receive, send)
 
-    async def _read(self, reader: RequestReader, scope: Scope, receive: Receive) -> UpstreamRequest:
-        if not reader.body:
-            return reader.read(scope, b"")
-        content = await _content(scope, receive, self.max_body)
-        if len(content) < LARGE:
-            return reader.read(scope, content)
-        return await asyncio.to_thread(reader.read, scope, content)
+    async def _with_body(
+        self, reader: RequestReader, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        with self.room.place() as place:
+            content = await _content(scope, receive, self.max_body, place)
+            if len(content) < LARGE:
+                scope[REQUEST] = reader.read(scope, content)
+            else:
+                scope[REQUEST] = await asyncio.to_thread(reader.read, scope, content)
+            del content
+            await self.app(scope, receive, send)
+
+
+class Room:
+    """Memory for large bodies, `most` bytes in all, from when they begin to come until they are answered."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.taken = 0
+
+    @contextmanager
+    def place(self) -> Iterator[Place]:
+        """The place of one body, which is free again afterwards."""
+        place = Place(self)
+        try:
+            yield place
+        finally:
+            self.taken -= place.size
+
+
+class Place:
+    """What one body takes of the room, in bytes."""
+
+    def __init__(self, room: Room) -> None:
+        self.room = room
+        self.size = 0
+
+    def grow(self, size: int) -> None:
+        """Takes `size` bytes in all; Problem (overloaded) when there are no more."""
+        if self.room.taken + size - self.size > self.room.most:
+            raise Problem(
+                "overloaded",
+                "Too many large bodies are under way.",
+                headers=[("Retry-After", "1")],
+            )
+        self.room.taken += size - self.size
+        self.size = size
 
 
 class RequestReader:
@@ -221,7 +269,7 @@ def _query(raw: bytes) -> list[tuple[str, str]]:
         ) from error
 
 
-async def _content(scope: Scope, receive: Receive, limit: int) -> bytearray:
+async def _content(scope: Scope, receive: Receive, limit: int, place: Place) -> bytearray:
     """The whole body; Problem (content-too-large) before a body over `limit` bytes is read, or as soon as it grows over."""
     too_large = Problem(
         "content-too-large", f"A body may have at most {limit} bytes (GATEWAY_MAX_BODY)."
@@ -240,6 +288,8 @@ async def _content(scope: Scope, receive: Receive, limit: int) -> bytearray:
         end = size + len(chunk)
         if end > limit:
             raise too_large
+        if end >= LARGE:
+            place.grow(max(end, announced))
         if size < LARGE <= end < announced:
             # Enough to believe the rest; room for it now, so that it is not moved as it grows.
             content = content.ljust(announced, b"\0")

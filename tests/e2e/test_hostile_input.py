@@ -14,7 +14,8 @@ from http.client import HTTPResponse
 
 import pytest
 
-from tests.e2e.gateway import Stack, wait_until
+from service.validation import ROOM
+from tests.e2e.gateway import Stack, gateway_process, wait_until
 from tests.processes import Sandbox
 
 JOBS = "/v1/batch/jobs"
@@ -112,6 +113,29 @@ def test_a_body_that_breaks_off_reaches_nobody(connection: Connection, stack: St
     connection.socket.shutdown(socket.SHUT_WR)
     assert not connection.rest().startswith(b"HTTP/1.1 2")
     assert reached(stack.sandbox) == []
+
+
+def test_large_bodies_that_do_not_end_take_no_more_than_their_room(stack: Stack) -> None:
+    upstream = f"{stack.sandbox.url}/v1"
+    with gateway_process(upstream, WEB_CONCURRENCY=1, GATEWAY_MAX_BODY=1 << 20) as gateway:
+        unending = [Connection(gateway.port) for _ in range(ROOM)]
+        for each in unending:
+            each.send(create(f"Content-Length: {1 << 20}") + b" " * (1 << 19))
+        wait_until(lambda: _answer_of_a_large_create(gateway.port) == 503)
+        small = Connection(gateway.port).send(create(f"Content-Length: {len(CREATE)}") + CREATE)
+        assert small.answer()[0] == 200
+        for each in (*unending, small):
+            each.socket.close()
+        wait_until(lambda: _answer_of_a_large_create(gateway.port) == 200)
+
+
+def _answer_of_a_large_create(port: int) -> int:
+    body = CREATE.ljust(1 << 20)
+    large = Connection(port)
+    try:
+        return large.send(create(f"Content-Length: {len(body)}") + body).answer()[0]
+    finally:
+        large.socket.close()
 
 
 # Framing: what two servers in a row could read differently

@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 from starlette.types import Message
 
+import service.threads
 from openapi.contract import load
 from service.context import open_context
+from service.errors import Problem
 from service.messages import UpstreamRequest
 from service.pool import Pool
 from service.threads import ThreadedWSGI
@@ -119,14 +121,93 @@ def test_a_scope_that_outlives_its_request_does_not_keep_the_body() -> None:
         sent.append(message)
 
     sent: list[Message] = []
-    operation = load().operations["createbatchjob"]
-    scope = {
-        "type": "http", "method": "POST", "path": "/", "http_version": "1.1", "headers": [],
-        REQUEST: UpstreamRequest(operation, "/", {}, b"{}"),
-    }  # fmt: skip
+    scope = create_scope("/")
     open_context(scope)
     asyncio.run(call())
     assert (sent[1]["body"], REQUEST in scope) == (b"{}", False)
+
+
+class Held:
+    """A WSGI application whose calls wait; `begun` are the paths of those that were begun."""
+
+    def __init__(self) -> None:
+        self.go_on = threading.Event()
+        self.begun: list[str] = []
+
+    def __call__(self, environ: dict[str, Any], start: Callable[..., Any]) -> list[bytes]:
+        self.begun.append(environ["PATH_INFO"])
+        assert self.go_on.wait(10)
+        start("200 OK", [])
+        return [b"{}"]
+
+
+def asking(served: ThreadedWSGI, path: str) -> asyncio.Task[list[Message]]:
+    """A create under way; its result is what was sent to the client."""
+    sent: list[Message] = []
+    scope = create_scope(path)
+
+    async def receive() -> Message:
+        raise AssertionError("the body was read before")
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def ask() -> list[Message]:
+        open_context(scope)
+        await served(scope, receive, send)
+        return sent
+
+    return asyncio.create_task(ask())
+
+
+def create_scope(path: str) -> dict[str, Any]:
+    return {
+        "type": "http", "method": "POST", "path": path, "http_version": "1.1", "headers": [],
+        REQUEST: UpstreamRequest(load().operations["createbatchjob"], "/", {}, b"{}"),
+    }  # fmt: skip
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def test_nothing_is_begun_for_a_client_that_left_while_it_waited_for_a_thread() -> None:
+    app = Held()
+
+    async def leave() -> None:
+        served = ThreadedWSGI(app, threads=1, queue=5)
+        first, second = asking(served, "/first"), asking(served, "/second")
+        await until(lambda: len(served.calls) == 2)
+        second.cancel()
+        await until(lambda: len(served.calls) == 1)
+        app.go_on.set()
+        third = asking(served, "/third")
+        assert [(await each)[0]["status"] for each in (first, third)] == [200, 200]
+
+    asyncio.run(leave())
+    assert app.begun == ["/first", "/third"]
+
+
+def test_a_request_that_finds_no_free_thread_in_time_is_refused_and_never_begun(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(service.threads, "PATIENCE", 0.05)
+    app = Held()
+
+    async def wait() -> None:
+        served = ThreadedWSGI(app, threads=1, queue=5)
+        first = asking(served, "/first")
+        await until(lambda: app.begun)
+        with pytest.raises(Problem) as caught:
+            await asking(served, "/second")
+        assert (caught.value.slug, caught.value.headers) == ("overloaded", (("Retry-After", "1"),))
+        app.go_on.set()
+        assert (await first)[0]["status"] == 200
+
+    asyncio.run(wait())
+    assert app.begun == ["/first"]
 
 
 def test_the_process_ends_after_the_calls_that_it_was_given() -> None:

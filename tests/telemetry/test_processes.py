@@ -160,13 +160,7 @@ def test_a_client_that_leaves_during_a_create_is_told_of_once_with_what_became_o
 ) -> None:
     with gateway(tmp_path, mistral.url) as running:
         mistral.hold.clear()
-        body = json.dumps(CREATE)
-        with socket.create_connection(("127.0.0.1", running.port)) as leaving:
-            leaving.sendall(
-                f"POST {JOBS} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-                f"Content-Length: {len(body)}\r\n\r\n{body}".encode()
-            )
-            eventually(lambda: mistral.received)
+        leave_a_create(running, mistral)
         eventually(lambda: running.ask("GET", "/livez")[0] == 200)
         assert running.audit == []
         mistral.hold.set()
@@ -175,6 +169,38 @@ def test_a_client_that_leaves_during_a_create_is_told_of_once_with_what_became_o
             "client-left", 499, JOB["id"], 200,
         )  # fmt: skip
         assert [told["status"] for told in running.requests] == [499]
+
+
+def test_a_worker_that_ends_tells_of_a_create_whose_client_has_left_first(
+    tmp_path: Path, mistral: Upstream
+) -> None:
+    with gateway(tmp_path, mistral.url) as running:
+        mistral.hold.clear()
+        leave_a_create(running, mistral)
+        eventually(lambda: running.ask("GET", "/livez")[0] == 200)
+        running.process.terminate()
+        eventually(lambda: not answers(running))
+        mistral.hold.set()
+        running.process.wait(30)
+        assert [(line["status"], line["id"]) for line in running.audit] == [(499, JOB["id"])]
+
+
+def answers(running: Gateway) -> bool:
+    try:
+        return running.ask("GET", "/livez")[0] == 200
+    except OSError:
+        return False
+
+
+def leave_a_create(running: Gateway, mistral: Upstream) -> None:
+    """Sends a create, and closes its connection when the upstream has it."""
+    body = json.dumps(CREATE)
+    with socket.create_connection(("127.0.0.1", running.port)) as leaving:
+        leaving.sendall(
+            f"POST {JOBS} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n{body}".encode()
+        )
+        eventually(lambda: mistral.received)
 
 
 def test_the_audit_log_may_be_a_file_of_its_own(tmp_path: Path, mistral: Upstream) -> None:
