@@ -1,4 +1,4 @@
-"""The three fixtures that most tests use: `mistral`, `app` and `client`."""
+"""What tests of several folders use: `mistral`, `app` and `client` in this process, a `sandbox` in one of its own."""
 
 from __future__ import annotations
 
@@ -12,9 +12,24 @@ from starlette.testclient import TestClient
 
 from service.app import create_app
 from service.config import Settings
+from tests.processes import Sandbox, sandbox_process
 
 UPSTREAM = "http://127.0.0.1:9"
 KEY = "sk-CANARY-0123456789"
+
+
+@pytest.fixture(scope="session")
+def running_sandbox() -> Iterator[Sandbox]:
+    """The process, whose clock stands still; tests take `sandbox`."""
+    with sandbox_process(speed=0) as running:
+        yield running
+
+
+@pytest.fixture
+def sandbox(running_sandbox: Sandbox) -> Sandbox:
+    """The sandbox as new: no jobs, no faults, an empty ledger."""
+    running_sandbox.reset()
+    return running_sandbox
 
 
 @pytest.fixture

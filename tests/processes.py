@@ -9,11 +9,13 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -81,6 +83,27 @@ def sandbox_process(**settings: Any) -> Iterator[Sandbox]:
         yield Sandbox(process)
     finally:
         stop(process)
+
+
+def free_port() -> int:
+    """A port of loopback that was free a moment ago, for programs that cannot choose one themselves."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def children(pid: int) -> list[int]:
+    """The processes that `pid` started."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 15) -> Any:
+    """What `condition` returns once it is true, asked often: for what gives no event to wait for. Fails after `seconds`."""
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, "it did not come about in time"
+        time.sleep(0.02)
+    return found
 
 
 def start(command: list[str], environ: dict[str, str]) -> subprocess.Popen[str]:

@@ -21,6 +21,7 @@ from access.refusals import Refused
 from tests.access.conftest import Gateway as Make
 from tests.access.conftest import Tokens, bearing
 from tests.conftest import UPSTREAM
+from tests.processes import free_port
 from tests.tools_available import needed
 
 JOBS = "/v1/batch/jobs"
@@ -96,9 +97,7 @@ def test_a_limit_that_is_none_is_refused_at_the_start(text: str, gateway: Make) 
 def redis(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """A Redis server of the test's own: its URL and the process."""
     server = needed("redis-server", "install Redis")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path)]
     process = subprocess.Popen([server, *options], stdout=subprocess.DEVNULL)
     try:

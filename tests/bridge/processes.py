@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import start, stop, wait_for_line
+from tests.processes import free_port, start, stop, wait_for_line
 from tests.tools_available import NODE_MODULES, needed, needed_package
 
 SERVING = re.compile(r'serving MCP at (http://[^\s"]+)')
@@ -97,12 +96,6 @@ def environment(**settings: str) -> dict[str, str]:
     """This process's environment with no settings of the gateway's but `settings`."""
     ours = ("BRIDGE_", "GATEWAY_", "SANDBOX_", "MISTRAL_", "WEB_CONCURRENCY")
     return {k: v for k, v in os.environ.items() if not k.startswith(ours)} | settings
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_until_ready(url: str, process: subprocess.Popen[str], seconds: float = 30) -> None:

@@ -1,4 +1,4 @@
-"""A sandbox for the folder, and a REST service behind nginx for the tests that need no more than that."""
+"""A REST service behind nginx for the tests that need no more than that."""
 
 from __future__ import annotations
 
@@ -9,21 +9,7 @@ import pytest
 
 from tests.deploy.front import Front, front
 from tests.deploy.gateways import Gateway, gateway
-from tests.processes import Sandbox, sandbox_process
-
-
-@pytest.fixture(scope="session")
-def running_sandbox() -> Iterator[Sandbox]:
-    """The process; tests take `sandbox`."""
-    with sandbox_process(speed=0) as running:
-        yield running
-
-
-@pytest.fixture
-def sandbox(running_sandbox: Sandbox) -> Sandbox:
-    """The sandbox as new: no jobs, no faults, an empty ledger."""
-    running_sandbox.reset()
-    return running_sandbox
+from tests.processes import Sandbox
 
 
 @pytest.fixture(scope="session")

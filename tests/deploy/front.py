@@ -16,8 +16,7 @@ from typing import Any
 import pytest
 import requests
 
-from tests.bridge.processes import free_port
-from tests.processes import ROOT
+from tests.processes import ROOT, free_port
 from tests.tools_available import needed
 
 CONFIGURATION = ROOT / "deploy" / "nginx.conf"

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,10 +17,10 @@ from typing import Any
 
 import requests
 
-from tests.bridge.processes import close, free_port
+from tests.bridge.processes import close
 from tests.deploy.front import Front
 from tests.e2e.gateway import environment
-from tests.processes import Sandbox, start, stop, wait_for_line
+from tests.processes import Sandbox, children, free_port, start, stop, wait_for_line, wait_until
 
 JOBS = "/v1/batch/jobs"
 KEY = "sk-CANARY-0123456789"
@@ -118,19 +117,6 @@ def gateway(
         yield running
     finally:
         running.end()
-
-
-def children(pid: int) -> list[int]:
-    """The processes that `pid` started."""
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def wait_until(condition: Any, seconds: float = 15) -> None:
-    """Returns when `condition()` holds; for what gives no event to wait for."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come about in time"
-        time.sleep(0.02)
 
 
 def job(text: str = "Hello") -> dict[str, Any]:

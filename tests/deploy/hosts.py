@@ -13,10 +13,10 @@ import pytest
 import trustme
 
 from access.token import make
-from tests.bridge.processes import end, free_port, wait_until_ready
+from tests.bridge.processes import end, wait_until_ready
 from tests.deploy.front import Front
 from tests.e2e.gateway import environment
-from tests.processes import Sandbox, start
+from tests.processes import Sandbox, free_port, start
 from tests.tools_available import needed
 
 NUMBER = os.getpid() % 250

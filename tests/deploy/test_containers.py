@@ -17,8 +17,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from tests.bridge.processes import end, environment, free_port, wait_until_ready
-from tests.processes import ROOT, start
+from tests.bridge.processes import end, environment, wait_until_ready
+from tests.processes import ROOT, free_port, start
 
 DEPLOY = ROOT / "deploy"
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text()

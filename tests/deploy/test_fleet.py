@@ -14,8 +14,8 @@ import pytest
 
 from tests.bridge.processes import wait_until_ready
 from tests.deploy.front import front
-from tests.deploy.gateways import JOBS, Gateway, Load, children, gateway, job, wait_until
-from tests.processes import Sandbox
+from tests.deploy.gateways import JOBS, Gateway, Load, gateway, job
+from tests.processes import Sandbox, children, wait_until
 
 DELAYED = {"fault": "latency", "seconds": 0.05, "times": None}
 

@@ -12,9 +12,9 @@ import pytest
 import requests
 
 from tests.deploy.front import Front, front
-from tests.deploy.gateways import JOBS, job, wait_until
+from tests.deploy.gateways import JOBS, job
 from tests.deploy.hosts import Host, Token, gateway_on, hosts, mistral, redis
-from tests.processes import Sandbox
+from tests.processes import Sandbox, wait_until
 
 PATIENCE = {
     "GATEWAY_CONNECT_TIMEOUT": 1,

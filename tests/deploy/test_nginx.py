@@ -15,10 +15,9 @@ import pytest
 import requests
 
 from service.errors import PROBLEMS
-from tests.bridge.processes import free_port
 from tests.deploy.front import Front, front
-from tests.deploy.gateways import JOBS, Gateway, job, wait_until
-from tests.processes import Sandbox
+from tests.deploy.gateways import JOBS, Gateway, job
+from tests.processes import Sandbox, free_port, wait_until
 
 PRIVATE = ["/metrics", "/livez", "/readyz", "/healthz"]
 

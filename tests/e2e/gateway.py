@@ -6,8 +6,7 @@ import os
 import re
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 
 import requests
 
-from tests.processes import ROOT, Sandbox, start, stop, wait_for_line
+from tests.processes import ROOT, Sandbox, start, stop, wait_for_line, wait_until
 
 KEY = "sk-end-to-end-0123456789"
 OWN = ("GATEWAY_", "MISTRAL_", "WEB_CONCURRENCY", "GUNICORN_")
@@ -61,15 +60,6 @@ class Gateway:
     def post(self, path: str, json: Any = None, **options: Any) -> requests.Response:
         """The answer to a POST."""
         return self.request("POST", path, json=json, **options)
-
-
-def wait_until(condition: Callable[[], Any], seconds: float = 15) -> Any:
-    """What `condition` returns once it is true, asked often; fails after `seconds`."""
-    end = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
-    return found
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from http.client import HTTPResponse
 import pytest
 
 from service.validation import ROOM
-from tests.e2e.gateway import Stack, gateway_process, wait_until
-from tests.processes import Sandbox
+from tests.e2e.gateway import Stack, gateway_process
+from tests.processes import Sandbox, wait_until
 
 JOBS = "/v1/batch/jobs"
 ID = "7c9e6679-7425-40de-944b-e07fc1f90ae7"

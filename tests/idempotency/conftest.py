@@ -1,4 +1,4 @@
-"""A sandbox whose clock stands still, gateways in this process before it, and the time that they keep their keys by."""
+"""Gateways in this process before the sandbox, and the time that they keep their keys by."""
 
 from __future__ import annotations
 
@@ -15,27 +15,13 @@ from starlette.testclient import TestClient
 
 from service.app import create_app
 from service.config import Settings
-from tests.processes import Sandbox, sandbox_process
+from tests.processes import Sandbox
 
 hypothesis.settings.register_profile("ci", derandomize=True, database=None, deadline=None)
 hypothesis.settings.register_profile("local", database=None, deadline=None)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 MakeGateway = Callable[..., TestClient]
-
-
-@pytest.fixture(scope="session")
-def running_sandbox() -> Iterator[Sandbox]:
-    """The process; tests take `sandbox`, which is as new."""
-    with sandbox_process(speed=0) as sandbox:
-        yield sandbox
-
-
-@pytest.fixture
-def sandbox(running_sandbox: Sandbox) -> Sandbox:
-    """No jobs, no faults, an empty ledger."""
-    running_sandbox.reset()
-    return running_sandbox
 
 
 def settings_for(upstream: str, store: Path | str, **changes: Any) -> Settings:

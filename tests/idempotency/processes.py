@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-from pathlib import Path
 
 from tests.e2e.gateway import Gateway
+from tests.processes import children
 
 
 def workers(gateway: Gateway) -> list[int]:
     """The process ids of a gateway's workers: the children of the gunicorn that was started."""
-    master = gateway.process.pid
-    children = Path(f"/proc/{master}/task/{master}/children").read_text()
-    return [int(pid) for pid in children.split()]
+    return children(gateway.process.pid)
 
 
 def kill_workers(gateway: Gateway) -> None:

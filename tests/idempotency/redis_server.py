@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.processes import start, stop, wait_for_line
+from tests.processes import free_port, start, stop, wait_for_line
 from tests.tools_available import needed
 
 _READY = re.compile(r"(Ready to accept connections)")
@@ -27,11 +26,3 @@ def redis_server(folder: Path) -> Iterator[str]:
         yield f"redis://127.0.0.1:{port}/0"
     finally:
         stop(process)
-
-
-def free_port() -> int:
-    """A port that was free a moment ago; Redis cannot choose one itself."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -15,7 +15,7 @@ import pytest
 import requests
 
 from sandbox.faults import KINDS
-from tests.processes import Sandbox
+from tests.processes import Sandbox, wait_until
 from tests.sandbox.api import JOBS, Api, body
 
 AUTH = {"Authorization": "Bearer k"}
@@ -42,14 +42,6 @@ def raw(server: Sandbox, fault: str) -> bytes:
             f"X-Sandbox-Fault: {fault}\r\n\r\n".encode()
         )
         return b"".join(iter(lambda: connection.recv(65536), b""))
-
-
-def wait_until(check: Callable[[], bool]) -> None:
-    """Return as soon as a condition holds; fail after five seconds."""
-    end = time.monotonic() + 5
-    while not check():
-        assert time.monotonic() < end, "it never came true"
-        time.sleep(0.01)
 
 
 def total(server: Sandbox) -> int:

@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tests.processes import ROOT, stop
+from tests.processes import ROOT, children, free_port, stop
 
 KEY = 'sk-CANARY-0123456789-"\\x'
 JOB = {"id": "7c9e6679-7425-40de-944b-e07fc1f90ae7", "object": "batch", "status": "QUEUED"}
@@ -104,8 +104,7 @@ class Gateway:
         return {name: float(value) for name, _, value in samples}
 
     def workers(self) -> list[int]:
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
-        return [int(pid) for pid in children.split()]
+        return children(self.process.pid)
 
 
 def _lines(file: Path) -> list[dict[str, Any]]:
@@ -149,7 +148,7 @@ def gateway(
         for name, value in os.environ.items()
         if not name.startswith(("GATEWAY_", "MISTRAL_", "OTEL_", "PROMETHEUS_"))
     }
-    port = _free_port()
+    port = free_port()
     environ |= {
         "GATEWAY_PORT": str(port),
         "GATEWAY_UPSTREAM_URL": upstream_url,
@@ -173,13 +172,6 @@ def gateway(
         yield running
     finally:
         stop(process)  # type: ignore[arg-type]
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 SECRET = re.compile(rb"CANARY")
