@@ -22,10 +22,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from openapi.contract import Contract, is_page, read_document
 from telemetry import metrics
 
+from .document import with_tokens
 from .errors import DOCUMENTATION, PROBLEMS
 from .idempotency import Idempotency
 from .key import Key
-from .security import with_tokens
 
 _CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self';"

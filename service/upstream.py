@@ -20,12 +20,12 @@ from requests.adapters import HTTPAdapter
 from requests.structures import CaseInsensitiveDict
 from urllib3.exceptions import HTTPError
 
-from .calls import UpstreamCall
 from .config import Settings
 from .errors import Problem
 from .exchange import POOLS, Exchange, Watch
 from .key import Credentials, Key
 from .messages import Answer, UpstreamRequest, decipher
+from .upstream_records import UpstreamCall
 
 REPEATS = 2
 """How often a safe request is repeated when nothing of an answer was received. Others are sent once."""
