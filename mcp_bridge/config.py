@@ -172,7 +172,11 @@ def _read(entry: Any, text: str) -> Any:
     kind = type(entry.default)
     if kind is tuple:
         return tuple(part.strip() for part in text.split(",") if part.strip())
+    name = entry.metadata["env"]
     try:
-        return kind(text)
+        value = kind(text)
     except ValueError as error:
-        raise SettingsError(f"{entry.metadata['env']} must be of type {kind.__name__}") from error
+        raise SettingsError(f"{name} must be of type {kind.__name__}") from error
+    if kind is not str and not 0 <= value < 1 << 40:
+        raise SettingsError(f"{name} must be zero or more and not endless")
+    return value
