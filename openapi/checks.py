@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -128,6 +129,9 @@ def _faults(
             yield _fault(error, at, schema)
         return
     found = False
+    for fault in _size_faults(value, schema, at) if _is_container(value) else ():
+        found = True
+        yield fault
     for part, its_schema, its_validator, place in _parts(value, schema):
         for fault in _faults(part, its_schema, its_validator, f"{at}{place}"):
             found = True
@@ -159,7 +163,7 @@ def _parts(value: Any, schema: Schema) -> Iterator[tuple[Any, Schema, Draft20201
         inner = {name for name in properties if _is_container(value.get(name))}
         for name in inner:
             yield value[name], properties[name], _compiled(properties[name]), f"/{name}"
-        if inner or (len(value) > SMALL and schema.keys() & _OF_EACH_MEMBER):
+        if inner or len(value) > SMALL:
             yield from _members(value, schema, inner)
 
 
@@ -169,17 +173,29 @@ def _members(
     """As `_parts`: the members of an object but for the `inner` ones, its named ones together, the others some at a time."""
     properties = {n: child for n, child in schema.get("properties", {}).items() if n not in inner}
     required = [name for name in schema.get("required", ()) if name not in inner]
-    named = {**schema, "properties": properties, "required": required}
+    shared = {k: v for k, v in schema.items() if k not in _OF_ALL_MEMBERS}
+    named = {**shared, "properties": properties, "required": required}
     yield {n: value[n] for n in properties if n in value}, named, _compiled(named), ""
-    others = {k: v for k, v in schema.items() if k not in ("properties", *_OF_ALL_MEMBERS)}
+    others = {k: v for k, v in shared.items() if k not in ("properties", "required")}
     names = (name for name in value if name not in properties and name not in inner)
     validator = _compiled(others)
     while some := {name: value[name] for name in islice(names, SMALL // 4)}:
         yield some, others, validator, ""
 
 
-_OF_EACH_MEMBER = {"additionalProperties", "propertyNames"}
-_OF_ALL_MEMBERS = {"required", "minProperties", "maxProperties"}
+def _size_faults(value: Any, schema: Schema, at: str) -> Iterator[Fault]:
+    """What its parts do not show: that there are too many of them, or too few."""
+    least, most = (
+        ("minItems", "maxItems") if isinstance(value, list) else ("minProperties", "maxProperties")
+    )
+    if len(value) > schema.get(most, math.inf):
+        yield Fault(at, _SENTENCES[most](schema[most]))
+    if len(value) < schema.get(least, 0):
+        yield Fault(at, _SENTENCES[least](schema[least]))
+
+
+# What is said of an object as a whole, and not of any of its parts.
+_OF_ALL_MEMBERS = {"minProperties", "maxProperties", "allOf", "anyOf", "oneOf", "not"}
 
 
 def _is_container(value: Any) -> bool:

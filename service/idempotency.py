@@ -332,7 +332,7 @@ class Idempotency:
 def _is_object(answer: Answer) -> bool:
     try:
         msgspec.json.decode(answer.body, type=dict[str, Raw])
-    except (msgspec.MsgspecError, RecursionError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return False
     return True
 

@@ -212,8 +212,10 @@ def _refusal(
 def _is_whole_json(is_json: bool, content: bytes) -> bool:
     """True for well-formed JSON, which is looked through but not built."""
     try:
+        if not content.isascii():
+            content.decode()  # msgspec does not look inside what it leaves as bytes
         msgspec.json.decode(content, type=Raw)
-    except (msgspec.MsgspecError, RecursionError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return False
     return is_json
 

@@ -42,13 +42,18 @@ class Name:
             latest = self._latest
             over = latest is None or latest.done() or now - self._begun > limit
             if latest is None or (over and self._waiting < MOST):
-                self._latest = latest = Future()
+                latest = Future()
+                # A daemon: a resolver that does not answer does not keep the process from ending.
+                asking = threading.Thread(
+                    target=self._ask, args=(latest,), name="lookup", daemon=True
+                )
+                try:
+                    asking.start()
+                except RuntimeError as error:  # the system has no thread to give now
+                    raise OSError(str(error)) from error
+                self._latest = latest
                 self._begun = now
                 self._waiting += 1
-                # A daemon: a resolver that does not answer does not keep the process from ending.
-                threading.Thread(
-                    target=self._ask, args=(latest,), name="lookup", daemon=True
-                ).start()
             return latest
 
     def _ask(self, lookup: Future[list[str]]) -> None:

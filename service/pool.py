@@ -15,24 +15,23 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Any
 
-_Call = tuple["_Ended", asyncio.Future[Any], Callable[[], Any], "Turn"]
+_Call = tuple["_Ended", asyncio.Future[Any], "Turn"]
 
 
 class Turn:
-    """Whether a call is begun: decided once, by the thread that comes to it or by whoever wants it no more."""
+    """A call that waits: taken once, by the thread that comes to it or by whoever wants it no more."""
 
-    __slots__ = ("_open",)
+    __slots__ = ("_calls",)
 
-    def __init__(self) -> None:
-        self._open = [None]
+    def __init__(self, call: Callable[[], Any]) -> None:
+        self._calls = [call]
 
-    def take(self) -> bool:
-        """True for the first that takes it; from any thread."""
+    def take(self) -> Callable[[], Any] | None:
+        """The call, for the first that takes it, which is all that keeps it alive; from any thread."""
         try:
-            self._open.pop()
+            return self._calls.pop()
         except IndexError:
-            return False
-        return True
+            return None
 
 
 class Pool:
@@ -49,10 +48,10 @@ class Pool:
         self._calls: SimpleQueue[_Call | None] = SimpleQueue()
         self._ended: _Ended | None = None
 
-    def submit(self, call: Callable[[], Any], turn: Turn | None = None) -> asyncio.Future[Any]:
+    def submit(self, call: Callable[[], Any] | Turn) -> asyncio.Future[Any]:
         """Has a thread call it; the future of the running loop gets the result, or the exception.
 
-        Whoever takes `turn` before a thread does keeps it from being called, and settles the future.
+        Whoever takes a turn before a thread does keeps it from being called, and settles the future.
         """
         loop = asyncio.get_running_loop()
         ended = self._ended
@@ -63,7 +62,7 @@ class Pool:
         except IndexError:
             self._start()
         future = loop.create_future()
-        self._calls.put((ended, future, call, turn or Turn()))
+        self._calls.put((ended, future, call if isinstance(call, Turn) else Turn(call)))
         return future
 
     def _start(self) -> None:
@@ -77,25 +76,19 @@ class Pool:
 
     def _serve(self) -> None:
         while work := self._calls.get():
-            ended, future, call, turn = work
-            begun = turn.take()
-            result = error = None
-            try:
-                result = call() if begun else None
-            except BaseException as raised:  # whatever it is, it belongs to whoever awaits the call
-                error = raised
-            self._free.append(None)
-            if begun:
-                ended.add(future, result, error)
-            del (
-                work,
-                ended,
-                future,
-                call,
-                turn,
-                result,
-                error,
-            )  # a waiting thread keeps nothing alive
+            self._carry_out(*work)
+            del work  # a waiting thread keeps nothing alive
+
+    def _carry_out(self, ended: _Ended, future: asyncio.Future[Any], turn: Turn) -> None:
+        result = error = None
+        call = turn.take()
+        try:
+            result = call() if call else None
+        except BaseException as raised:  # whatever it is, it belongs to whoever awaits the call
+            error = raised
+        self._free.append(None)
+        if call:
+            ended.add(future, result, error)
 
     def _finish(self) -> None:
         for _ in self._threads:

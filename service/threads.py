@@ -50,11 +50,12 @@ class ThreadedWSGI:
         if len(self.calls) >= self.limit:
             raise _overloaded("All threads are busy and the queue is full.")
         # Out of the scope, which is in cycles: a large body would stay until the garbage collector comes.
-        request, exchange, turn = scope.pop(REQUEST), Exchange(), Turn()
-        call = self.pool.submit(
-            partial(contextvars.copy_context().run, self._call, _environ(scope, request, exchange)),
-            turn,
-        )
+        request, exchange = scope.pop(REQUEST), Exchange()
+        environ = _environ(scope, request, exchange)
+        turn = Turn(partial(contextvars.copy_context().run, self._call, environ))
+        safe = request.operation.safe
+        del request, environ  # from here on the turn alone has the body
+        call = self.pool.submit(turn)
         if len(self.calls) >= self.threads:
             call.get_loop().call_later(PATIENCE, _give_up, call, turn)
         self.calls.add(call)
@@ -65,7 +66,7 @@ class ThreadedWSGI:
         except asyncio.CancelledError:  # the client left
             if turn.take():
                 call.cancel()  # nothing was begun for it, so nothing will be sent
-            elif request.operation.safe:
+            elif safe:
                 exchange.abandon()
             raise
         await send({"type": "http.response.start", "status": status, "headers": headers})

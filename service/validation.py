@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -73,7 +72,8 @@ class Validation:
     async def _with_body(
         self, reader: RequestReader, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        with self.room.place() as place:
+        place = Place(self.room)
+        try:
             content = await _content(scope, receive, self.max_body, place)
             if len(content) < LARGE:
                 scope[REQUEST] = reader.read(scope, content)
@@ -81,23 +81,16 @@ class Validation:
                 scope[REQUEST] = await asyncio.to_thread(reader.read, scope, content)
             del content
             await self.app(scope, receive, send)
+        finally:
+            place.leave(context(scope).call)
 
 
 class Room:
-    """Memory for large bodies, `most` bytes in all, from when they begin to come until they are answered."""
+    """Memory for large bodies, `most` bytes in all, from when they begin to come until nobody needs them."""
 
     def __init__(self, most: int) -> None:
         self.most = most
         self.taken = 0
-
-    @contextmanager
-    def place(self) -> Iterator[Place]:
-        """The place of one body, which is free again afterwards."""
-        place = Place(self)
-        try:
-            yield place
-        finally:
-            self.taken -= place.size
 
 
 class Place:
@@ -117,6 +110,14 @@ class Place:
             )
         self.room.taken += size - self.size
         self.size = size
+
+    def leave(self, call: asyncio.Future[Any] | None) -> None:
+        """Gives all of it back; while `call` goes on, as that of a client that has left does, when it has ended."""
+        if call and not call.done():
+            call.add_done_callback(lambda _: self.leave(None))
+            return
+        self.room.taken -= self.size
+        self.size = 0
 
 
 class RequestReader:

@@ -69,6 +69,31 @@ def test_the_one_fault_in_a_large_value_is_found_with_its_place(
     assert found(**changes) == [(pointer, detail)]
 
 
+def test_all_faults_of_a_large_flat_object_are_listed() -> None:
+    strangers = {f"x{number}": 1 for number in range(300)}
+    assert sorted(found(items=1.5, tags=None, name=None, hours="x", **strangers)) == [
+        ("/body/hours", "must be a whole number"),
+        ("/body/items", "must be an array"),
+        ("/body/name", "is required"),
+    ]
+
+
+def test_too_many_items_are_told_beside_a_fault_in_one_of_them() -> None:
+    assert found(items=[*MANY, *MANY, 7]) == [
+        ("/body/items", "must have at most 5000 items"),
+        ("/body/items/8000", "must be an object"),
+    ]
+
+
+def test_what_is_said_of_an_object_as_a_whole_is_not_said_of_its_parts() -> None:
+    schema = {
+        "type": "object", "minProperties": 1, "anyOf": [{"required": ["r"]}, {"required": ["q"]}],
+        "additionalProperties": {"type": "string"}, "properties": {"r": {"type": "string"}},
+    }  # fmt: skip
+    faults = Check(schema).faults({**TAGS, "r": "x", "last": 1})
+    assert [(fault.pointer, fault.detail) for fault in faults] == [("/last", "must be text")]
+
+
 def test_a_large_value_that_is_no_object_is_told_so() -> None:
     assert [fault.detail for fault in CHECK.faults(MANY)] == ["must be an object"]
 

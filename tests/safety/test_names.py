@@ -169,3 +169,18 @@ def test_the_next_address_is_tried_when_one_refuses(
             for _ in range(2):  # a GET's repeats
                 listening.accept()[0].close()
             call.result()
+
+
+def test_a_system_that_has_no_thread_to_give_is_asked_again_by_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def none_left(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    asked = Name("localhost")
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", none_left)
+        for _ in range(MOST + 1):
+            with pytest.raises(OSError, match="thread"):
+                asked.addresses(1)
+    assert asked.addresses(5)

@@ -18,7 +18,7 @@ from openapi.contract import load
 from service.context import open_context
 from service.errors import Problem
 from service.messages import UpstreamRequest
-from service.pool import Pool
+from service.pool import Pool, Turn
 from service.threads import ThreadedWSGI
 from service.validation import REQUEST
 
@@ -104,6 +104,29 @@ def test_a_result_is_kept_by_nobody_but_its_future() -> None:
     gone = threading.Event()
     asyncio.run(forget())
     assert gone.wait(10)
+
+
+def test_a_call_that_is_not_wanted_any_more_is_kept_by_nobody() -> None:
+    class Call:
+        def __call__(self) -> None:
+            raise AssertionError("it was begun")
+
+    pool, go_on = Pool(1), threading.Event()
+
+    async def withdraw() -> None:
+        busy = pool.submit(lambda: go_on.wait(10))
+        call = Call()
+        kept = weakref.ref(call)
+        turn = Turn(call)
+        pool.submit(turn)
+        del call
+        assert kept() is not None
+        assert turn.take() is not None
+        assert (kept(), turn.take()) == (None, None)
+        go_on.set()
+        await busy
+
+    asyncio.run(withdraw())
 
 
 def test_a_scope_that_outlives_its_request_does_not_keep_the_body() -> None:

@@ -381,7 +381,8 @@ def test_decipher_answers_a_success_of_any_2xx_status_with_no_content() -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b'{"data":[],"object', b"{} {}", b"[" * 5000 + b"]" * 5000]
+    "content",
+    [b"", b'{"data":[],"object', b"{} {}", b'{"id":"a","\xff":1}', b"[" * 5000 + b"]" * 5000],
 )
 def test_decipher_takes_no_success_that_is_not_whole_json(content: bytes) -> None:
     with pytest.raises(Problem) as caught:
