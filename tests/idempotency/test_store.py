@@ -8,6 +8,7 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -120,8 +121,15 @@ def _claims(location: str, name: str, go: object, won: object) -> None:
     store = open_store(location)
     go.wait()  # type: ignore[attr-defined]
     for number in range(40):
-        if store.insert(record(store, id=str(number), owner=name)) is None:
+        if _insert(store, record(store, id=str(number), owner=name)) is None:
             won.put(number)  # type: ignore[attr-defined]
+
+
+def _insert(store: Store, claim: Record) -> Record | None:
+    """As callers do: a store that is busy for long is asked again."""
+    while True:
+        with suppress(StoreUnavailable):
+            return store.insert(claim)
 
 
 def test_of_many_processes_that_open_a_new_store_at_once_one_gets_each_claim(location: str) -> None:
