@@ -44,9 +44,8 @@ class Check:
         if self._validator.is_valid(value):
             return []
         found: dict[str, Fault] = {}
-        with suppress(
-            ValueError
-        ):  # a fault in what cannot be shown: of more than 255 levels, for one
+        # ValueError: a fault in what cannot be shown, of more than 255 levels for one.
+        with suppress(ValueError):
             several = _faults(value, self._lowered, self._validator, at)
             for fault in islice(several, 4 * MAX_FAULTS):
                 found.setdefault(fault.pointer, fault)
