@@ -189,7 +189,7 @@ class SQLiteStore(Store):
 
 def _prepare(db: sqlite3.Connection) -> None:
     """Makes the tables in a new file; sqlite3.DatabaseError for a file of another program's, or of a newer gateway."""
-    db.execute("PRAGMA journal_mode = WAL")
+    _begin_wal(db)
     db.execute("PRAGMA synchronous = FULL")
     with db:
         db.execute("BEGIN IMMEDIATE")
@@ -205,3 +205,16 @@ def _prepare(db: sqlite3.Connection) -> None:
             )
             db.execute("CREATE INDEX expiry ON record (expires)")
             db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+def _begin_wal(db: sqlite3.Connection) -> None:
+    """Puts the file into WAL mode; for this SQLite itself does not wait for others, such as workers that start together."""
+    until = time.monotonic() + BUSY
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                raise
+        time.sleep(0.01)

@@ -8,7 +8,6 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -121,15 +120,8 @@ def _claims(location: str, name: str, go: object, won: object) -> None:
     store = open_store(location)
     go.wait()  # type: ignore[attr-defined]
     for number in range(40):
-        if _insert(store, record(store, id=str(number), owner=name)) is None:
+        if store.insert(record(store, id=str(number), owner=name)) is None:
             won.put(number)  # type: ignore[attr-defined]
-
-
-def _insert(store: Store, claim: Record) -> Record | None:
-    """As callers do: a store that is busy for long is asked again."""
-    while True:
-        with suppress(StoreUnavailable):
-            return store.insert(claim)
 
 
 def test_of_many_processes_that_open_a_new_store_at_once_one_gets_each_claim(location: str) -> None:
@@ -196,6 +188,25 @@ def test_a_claim_is_on_disk_before_it_is_reported(path: Path) -> None:
     assert store._db is not None  # type: ignore[attr-defined]
     assert store._db.execute("PRAGMA synchronous").fetchone() == (2,)  # type: ignore[attr-defined]
     assert store._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)  # type: ignore[attr-defined]
+
+
+def _opens(paths: list[str], go: object) -> None:
+    for path in paths:
+        go.wait()  # type: ignore[attr-defined]
+        open_store(path).check()
+
+
+def test_workers_that_start_together_all_open_their_new_store(tmp_path: Path) -> None:
+    forking = multiprocessing.get_context("fork")
+    go, paths = forking.Barrier(4), [str(tmp_path / f"{n}.sqlite3") for n in range(25)]
+    processes = [forking.Process(target=_opens, args=(paths, go)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    while any(process.is_alive() for process in processes):
+        time.sleep(0.05)
+        if any(process.exitcode for process in processes):
+            go.abort()
+    assert [process.exitcode for process in processes] == [0] * 4
 
 
 def test_expired_records_are_removed_by_any_claim(path: Path) -> None:
