@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -61,6 +62,14 @@ def app(settings: Settings) -> Any:
 def client(app: Any) -> TestClient:
     """An HTTP client of the application, in this process."""
     return TestClient(app, base_url="http://127.0.0.1:8080", follow_redirects=False)
+
+
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    """A port of ours on which nobody listens."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield bound.getsockname()[1]
 
 
 @pytest.fixture(scope="session")

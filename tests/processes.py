@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, Any
 
 ROOT = Path(__file__).parent.parent
+_given: set[int] = set()  # ports
 READY = re.compile(r"ready on (http://\S+)")
 # Proxies that the environment names are not for loopback.
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -86,10 +87,14 @@ def sandbox_process(**settings: Any) -> Iterator[Sandbox]:
 
 
 def free_port() -> int:
-    """A port of loopback that was free a moment ago, for programs that cannot choose one themselves."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of loopback that was free a moment ago, for programs that cannot choose one themselves; never one twice."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+        if port not in _given:
+            _given.add(port)
+            return port
 
 
 def children(pid: int) -> list[int]:

@@ -17,7 +17,7 @@ import requests
 from service.errors import PROBLEMS
 from tests.deploy.front import Front, front
 from tests.deploy.gateways import JOBS, Gateway, job
-from tests.processes import Sandbox, free_port, wait_until
+from tests.processes import Sandbox, wait_until
 
 PRIVATE = ["/metrics", "/livez", "/readyz", "/healthz"]
 
@@ -240,12 +240,13 @@ def test_too_many_requests_are_refused_as_a_problem(
 def test_a_gateway_that_is_down_is_a_problem_that_says_whether_to_repeat(
     folder: Path,
     certificate: tuple[str, str],
+    closed_port: int,
     method: str,
     path: str,
     headers: dict[str, str],
     retryable: bool,
 ) -> None:
-    with front(folder, certificate, f"127.0.0.1:{free_port()}") as nginx:
+    with front(folder, certificate, f"127.0.0.1:{closed_port}") as nginx:
         answer = nginx.request(method, f"{path}?x=1", headers=headers)
         wait_until(nginx.log)
         line = nginx.log()[-1]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -100,11 +99,3 @@ def waiting() -> Callable[[Callable[[], Any]], Any]:
         return answer
 
     return wait
-
-
-@pytest.fixture
-def closed_port() -> Iterator[int]:
-    """A port of ours on which nobody listens."""
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        yield bound.getsockname()[1]
