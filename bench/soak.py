@@ -137,6 +137,13 @@ class Stack:
         self._tell("/sandbox/reset", None)
         self._tell("/sandbox/faults", random.sample(_FAULTS, len(_FAULTS)))
 
+    def page(self) -> None:
+        """Asks the gateway for a page that Starlette's threads make."""
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
+            f"{self.gateway.url}/metrics"
+        ):
+            pass
+
     def wait(self, seconds: float) -> None:
         """Has the sandbox take that long for each answer, from now on."""
         rule = {"fault": "latency", "seconds": seconds, "times": None}
@@ -364,6 +371,7 @@ def at_rest(stack: Stack, reference: Sample, calls: int, second: float) -> Sampl
     """What is held when nobody calls: the first sample no worse than `reference`, or the last one within 15 seconds."""
     end = time.monotonic() + 15
     while True:
+        stack.page()  # Starlette ends its idle threads when it needs one
         sample = stack.sample(second, calls)
         if time.monotonic() > end or not Soak([reference, sample], Counter()).faults():
             return sample

@@ -22,6 +22,8 @@ SCHEMA_VERSION = 1
 BUSY = 2.0
 """Seconds that an operation waits for others'."""
 
+_PAUSE = 0.01
+
 log = logging.getLogger("gateway.store")
 
 
@@ -139,7 +141,7 @@ class SQLiteStore(Store):
         try:
             db = self._connection()
             with db:
-                db.execute("BEGIN IMMEDIATE")
+                _patiently(db, "BEGIN IMMEDIATE")
                 yield db
         except (sqlite3.Error, OSError, msgspec.MsgspecError) as error:
             self._close()
@@ -176,9 +178,10 @@ class SQLiteStore(Store):
             os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
         if not self.path.is_file():
             raise OSError("is not a file")
-        db = sqlite3.connect(self.path, BUSY, isolation_level=None, check_same_thread=False)
+        wait = min(BUSY, 3 * _PAUSE)
+        db = sqlite3.connect(self.path, wait, isolation_level=None, check_same_thread=False)
         try:
-            db.execute("PRAGMA schema_version").fetchone()  # refuses what is no database, untouched
+            _patiently(db, "PRAGMA schema_version")  # refuses what is no database, untouched
             self.path.chmod(0o600)  # SQLite's side files inherit it
             _prepare(db)
         except sqlite3.Error:
@@ -189,10 +192,10 @@ class SQLiteStore(Store):
 
 def _prepare(db: sqlite3.Connection) -> None:
     """Makes the tables in a new file; sqlite3.DatabaseError for a file of another program's, or of a newer gateway."""
-    _begin_wal(db)
+    _patiently(db, "PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = FULL")
     with db:
-        db.execute("BEGIN IMMEDIATE")
+        _patiently(db, "BEGIN IMMEDIATE")
         (version,) = db.execute("PRAGMA user_version").fetchone()
         if version > SCHEMA_VERSION:
             raise sqlite3.DatabaseError(
@@ -207,14 +210,19 @@ def _prepare(db: sqlite3.Connection) -> None:
             db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
-def _begin_wal(db: sqlite3.Connection) -> None:
-    """Puts the file into WAL mode; for this SQLite itself does not wait for others, such as workers that start together."""
+def _patiently(db: sqlite3.Connection, statement: str) -> None:
+    """Runs a statement that may have to wait for other processes, BUSY seconds at most.
+
+    SQLite's own waiting looks ever more seldom, so that one busy writer starves the others, and does not wait at all
+    while two of them put a new file into WAL mode.
+    """
     until = time.monotonic() + BUSY
     while True:
         try:
-            db.execute("PRAGMA journal_mode = WAL")
+            db.execute(statement).fetchall()
             return
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+            busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY  # less its extension
+            if not busy or time.monotonic() + _PAUSE > until:
                 raise
-        time.sleep(0.01)
+        time.sleep(_PAUSE)

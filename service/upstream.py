@@ -18,7 +18,7 @@ import msgspec
 import requests
 from requests.adapters import HTTPAdapter
 from requests.structures import CaseInsensitiveDict
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from .config import Settings
 from .errors import Problem
@@ -132,7 +132,7 @@ class Upstream:
                 raise _timeout(request)  # what looks like its end may be where it was ended
             return response, content
         except (HTTPError, OSError) as error:
-            if exchange.over or isinstance(error, TimeoutError):
+            if exchange.over or isinstance(error, ReadTimeoutError):
                 raise _timeout(request) from error
             raise _unusable(
                 request, "The upstream's answer broke off.", response.status_code

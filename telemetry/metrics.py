@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import os
 import platform
+import struct
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.metrics_core import GaugeMetricFamily
@@ -94,5 +97,14 @@ def page(version: str) -> bytes:
     registry.register(BuildInfo(version))
     if directory := os.environ.get(METRICS_DIRECTORY):  # noqa: TID251 - where the library looks
         MultiProcessCollector(registry, directory)  # type: ignore[no-untyped-call]
-        return generate_latest(registry)
+        return _latest(registry)
     return generate_latest(REGISTRY) + generate_latest(registry)
+
+
+def _latest(registry: CollectorRegistry) -> bytes:
+    """The page; made anew while a worker that starts has a file that is still empty, which the library trips over."""
+    for _ in range(100):
+        with suppress(struct.error):
+            return generate_latest(registry)
+        time.sleep(0.01)
+    return generate_latest(registry)

@@ -18,6 +18,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import IO, Any
 
 ROOT = Path(__file__).parent.parent
@@ -84,6 +85,18 @@ def sandbox_process(**settings: Any) -> Iterator[Sandbox]:
         yield Sandbox(process)
     finally:
         stop(process)
+
+
+@contextmanager
+def store_file() -> Iterator[Path]:
+    """The path of a new store of keys, in memory where there is such a folder.
+
+    Processes are killed here and not their machine, so a disk would prove nothing, and waiting for a slow one would use up
+    the short limits that tests set.
+    """
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with TemporaryDirectory(dir=memory) as folder:
+        yield Path(folder) / "keys" / "gateway.sqlite3"
 
 
 def free_port() -> int:

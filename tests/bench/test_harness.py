@@ -40,11 +40,14 @@ def test_a_tiny_run_counts_answers_cpu_memory_and_connections(up: Upstream, fold
     post = Call(folder, "tiny", "POST", headers, work.create_body(2), keyed=True)
     with GATEWAY.started(up.url, folder) as server:
         rest.check_answers("gateway", server)
+        with Caller(server) as caller:
+            caller.create(work.create_body(1), keyed=True)  # opens the store
         before = up.connections()
         got = load.run(server, work.JOB_PATH, 2, 1)
         created = load.run(server, work.JOBS_PATH, 2, 1, post)
         server.forget_peak()
-        assert server.peak() >= server.resident() > 1 << 20
+        resident = server.resident()
+        assert server.peak() >= resident > 1 << 20
     assert got.errors == created.errors == 0
     assert min(got.requests, got.rate, got.p50, got.cpu, created.requests) > 0
     assert up.connections() - before >= created.requests, "each create has a connection of its own"

@@ -231,7 +231,7 @@ async def test_a_cancelled_call_is_cancelled_at_the_upstream(
             cancelled_at = time.time()
             group.cancel_scope.cancel()
         (row,) = await rows(sandbox, lambda row: row["client_closed_at"] is not None)
-        assert row["client_closed_at"] - cancelled_at < 1
+        assert row["client_closed_at"] - cancelled_at < 10  # the call itself would last 40
 
 
 async def rows(sandbox: Sandbox, wanted: Any) -> list[dict[str, Any]]:

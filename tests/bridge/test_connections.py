@@ -423,7 +423,17 @@ async def test_nobody_but_the_server_of_the_url_is_asked() -> None:
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1", "http://[::1]:1", "http://nowhere.invalid"])
-async def test_a_server_that_is_not_there_is_told_as_that(url: str) -> None:
+async def test_a_server_that_is_not_there_is_told_as_that(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look_up = socket.getaddrinfo
+
+    def unless_nowhere(host: Any, *arguments: Any, **options: Any) -> Any:
+        if host == "nowhere.invalid":
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return look_up(host, *arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", unless_nowhere)
     async with Connections(url) as connections:
         with pytest.raises(httpx2.ConnectError):
             await ask(connections)

@@ -300,7 +300,7 @@ def test_hanging_up_cancels_the_call_of_the_rest_service(headers: dict[str, str]
         connection.request("POST", "/mcp", json.dumps(CALL), headers)
         assert arrived.wait(5)
         connection.close()
-        assert hung_up.wait(1)
+        assert hung_up.wait(10)  # the call itself would last 50 seconds
 
 
 @pytest.mark.anyio

@@ -15,18 +15,19 @@ import pytest
 from tests.bridge.processes import wait_until_ready
 from tests.deploy.front import front
 from tests.deploy.gateways import JOBS, Gateway, Load, gateway, job
-from tests.processes import Sandbox, children, wait_until
+from tests.processes import Sandbox, children, store_file, wait_until
 
 DELAYED = {"fault": "latency", "seconds": 0.05, "times": None}
 
 
 @pytest.fixture(scope="module")
-def pair(
-    running_sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Gateway, Gateway]]:
+def pair(running_sandbox: Sandbox) -> Iterator[tuple[Gateway, Gateway]]:
     """Two REST services of one host, which share its store; tests take `two`."""
-    store = tmp_path_factory.mktemp("pair") / "keys.sqlite3"
-    with gateway(running_sandbox, store) as first, gateway(running_sandbox, store) as second:
+    with (
+        store_file() as store,
+        gateway(running_sandbox, store) as first,
+        gateway(running_sandbox, store) as second,
+    ):
         yield first, second
 
 
@@ -125,12 +126,13 @@ def test_workers_are_replaced_under_load_and_nothing_is_lost(
 
 
 def test_the_only_server_is_restarted_under_load_and_nothing_is_lost_since_systemd_holds_its_socket(
-    sandbox: Sandbox, folder: Path, tmp_path: Path, certificate: tuple[str, str]
+    sandbox: Sandbox, folder: Path, certificate: tuple[str, str]
 ) -> None:
     sandbox.faults(DELAYED)
     with (
+        store_file() as store,
         socket.create_server(("127.0.0.1", 0), backlog=128) as held,
-        gateway(sandbox, tmp_path / "keys.sqlite3", held) as server,
+        gateway(sandbox, store, held) as server,
         front(folder, certificate, server.address) as nginx,
         Load(nginx, reading=6, creating=4) as load,
     ):

@@ -17,9 +17,9 @@ from tests.deploy.hosts import Host, Token, gateway_on, hosts, mistral, redis
 from tests.processes import Sandbox, wait_until
 
 PATIENCE = {
-    "GATEWAY_CONNECT_TIMEOUT": 1,
-    "GATEWAY_READ_TIMEOUT": 3,
-    "GATEWAY_TIMEOUT": 3,
+    "GATEWAY_CONNECT_TIMEOUT": 3,
+    "GATEWAY_READ_TIMEOUT": 6,
+    "GATEWAY_TIMEOUT": 6,
 }
 """Seconds, short so that what is lost is given up soon."""
 

@@ -43,7 +43,8 @@ def anyio_backend() -> str:
 async def test_an_agent_calls_tools_through_nginx(
     nginx: Front, sandbox: Sandbox, mode: str
 ) -> None:
-    trusting = httpx2.AsyncClient(verify=ssl.create_default_context(cafile=nginx.authority))
+    verify = ssl.create_default_context(cafile=nginx.authority)
+    trusting = httpx2.AsyncClient(verify=verify, timeout=30)
     transport = streamable_http_client(f"{nginx.url}/mcp", http_client=trusting)
     async with trusting, Client(transport, mode=mode) as client:
         result = await client.call_tool("create-batch-job", job(mode))

@@ -9,13 +9,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import requests
 
-from tests.processes import ROOT, Sandbox, start, stop, wait_for_line, wait_until
+from tests.processes import ROOT, Sandbox, start, stop, store_file, wait_for_line, wait_until
 
 KEY = "sk-end-to-end-0123456789"
 OWN = ("GATEWAY_", "MISTRAL_", "WEB_CONCURRENCY", "GUNICORN_")
@@ -87,8 +85,7 @@ def gateway_process(
     upstream: str = "", *, log_level: str = "info", **settings: Any
 ) -> Iterator[Gateway]:
     """A gateway before `upstream`, a base URL; `gateway_process(url, WEB_CONCURRENCY=2)`."""
-    with TemporaryDirectory() as folder:
-        store = Path(folder) / "keys.sqlite3"
+    with store_file() as store:
         chosen = {"WEB_CONCURRENCY": 1, "GATEWAY_STORE": store, **settings}
         # Port 0 is gunicorn's to choose; at the level info it says which port that was.
         process = start(

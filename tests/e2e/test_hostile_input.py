@@ -262,6 +262,23 @@ def test_a_request_after_a_refused_body_is_not_read_from_that_body(
     assert reached(stack.sandbox) == []
 
 
+def test_an_answer_before_its_request_was_read_says_that_the_connection_ends(
+    connection: Connection,
+) -> None:
+    announced = head(f"POST {JOBS}", "Content-Type: text/plain", "Content-Length: 10")
+    received = connection.send(announced).rest()
+    assert received.startswith(b"HTTP/1.1 415") and b"\r\nConnection: close\r\n" in received
+
+
+def test_an_answer_to_a_request_that_was_read_says_nothing_of_the_connection(
+    connection: Connection,
+) -> None:
+    refused = head(f"POST {JOBS}", "Content-Type: text/plain", "Content-Length: 2") + b"no"
+    received = connection.send(refused + head("GET /livez", "Connection: close")).rest()
+    assert [*re.findall(rb"HTTP/1\.1 (\d+)", received)] == [b"415", b"200"]
+    assert b"Connection: close" not in received.partition(b"HTTP/1.1 200")[0]
+
+
 @pytest.mark.parametrize("target", [JOBS, f"{JOBS}/{ID}", "/docs", "/openapi.json", "/nowhere"])
 def test_a_head_request_gets_headers_and_no_byte_of_a_body(
     target: str, connection: Connection

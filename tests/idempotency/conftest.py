@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 
 from service.app import create_app
 from service.config import Settings
-from tests.processes import Sandbox
+from tests.processes import Sandbox, store_file
 
 hypothesis.settings.register_profile("ci", derandomize=True, database=None, deadline=None)
 hypothesis.settings.register_profile("local", database=None, deadline=None)
@@ -41,9 +41,10 @@ def door(settings: Settings) -> TestClient:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Path:
+def store() -> Iterator[Path]:
     """Where the test's gateways keep their keys."""
-    return tmp_path / "keys" / "gateway.sqlite3"
+    with store_file() as path:
+        yield path
 
 
 @pytest.fixture

@@ -147,7 +147,9 @@ class FaultProxy:
         length = _length(head)
         fault = self._take("body") if create else None
         while len(body) < (length // 2 if fault else length):
-            body += peer.recv(min(65536, length - len(body)) if not fault else 64)
+            if not (data := peer.recv(min(65536, length - len(body)) if not fault else 64)):
+                return
+            body += data
         if fault or (create and (fault := self._take("request"))):
             _end(peer, fault.form)
             return

@@ -180,7 +180,7 @@ class Histories(RuleBasedStateMachine):
         self.upstream = Upstream(self.time)
         for module in ("idempotency", "store"):
             enter(patch(f"service.{module}.time", self.time))
-        enter(patch("service.store.BUSY", 0.01))
+        enter(patch("service.store.BUSY", 0.001))
         mistral = enter(responses.RequestsMock(assert_all_requests_are_fired=False))
         json_type: dict[str, Any] = {"content_type": "application/json"}
         mistral.add_callback("POST", f"{UPSTREAM}/batch/jobs", self.upstream.create, **json_type)

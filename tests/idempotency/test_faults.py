@@ -29,14 +29,14 @@ from tests.idempotency.fault_proxy import (
     FaultProxy,
     fault_proxy,
 )
-from tests.processes import Sandbox
+from tests.processes import Sandbox, store_file
 from tests.tools_available import tool_python
 
 # Short limits, so that a lost answer is given up soon; the lease of a killed call is the timeout and five seconds.
 LIMITS: dict[str, Any] = {
     "GATEWAY_CONNECT_TIMEOUT": 0.4,
     "GATEWAY_READ_TIMEOUT": 0.6,
-    "GATEWAY_TIMEOUT": 1.2,
+    "GATEWAY_TIMEOUT": 1.45,
     "GATEWAY_SETTLE": 600,
 }
 
@@ -51,18 +51,12 @@ class Line:
 
 
 @pytest.fixture(scope="module")
-def running_line(
-    running_sandbox: Sandbox, certificate: tuple[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Line]:
-    store = tmp_path_factory.mktemp("line") / "keys.sqlite3"
-    own: dict[str, Any] = {
-        "GATEWAY_CA_FILE": certificate[0],
-        "GATEWAY_STORE": store,
-        "WEB_CONCURRENCY": 2,
-    }
+def running_line(running_sandbox: Sandbox, certificate: tuple[str, str]) -> Iterator[Line]:
+    own: dict[str, Any] = {"GATEWAY_CA_FILE": certificate[0], "WEB_CONCURRENCY": 2}
     with (
+        store_file() as store,
         fault_proxy(running_sandbox.url, certificate) as proxy,
-        gateway_process(proxy.url, **own, **LIMITS) as gateway,
+        gateway_process(proxy.url, GATEWAY_STORE=store, **own, **LIMITS) as gateway,
     ):
         yield Line(gateway, proxy, running_sandbox)
 

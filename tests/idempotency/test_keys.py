@@ -192,8 +192,9 @@ def test_what_was_created_at_one_upstream_is_not_replayed_for_another(
 def test_a_call_while_the_first_is_under_way_is_told_to_come_again(
     gateway: MakeGateway, sandbox: Sandbox, waiting: Any
 ) -> None:
-    sandbox.faults({"fault": "latency", "match": {"method": "POST"}, "seconds": 1.0})
+    sandbox.faults({"fault": "latency", "match": {"method": "POST"}, "seconds": 2.0})
     one, two = gateway(), gateway()
+    two.get("/livez")  # so that it is there before the first call has ended
     with ThreadPoolExecutor() as pool:
         first = pool.submit(one.post, JOBS, json=CREATE, headers=keyed())
         waiting(lambda: creates(sandbox))
@@ -271,8 +272,9 @@ def test_a_key_that_has_expired_is_new_and_its_record_is_gone(
 def test_a_key_is_not_forgotten_while_its_call_is_under_way_however_short_the_expiry(
     gateway: MakeGateway, sandbox: Sandbox, clock: Clock, waiting: Any
 ) -> None:
-    sandbox.faults({"fault": "latency", "match": {"method": "POST"}, "seconds": 1.0})
+    sandbox.faults({"fault": "latency", "match": {"method": "POST"}, "seconds": 2.0})
     one, two = (gateway(GATEWAY_KEY_EXPIRY=1) for _ in range(2))
+    two.get("/livez")
     with ThreadPoolExecutor() as pool:
         first = pool.submit(one.post, JOBS, json=CREATE, headers=keyed())
         waiting(lambda: creates(sandbox))

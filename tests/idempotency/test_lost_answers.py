@@ -112,7 +112,7 @@ def test_what_was_not_found_in_the_same_request_is_found_by_the_next_call(
 def test_a_job_that_is_late_in_the_list_is_found_once_it_is_there(
     gateway: MakeGateway, waiting: Any
 ) -> None:
-    with sandbox_process(list_lag_seconds=1) as sandbox:
+    with sandbox_process(list_lag_seconds=3) as sandbox:
         client = gateway(f"{sandbox.url}/v1")
         sandbox.faults(LOST)
         answers: list[Any] = []

@@ -110,6 +110,13 @@ def test_what_is_stored_outlives_the_process_that_stored_it(location: str, store
     assert open_store(location).insert(record(store, owner="two")) == first
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody gives up on a slow disk, or with many at the same file; `fork` passes it on."""
+    monkeypatch.setattr("service.store.BUSY", 60.0)
+
+
+@pytest.mark.usefixtures("patient")
 def test_of_many_threads_one_gets_the_claim(store: Store) -> None:
     with ThreadPoolExecutor(32) as pool:
         found = list(pool.map(lambda n: store.insert(record(store, owner=str(n))), range(200)))
@@ -124,6 +131,7 @@ def _claims(location: str, name: str, go: object, won: object) -> None:
             won.put(number)  # type: ignore[attr-defined]
 
 
+@pytest.mark.usefixtures("patient")
 def test_of_many_processes_that_open_a_new_store_at_once_one_gets_each_claim(location: str) -> None:
     forking = multiprocessing.get_context("fork")
     go, won = forking.Barrier(6), forking.Queue()
@@ -196,6 +204,7 @@ def _opens(paths: list[str], go: object) -> None:
         open_store(path).check()
 
 
+@pytest.mark.usefixtures("patient")
 def test_workers_that_start_together_all_open_their_new_store(tmp_path: Path) -> None:
     forking = multiprocessing.get_context("fork")
     go, paths = forking.Barrier(4), [str(tmp_path / f"{n}.sqlite3") for n in range(25)]

@@ -185,7 +185,7 @@ def test_an_answer_that_cannot_be_recorded_is_given_all_the_same_and_found_by_it
 ) -> None:
     client = gateway()
     client.post(JOBS, json=CREATE, headers=keyed("another"))
-    sandbox.faults({"fault": "latency", "match": {"method": "POST"}, "seconds": 0.5})
+    sandbox.faults({"fault": "latency", "match": {"method": "POST"}, "seconds": 2.0})
     with ThreadPoolExecutor() as pool:
         first = pool.submit(client.post, JOBS, json=CREATE, headers=keyed())
         waiting(lambda: creates(sandbox)[1:])

@@ -51,11 +51,14 @@ def start(sandbox: Sandbox) -> Iterator[Start]:
 class Callers:
     """Fifty threads that call one operation with one key until it succeeds, at one or several gateways."""
 
-    def __init__(self, gateways: list[Gateway], path: str = JOBS) -> None:
+    def __init__(
+        self, gateways: list[Gateway], path: str = JOBS, seconds: float = 3 * LEASE
+    ) -> None:
         self.statuses: set[int | str] = set()
         self.ids: set[str] = set()
         self.firsts = 0
         self._path = path
+        self._seconds = seconds
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(CALLERS)
         turns = cycle(gateways)
@@ -68,7 +71,7 @@ class Callers:
         return succeeded
 
     def _persist(self, gateway: Gateway) -> bool:
-        end = time.monotonic() + 3 * LEASE
+        end = time.monotonic() + self._seconds
         with requests.Session() as session:
             session.trust_env = False
             while time.monotonic() < end:
@@ -92,9 +95,9 @@ class Callers:
         return answer.ok
 
 
-def slow_create(sandbox: Sandbox, *, processed: bool) -> None:
+def slow_create(sandbox: Sandbox, *, processed: bool, seconds: float = 1.5) -> None:
     match = {"method": "POST"}
-    sandbox.faults({"fault": "latency", "match": match, "seconds": 1.5, "processed": processed})
+    sandbox.faults({"fault": "latency", "match": match, "seconds": seconds, "processed": processed})
 
 
 def one_job_for_all(callers: Callers, sandbox: Sandbox) -> bool:
@@ -106,7 +109,7 @@ def one_job_for_all(callers: Callers, sandbox: Sandbox) -> bool:
 def test_fifty_callers_of_four_workers_get_one_job(
     start: Start, sandbox: Sandbox, store: Path
 ) -> None:
-    slow_create(sandbox, processed=False)
+    slow_create(sandbox, processed=False, seconds=0.8)
     callers = Callers(start(store, 4))
     assert one_job_for_all(callers, sandbox)
     assert callers.statuses <= {200, 409}
@@ -120,7 +123,7 @@ def test_fifty_callers_get_one_job_although_all_workers_are_killed_while_it_is_m
 ) -> None:
     slow_create(sandbox, processed=processed)
     gateways = start(store, 4)
-    callers = Callers(gateways)
+    callers = Callers(gateways, seconds=(3 if processed else 1.5) * LEASE)
     assert waiting(lambda: jobs(sandbox) if processed else creates(sandbox))
     before = workers(gateways[0])
     kill_workers(gateways[0])

@@ -96,10 +96,10 @@ PATIENCE = 0.3
 """Seconds without a byte after which the gateway is taken to wait for the rest of a request."""
 
 
-def answered(port: int, content: bytes) -> bytes:
+def answered(port: int, content: bytes, patience: float = PATIENCE) -> bytes:
     """Everything that comes back for `content` and a last request that is right, if the gateway gets to read it as one."""
     received = b""
-    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=patience) as connection:
         try:
             connection.sendall(content + LAST)
             while piece := connection.recv(65536):
@@ -130,7 +130,7 @@ def test_changed_bytes_are_answered_and_reach_declared_paths_only(
 def test_the_requests_arrive_when_nothing_is_changed(stack: Stack) -> None:
     stack.sandbox.reset()
     for content in REQUESTS:
-        answered(stack.gateway.port, content)
+        answered(stack.gateway.port, content, 10)
     arrived = {(row["method"], row["path"]) for row in stack.sandbox.ledger()}
     assert arrived == {
         ("GET", JOBS),

@@ -21,7 +21,7 @@ from tests.idempotency.processes import workers
 from tests.processes import sandbox_process
 
 THREADS, QUEUE = 16, 8
-UPSTREAM = 0.2
+UPSTREAM = 0.5
 """Seconds that the upstream takes for each answer."""
 
 CAPACITY = THREADS / UPSTREAM

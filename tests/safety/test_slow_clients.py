@@ -17,7 +17,7 @@ from tests.safety.tls import plain_door
 from tests.tools_available import needed
 
 CONNECTIONS = 150
-SECONDS = 6
+SECONDS = 5
 ATTACKS = {
     "slow headers": ["-H", "-i", "1", "-x", "10"],
     "slow body": ["-B", "-i", "1", "-s", "8192", "-f", "application/json"],

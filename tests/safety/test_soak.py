@@ -9,7 +9,7 @@ from bench import soak
 
 @pytest.mark.timeout(240)
 def test_descriptors_threads_and_memory_return_after_a_mixed_load() -> None:
-    run = soak.soak(20, warm=15, samples=4)
+    run = soak.soak(12, warm=10, samples=3)
     print(soak.table(run))
     assert run.faults() == []
     ways = {answer.partition(" ")[0] for answer in run.answers}

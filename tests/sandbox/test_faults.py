@@ -127,20 +127,20 @@ def test_latency_delays_the_real_answer(server: Sandbox) -> None:
 
 @pytest.mark.parametrize("fault", ["hang", "latency; seconds=60"])
 @pytest.mark.parametrize("processed", [True, False])
-def test_a_client_that_leaves_is_noticed_within_a_second(
+def test_a_client_that_leaves_is_noticed_long_before_the_answer_was_due(
     server: Sandbox, fault: str, processed: bool
 ) -> None:
-    with pytest.raises(requests.ReadTimeout):
-        requests.post(
-            server.url + JOBS,
-            json=body(),
-            headers=AUTH | {"X-Sandbox-Fault": f"{fault}; processed={processed}"},
-            timeout=0.2,
-        )
-    left = time.time()
+    headers = AUTH | {
+        "Content-Type": "application/json",
+        "X-Sandbox-Fault": f"{fault}; processed={processed}",
+    }
+    with contextlib.closing(http.client.HTTPConnection(urlsplit(server.url).netloc)) as client:
+        client.request("POST", JOBS, json.dumps(body()), headers)
+        wait_until(server.ledger)
+        left = time.time()
     wait_until(lambda: server.ledger()[0]["client_closed_at"] is not None)
     [entry] = server.ledger()
-    assert abs(entry["client_closed_at"] - left) < 1
+    assert 0 <= entry["client_closed_at"] - left < 10
     assert (entry["outcome"], entry["status"]) == ("client left", None)
     assert total(server) == int(processed)
 
@@ -201,10 +201,9 @@ def test_an_answer_can_come_byte_by_byte(server: Sandbox, part: str) -> None:
 
 
 def test_a_slow_answer_ends_when_the_client_leaves(server: Sandbox) -> None:
-    with pytest.raises(requests.ConnectionError):  # between bytes, never within the time limit
-        requests.get(
-            server.url + JOBS, headers=AUTH | {"X-Sandbox-Fault": "slow; interval=60"}, timeout=0.2
-        )
+    headers = AUTH | {"X-Sandbox-Fault": "slow; interval=60"}
+    with requests.get(server.url + JOBS, headers=headers, stream=True, timeout=10):
+        pass  # its first byte is still to come
     wait_until(lambda: server.ledger()[0]["outcome"] == "client left")
 
 

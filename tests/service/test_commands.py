@@ -63,7 +63,10 @@ def test_config_names_every_setting_with_its_origin_and_no_secret(tmp_path: Path
 def test_no_command_shows_a_secret_however_it_is_written(
     command: str, environ: dict[str, str], tmp_path: Path
 ) -> None:
-    run(command, tmp_path=tmp_path, **{"MISTRAL_AI_API_KEY": KEY, **environ})  # looks itself
+    upstream = {"GATEWAY_UPSTREAM_URL": "http://127.0.0.1:9"}
+    run(
+        command, tmp_path=tmp_path, **{"MISTRAL_AI_API_KEY": KEY, **upstream, **environ}
+    )  # looks itself
 
 
 def test_doctor_finds_nothing_wrong_with_a_gateway_that_can_run(tmp_path: Path) -> None:

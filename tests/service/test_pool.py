@@ -196,7 +196,10 @@ async def until(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0.01)
 
 
-def test_nothing_is_begun_for_a_client_that_left_while_it_waited_for_a_thread() -> None:
+def test_nothing_is_begun_for_a_client_that_left_while_it_waited_for_a_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(service.threads, "PATIENCE", 30)
     app = Held()
 
     async def leave() -> None:

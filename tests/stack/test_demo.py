@@ -52,7 +52,7 @@ def test_it_creates_jobs_with_a_key_when_told_so(environment):
 
 
 def test_one_that_is_interrupted_does_not_count_as_done(environment):
-    with launched(environment, "stack.demo") as demo:
+    with launched(environment | {"SANDBOX_SPEED": "10"}, "stack.demo") as demo:
         demo.read_until("QUEUED")
         os.killpg(demo.process.pid, signal.SIGINT)
         assert demo.end() == 1

@@ -78,9 +78,8 @@ def test_a_call_has_a_line_in_bridge_and_service_with_one_id_and_trace_and_audit
             bridge.stdin.close()
             written = bridge.stderr.read()
         job = answers[2]["result"]["structuredContent"]["id"]
-        told = eventually(
-            lambda: {line["request_id"]: line for line in rest.requests if line["operation"]}
-        )
+        eventually(lambda: sum(bool(line["operation"]) for line in rest.requests) == 2)
+        told = {line["request_id"]: line for line in rest.requests if line["operation"]}
         audited = eventually(lambda: rest.audit)
     lines = [json.loads(line) for line in written.splitlines()]
     events = [line for line in lines if "tool" in line]

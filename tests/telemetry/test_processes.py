@@ -82,16 +82,27 @@ def _ask_quietly(running: Gateway) -> None:
         running.ask("GET", JOBS)
 
 
+def metrics_directory(running: Gateway) -> Path:
+    maps = Path(f"/proc/{running.workers()[0]}/maps").read_text().splitlines()
+    (found,) = {Path(line.split()[-1]).parent for line in maps if "gateway-metrics-" in line}
+    return found
+
+
+def test_the_page_is_there_while_another_worker_is_about_to_write_its_first_figures(
+    tmp_path: Path, mistral: Upstream
+) -> None:
+    with gateway(tmp_path, mistral.url) as running:
+        new = metrics_directory(running) / "counter_1.db"
+        new.touch()
+        written = threading.Timer(0.3, os.truncate, [new, 1 << 20])
+        written.start()
+        assert running.ask("GET", "/metrics")[0] == 200
+        written.join()
+
+
 def test_the_metrics_directory_goes_with_its_master(tmp_path: Path, mistral: Upstream) -> None:
     with gateway(tmp_path, mistral.url) as running:
-        environ = Path(f"/proc/{running.workers()[0]}/environ")
-        assert environ.exists()
-        maps = Path(f"/proc/{running.workers()[0]}/maps").read_text()
-        (directory,) = {
-            Path(line.split()[-1]).parent
-            for line in maps.splitlines()
-            if "gateway-metrics-" in line
-        }
+        directory = metrics_directory(running)
         assert directory.stat().st_mode & 0o777 == 0o700
     assert not directory.exists()
 
@@ -168,7 +179,8 @@ def test_a_client_that_leaves_during_a_create_is_told_of_once_with_what_became_o
         assert (line["outcome"], line["status"], line["id"], line["upstream_status"]) == (
             "client-left", 499, JOB["id"], 200,
         )  # fmt: skip
-        assert [told["status"] for told in running.requests] == [499]
+        (told,) = eventually(lambda: running.requests)
+        assert told["status"] == 499
 
 
 def test_a_worker_that_ends_tells_of_a_create_whose_client_has_left_first(
