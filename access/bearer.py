@@ -77,13 +77,13 @@ class Bearers:
             ) from error
 
 
-def require(name: str, scopes: frozenset[str], needed: str) -> None:
-    """Raises Refused (insufficient-scope) unless `scopes`, which are those of the caller `name`, have the one `needed`."""
-    if needed not in scopes:
+def require(grant: Grant, needed: str) -> None:
+    """Raises Refused (insufficient-scope) unless `grant` has the scope `needed`."""
+    if not grant.allows(needed):
         raise Refused(
             "insufficient-scope",
             403,
-            f"The token of {name} lacks the scope {needed}.",
+            f"The token of {grant.name} lacks the scope {needed}.",
             [_challenge({"error": "insufficient_scope", "scope": needed})],
         )
 

@@ -38,10 +38,14 @@ _REQUIRED = {"name", "sha256", "scopes"}
 
 @dataclass(frozen=True)
 class Grant:
-    """What a bearer may do: their name, unique among all bearers, and their scopes."""
+    """What a caller may do: their name, unique among all bearers, and their scopes; None: everything, without a token."""
 
     name: str
-    scopes: frozenset[str]
+    scopes: frozenset[str] | None
+
+    def allows(self, scope: str) -> bool:
+        """True when they may do what needs `scope`."""
+        return self.scopes is None or scope in self.scopes
 
 
 @dataclass(frozen=True)

@@ -160,7 +160,7 @@ class Bridge:
     def lacks(self, grant: Grant, tool: CallableTool) -> str:
         """The scope that calling `tool` needs and `grant` does not have; empty when it has it."""
         needed = self.scopes[tool.operation.access]
-        return "" if needed in grant.scopes else needed
+        return "" if grant.allows(needed) else needed
 
     def _tell(
         self,

@@ -1,7 +1,7 @@
 """The operator's commands: `python -m service COMMAND`.
 
-* `doctor`: the settings, and everything that is wrong with them and around them; exit 1 when anything is. Time limits that
-  may be out of order with those of other processes are a doubt, which leaves the exit status alone.
+* `doctor`: the settings, and everything that is wrong with them and around them; exit 1 when anything is. A time limit
+  that is out of order with those of other processes is a doubt, which leaves the exit status alone.
 * `config`: the settings, each with its value and where it comes from; secrets are never shown. The MCP bridge's own:
   `python -m mcp_bridge.settings`.
 * `token`: makes a caller's token (see `access.token`).
@@ -24,7 +24,7 @@ from access.bearer import known_scopes
 from access.binding import in_brackets
 from access.shown import table
 
-from .config import Settings, SettingsError, contract_of, disorder, origins
+from .config import LONGEST, Settings, SettingsError, contract_of, origins
 from .errors import Problem
 from .exchange import Exchange
 from .key import Key
@@ -76,8 +76,11 @@ def _doctor(chosen: argparse.Namespace) -> int:
     print(
         f"ok     settings: {len(settings.contract.operations)} operations of {settings.contract.title}"
     )
-    for warning in disorder(settings):
-        print(f"doubt  time limits: {warning}")
+    if settings.timeout >= LONGEST:
+        print(
+            f"doubt  time limits: GATEWAY_TIMEOUT ({settings.timeout:g} s) is not below {LONGEST:g} s. Raise BRIDGE_TIMEOUT, nginx's"
+            " proxy_read_timeout and the time until a stopping process is killed with it (docs/deployment.md, Time limits)"
+        )
     failures = 0
     for name, examine in _examinations(chosen.ask_upstream):
         try:

@@ -8,9 +8,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from access.bearer import METRICS, Bearers, require
 from access.guard import PROBES
 from access.rates import Rates
+from access.tokens import Grant
 from openapi.contract import is_page
 
-from .context import Caller, context
+from .context import context
 
 
 class Callers:
@@ -38,19 +39,11 @@ class Callers:
                 raise HTTPException(404)
         own = context(scope)
         if self.bearers:
-            own.caller = Caller("unknown", frozenset())
-            grant = await self.bearers.grant(scope["headers"])
-            own.caller = Caller(grant.name, grant.scopes)
+            own.caller = Grant("unknown", frozenset())
+            own.caller = await self.bearers.grant(scope["headers"])
         if path == "/metrics":
-            require_scope(scope, METRICS)
+            require(own.caller, METRICS)
         if not page:
             own.headers.append((b"cache-control", b"no-store"))
             counted = await self.rates.count(own.caller.name) if self.rates else []
             own.headers += [(name.lower().encode(), value.encode()) for name, value in counted]
-
-
-def require_scope(scope: Scope, needed: str) -> None:
-    """Raises Refused (insufficient-scope) unless the request's caller has the scope `needed`."""
-    caller = context(scope).caller
-    if caller.scopes is not None:
-        require(caller.name, caller.scopes, needed)

@@ -32,6 +32,9 @@ from .store import is_redis, open_store
 MEBIBYTE = 1 << 20
 YEAR = 366 * 86400
 
+LONGEST = 50.0
+"""Seconds: what the files in deploy/ are made for, and the bridge waits. GATEWAY_TIMEOUT is to be below."""
+
 
 class SettingsError(ValueError):
     """A setting cannot be used; the message names the variable, what is wrong and what to do, and never a secret."""
@@ -236,34 +239,6 @@ def origins(environ: Mapping[str, str] = os.environ) -> list[Origin]:
         if environ.get(name)
     ]
     return [*settings, *keys]
-
-
-BRIDGE_TIMEOUT = 50.0  # seconds: what BRIDGE_TIMEOUT is when it is not set
-LONGEST = 50.0  # seconds: the files in deploy/ are made for a GATEWAY_TIMEOUT below
-
-
-def disorder(settings: Settings, environ: Mapping[str, str] = os.environ) -> list[str]:
-    """What is out of order between `settings` and the limits of what is around this process: the bridge, as far as
-    `environ` says, and what docs/deployment.md lists under "Time limits".
-    """
-    text = environ.get("BRIDGE_TIMEOUT", "").strip()
-    try:
-        bridge = float(text) if text else BRIDGE_TIMEOUT
-    except ValueError:  # the bridge says so itself
-        bridge = float("inf")
-    found = []
-    if settings.timeout >= bridge:
-        found.append(
-            f"GATEWAY_TIMEOUT ({settings.timeout:g} s) is not below BRIDGE_TIMEOUT ({bridge:g} s): the bridge gives up"
-            " first, and cannot tell its callers what became of a create"
-        )
-    if settings.timeout >= LONGEST:
-        found.append(
-            f"GATEWAY_TIMEOUT ({settings.timeout:g} s) is not below {LONGEST:g} s, for which the files in deploy/ are made:"
-            " raise nginx's proxy_read_timeout, and the time until a stopping process is killed, with it"
-            " (docs/deployment.md, Time limits)"
-        )
-    return found
 
 
 def contract_of(environ: Mapping[str, str] = os.environ) -> Contract:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from starlette.types import Scope
 
+from access.tokens import Grant
 from telemetry import traces
 from telemetry.traces import Trace
 
@@ -21,12 +22,8 @@ _KEY = "gateway.context"
 _WELL_FORMED = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who sent a request. `scopes` None: everything is allowed (a loopback gateway without tokens)."""
-
-    name: str = "local"
-    scopes: frozenset[str] | None = None
+LOCAL = Grant("local", None)
+"""Whoever calls a gateway without tokens."""
 
 
 @dataclass(slots=True)
@@ -37,7 +34,7 @@ class Context:
     trace: Trace  # this request's span in its caller's trace
 
     # What is asked, by whom
-    caller: Caller = Caller()
+    caller: Grant = LOCAL
     operation: str = ""  # an operation id; empty before routing
     path_values: str = ""  # what the path's variables stand for
     call: asyncio.Future[Any] | None = None  # the handler's work while there is some

@@ -17,11 +17,11 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from access.bearer import require
 from openapi.checks import Check, Fault, near_name, pointer_token
 from openapi.contract import Contract, Operation, Parameter, path_variables
 
 from .bodies import BodyReader, Content
-from .callers import require_scope
 from .context import context
 from .errors import Problem
 from .messages import Inputs, UpstreamRequest, fill
@@ -58,11 +58,12 @@ class Validation:
             operation_id = scope["extensions"][ROUTING_CONTEXT]["operation_id"]
             if operation_id is None:
                 raise HTTPException(404)
-            context(scope).operation = operation_id
-            require_scope(scope, self.scopes[operation_id])
+            own = context(scope)
+            own.operation = operation_id
+            require(own.caller, self.scopes[operation_id])
             reader = self.readers[operation_id]
             if reader.path_names:
-                context(scope).path_values = "/".join(map(str, scope["path_params"].values()))
+                own.path_values = "/".join(map(str, scope["path_params"].values()))
             if reader.body:
                 await self._with_body(reader, scope, receive, send)
                 return

@@ -10,13 +10,10 @@ import os
 import platform
 import struct
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.metrics_core import GaugeMetricFamily
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
-from prometheus_client.registry import Collector
 
 from . import METRICS_DIRECTORY
 
@@ -73,19 +70,6 @@ upstream_ratelimited = Counter(
 )
 
 
-class BuildInfo(Collector):
-    """`gateway_build_info`: always 1, its labels say what runs."""
-
-    def __init__(self, version: str) -> None:
-        self.labels = {"version": version, "python": platform.python_version()}
-
-    def collect(self) -> Iterator[GaugeMetricFamily]:
-        """The one sample."""
-        family = GaugeMetricFamily("gateway_build_info", "What runs", labels=list(self.labels))
-        family.add_metric(list(self.labels.values()), 1)
-        yield family
-
-
 def method_label(method: str) -> str:
     """`method` as a label: itself when HTTP has it, otherwise `_OTHER`."""
     return method if method in METHODS else OTHER
@@ -94,7 +78,8 @@ def method_label(method: str) -> str:
 def page(version: str) -> bytes:
     """The metrics of this process and of all workers it shares a directory with, in Prometheus's text format."""
     registry = CollectorRegistry()
-    registry.register(BuildInfo(version))
+    built = Info("gateway_build", "What runs", registry=registry)
+    built.info({"version": version, "python": platform.python_version()})
     if directory := os.environ.get(METRICS_DIRECTORY):  # noqa: TID251 - where the library looks
         MultiProcessCollector(registry, directory)  # type: ignore[no-untyped-call]
         return _latest(registry)

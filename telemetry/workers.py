@@ -7,13 +7,10 @@ when it is first imported, so this module imports it late.
 from __future__ import annotations
 
 import atexit
-import contextlib
-import fcntl
 import logging
 import os
 import shutil
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +20,6 @@ from . import METRICS_DIRECTORY
 
 _MEMORY = Path("/dev/shm")  # noqa: S108 - only a place for mkdtemp, which makes a private directory
 _PREFIX = "gateway-metrics-"
-_IN_USE = "in-use"
-_YOUNG = 60.0  # seconds: it may not be locked yet
 
 _shared: list[Path] = []
 
@@ -35,8 +30,7 @@ def share_metrics() -> None:
         return  # the configuration is read again
     place = _MEMORY if os.access(_MEMORY, os.W_OK) else Path(tempfile.gettempdir())
     _clear_leftovers(place)
-    directory = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))
-    _lock(directory)  # held by the master and its workers for as long as one of them lives
+    directory = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=place))
     _shared.append(directory)
     atexit.register(_clear, directory, os.getpid())
     os.environ[METRICS_DIRECTORY] = str(directory)  # noqa: TID251 - the library's only way in
@@ -55,22 +49,10 @@ def _clear(directory: Path, master: int) -> None:
 
 
 def _clear_leftovers(place: Path) -> None:
-    """Removes what masters left that were killed."""
+    """Removes what masters left that were killed; their numbers are in the names."""
     for directory in place.glob(f"{_PREFIX}*"):
-        with contextlib.suppress(OSError):  # another user's, or in use
-            if time.time() - directory.stat().st_mtime > _YOUNG:
-                os.close(_lock(directory))
-                shutil.rmtree(directory)
-
-
-def _lock(directory: Path) -> int:
-    file = os.open(directory / _IN_USE, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(file)
-        raise
-    return file
+        if not Path("/proc", directory.name.removeprefix(_PREFIX).partition("-")[0]).exists():
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 class Log(Logger):  # type: ignore[misc]

@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
-from prometheus_client.registry import Collector
+from prometheus_client.parser import text_string_to_metric_families
 
 from service.records import IDEMPOTENCY, PROXY_ERRORS, SHED
-from telemetry.metrics import REGISTRY, BuildInfo
+from telemetry.metrics import REGISTRY, page
 from tests.telemetry.test_requests import FIELDS
 
 TEXT = (Path(__file__).parents[2] / "docs/observability.md").read_text()
@@ -23,17 +23,18 @@ def table(name: str) -> list[list[str]]:
     ]
 
 
-def families(collector: Collector) -> list[list[str]]:
+def families() -> list[list[str]]:
     suffix = {"counter": "_total"}
     return [
         [f"`{family.name}{suffix.get(family.type, '')}`", family.type, family.documentation]
-        for family in collector.collect()
+        for family in text_string_to_metric_families(page("0").decode())
+        if not family.name.endswith("_created")
     ]
 
 
-def test_the_metrics_table_is_the_registry() -> None:
+def test_the_metrics_table_is_the_page() -> None:
     rows = [[name, kind, meaning] for name, kind, _, meaning in table("metrics")]
-    assert sorted(rows) == sorted([*families(REGISTRY), *families(BuildInfo("0"))])
+    assert sorted(rows) == sorted(families())
 
 
 @pytest.mark.parametrize("row", table("metrics"), ids=lambda row: row[0])
@@ -41,7 +42,7 @@ def test_the_metrics_table_names_the_labels(row: list[str]) -> None:
     known = {
         f"`{collector._name}{'_total' if collector._type == 'counter' else ''}`": collector._labelnames
         for collector in set(REGISTRY._names_to_collectors.values())
-    } | {"`gateway_build_info`": tuple(BuildInfo("0").labels)}
+    } | {"`gateway_build_info`": ("version", "python")}
     assert tuple(re.findall(r"`(\w+)`", row[2])) == known[row[0]]
 
 
