@@ -11,11 +11,9 @@ from sandbox import demo
 from sandbox.faults import BadFault, Faults, parse_rule
 from sandbox.ledger import Ledger
 from sandbox.state import Refused, State
+from sandbox.validation import Advance, checked
 
 BANNER = "a stand-in for Mistral's Batch and Files APIs: it reaches no model and costs nothing"
-
-LONGEST_ADVANCE = 10 * 365 * 86400
-"""Job seconds; times stay dates that can be written."""
 
 admin = Blueprint("admin", __name__)
 
@@ -79,15 +77,7 @@ def reset() -> Response:
 @admin.post("/sandbox/clock/advance")
 def advance() -> Response:
     """Move the clock by `{"seconds": n}` job seconds."""
-    seconds = _body().get("seconds") if isinstance(_body(), dict) else None
-    if (
-        isinstance(seconds, bool)
-        or not isinstance(seconds, int | float)
-        or not 0 <= seconds <= LONGEST_ADVANCE
-    ):
-        detail = f"seconds must be a number of job seconds, 0 to {LONGEST_ADVANCE}"
-        raise Refused(422, {"detail": detail})
-    _state().clock.advance(seconds)
+    _state().clock.advance(checked(Advance, _body(), "body")["seconds"])
     return state()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import UTC
 from typing import Any
 
 from flask import Blueprint, Flask, Response, current_app, g, request
@@ -18,17 +19,25 @@ from sandbox.admin import admin
 from sandbox.callers import Caller
 from sandbox.config import Settings
 from sandbox.faults import RATE_LIMITED, Faults, quota_headers
-from sandbox.jobs import STATUSES, Job
+from sandbox.jobs import Job
 from sandbox.ledger import Ledger
 from sandbox.state import Refused, State
-from sandbox.validation import Invalid, Query, create_faults, path_id, row
+from sandbox.validation import (
+    Create,
+    FilesQuery,
+    Invalid,
+    JobQuery,
+    JobsQuery,
+    LinkQuery,
+    Upload,
+    checked,
+    checked_query,
+    path_id,
+    row,
+)
 from sandbox.wire import Wire
 
 v1 = Blueprint("v1", __name__, url_prefix="/v1")
-
-# The list's own parameters; any other one is a member of the metadata filter.
-LIST_PARAMETERS = {"page", "page_size", "order_by", "status", "model", "agent_id"}
-LIST_PARAMETERS |= {"created_after", "created_by_me"}
 
 
 def create_app(settings: Settings | None = None) -> Flask:
@@ -114,14 +123,11 @@ def create_job() -> Response:
     state, raw = _state(), request.get_data()
     body = _json_body(raw)
     settings = state.settings
-    faults = create_faults(
-        body,
-        _loc(settings),
-        refuse_unknown=settings.unknown_members == "refuse",
-        refuse_both=settings.both_inputs == "refuse",
-    )
-    if faults:
-        raise Invalid(faults)
+    loc = _loc(settings)
+    checked(Create, body, *loc, refuse_unknown=settings.unknown_members == "refuse")
+    inputs = [name for name in ("input_files", "requests") if body.get(name)]
+    if not inputs or (len(inputs) == 2 and settings.both_inputs == "refuse"):
+        raise Invalid([row("value_error", loc, "Provide either input_files or requests", None)])
     lag = request.environ.get("sandbox.list_lag", settings.list_lag_seconds)
     job = state.create(_caller(), body, raw, lag)
     request.environ["sandbox.entry"]["job_id"] = job.id
@@ -149,25 +155,25 @@ def _loc(settings: Settings) -> tuple[str, ...]:
 @v1.get("/batch/jobs")
 def list_jobs() -> Response:
     """One page of the caller's jobs with the number of all that match."""
-    query = Query(request.args)
-    page, size = query.integer("page", 0, 0), query.integer("page_size", 100, 1)
-    order = (query.choices("order_by", ("created", "-created")) or ["-created"])[-1]
-    tests = _job_tests(query)
-    query.check()
-    state = _state()
+    query = checked_query(JobsQuery, request.args)
+    state, tests = _state(), _job_tests(query)
     found = state.workspaces[_caller().workspace].copy()
     if tests:
         found = [job for job in found if all(test(job) for test in tests)]
-    if order == "-created":
+    if query.get("order_by") != "created":
         found.reverse()
-    shown = found[page * size : (page + 1) * size]
-    data = [state.view(job) for job in shown]
+    data = [state.view(job) for job in _page(found, query)]
     return answer({"data": data, "object": "list", "total": len(found)})
 
 
-def _job_tests(query: Query) -> list[Callable[[Job], bool]]:
+def _page(rows: list[Any], query: dict[str, Any]) -> list[Any]:
+    page, size = query.get("page", 0), query.get("page_size", 100)
+    return rows[page * size : (page + 1) * size]
+
+
+def _job_tests(query: dict[str, Any]) -> list[Callable[[Job], bool]]:
     """What a job must fulfil to be listed; as few tests as the query needs."""
-    state, values, caller = _state(), query.values, _caller()
+    state, values, caller = _state(), request.args, _caller()
     now, wall = state.clock.now(), state.clock.wall
     tests: list[Callable[[Job], bool]] = []
     if any(job.listed > now for job in state.workspaces[caller.workspace][-1000:]):
@@ -176,16 +182,15 @@ def _job_tests(query: Query) -> list[Callable[[Job], bool]]:
         tests.append(lambda job: job.model == values["model"])
     if "agent_id" in values:
         tests.append(lambda job: job.agent_id == values["agent_id"])
-    if query.boolean("created_by_me"):
+    if query.get("created_by_me"):
         tests.append(lambda job: job.user == caller.user)
-    after = query.moment("created_after")
-    if after is not None:
-        tests.append(lambda job: wall(job.created) > after)
-    statuses = query.choices("status", STATUSES)
-    if statuses:
+    if after := query.get("created_after"):
+        moment = (after if after.tzinfo else after.replace(tzinfo=UTC)).timestamp()
+        tests.append(lambda job: wall(job.created) > moment)
+    if statuses := values.getlist("status"):
         tests.append(lambda job: state.progress(job).status in statuses)
     # Mistral's OpenAPI explodes the filter: each pair is a query parameter of its own.
-    wanted = {name: values.getlist(name) for name in values.keys() - LIST_PARAMETERS}
+    wanted = {name: values.getlist(name) for name in values.keys() - JobsQuery.__annotations__}
     if wanted:
         tests.append(
             lambda job: all(
@@ -198,11 +203,8 @@ def _job_tests(query: Query) -> list[Callable[[Job], bool]]:
 @v1.get("/batch/jobs/<job_id>")
 def get_job(job_id: str) -> Response:
     """One job, with its output lines when `inline` is true and it is finished."""
-    query = Query(request.args)
-    inline = query.boolean("inline")
-    job = _job(job_id)
-    query.check()
-    return answer(_state().view(job, inline=inline))
+    query = checked_query(JobQuery, request.args)
+    return answer(_state().view(_job(job_id), inline=query.get("inline", False)))
 
 
 @v1.post("/batch/jobs/<job_id>/cancel")
@@ -233,15 +235,12 @@ def _job(job_id: str) -> Job:
 @v1.post("/files")
 def upload_file() -> Response:
     """Keep an uploaded file."""
-    query = Query(request.form)
     upload = request.files.get("file")
     if upload is None:
         loc = (*_loc(_state().settings), "file")
         raise Invalid([row("missing", loc, "Field required", None)])
-    purpose = (query.choices("purpose", files.PURPOSES) or ["fine-tune"])[-1]
-    visibility = (query.choices("visibility", files.VISIBILITIES) or ["workspace"])[-1]
-    hours = query.integer("expiry", 0, 1) or None
-    query.check()
+    form = checked(Upload, request.form.to_dict(), *_loc(_state().settings))
+    purpose = form.get("purpose", "fine-tune")
     filename = upload.filename or "file"
     wrong = files.wrong_type(filename, purpose)
     if wrong:
@@ -250,10 +249,10 @@ def upload_file() -> Response:
     file = _state().upload(
         _caller(),
         upload.read(),
-        hours,
+        form.get("expiry"),
         filename=filename,
         purpose=purpose,
-        visibility=visibility,
+        visibility=form.get("visibility", "workspace"),
         mimetype=upload.mimetype or "application/octet-stream",
     )
     return answer(file.view(_state().clock.wall))
@@ -262,24 +261,22 @@ def upload_file() -> Response:
 @v1.get("/files")
 def list_files() -> Response:
     """One page of the files that the caller may see."""
-    query, values = Query(request.args), request.args
-    page, size = query.integer("page", 0, 0), query.integer("page_size", 100, 1)
+    query = checked_query(FilesQuery, request.args)
     filters = {
-        "sample_type": query.choices("sample_type", files.SAMPLE_TYPES),
-        "source": query.choices("source", files.SOURCES),
-        "purpose": query.choices("purpose", files.PURPOSES),
-        "mimetype": values.getlist("mimetypes"),
+        "sample_type": query.get("sample_type"),
+        "source": query.get("source"),
+        "purpose": request.args.getlist("purpose"),
+        "mimetype": query.get("mimetypes"),
     }
-    counted = query.boolean("include_total") if "include_total" in values else True
-    query.check()
     found = [
         file
         for file in _state().all_files(_caller())
-        if values.get("search", "") in file.filename
+        if query.get("search", "") in file.filename
         and all(not allowed or getattr(file, name) in allowed for name, allowed in filters.items())
     ]
-    data = [file.view(_state().clock.wall) for file in found[page * size : (page + 1) * size]]
-    return answer({"data": data, "object": "list", "total": len(found) if counted else None})
+    data = [file.view(_state().clock.wall) for file in _page(found, query)]
+    total = len(found) if query.get("include_total", True) else None
+    return answer({"data": data, "object": "list", "total": total})
 
 
 @v1.get("/files/<file_id>")
@@ -305,11 +302,8 @@ def download_file(file_id: str) -> Response:
 @v1.get("/files/<file_id>/url")
 def sign_file(file_id: str) -> Response:
     """An address that gives the file without a key, for `expiry` job hours."""
-    query = Query(request.args)
-    hours = query.integer("expiry", 24, 1, 168)
-    file = _file(file_id)
-    query.check()
-    token = _state().link(file, hours)
+    hours = checked_query(LinkQuery, request.args).get("expiry", 24)
+    token = _state().link(_file(file_id), hours)
     return answer({"url": f"{request.host_url}sandbox/download/{token}"})
 
 

@@ -13,13 +13,8 @@ from functools import cached_property
 from typing import Any
 
 from sandbox.jobs import Request
-from sandbox.validation import request_faults
+from sandbox.validation import Invalid, Line, checked
 
-# Mistral's OpenAPI, schema FilePurpose; its SDK 3.7 adds the last one.
-PURPOSES = ("fine-tune", "batch", "ocr", "agentic_safety")
-VISIBILITIES = ("workspace", "user")
-SAMPLE_TYPES = ("pretrain", "instruct", "batch_request", "batch_result", "batch_error")
-SOURCES = ("upload", "repository", "mistral")
 JSONL_TYPES = ("application/json", "application/jsonl", "application/json-lines", "text/plain")
 
 
@@ -90,9 +85,10 @@ def parse_input(content: bytes) -> tuple[list[Request], list[str]]:
         except (ValueError, RecursionError):
             reasons.append(f"Invalid JSON on line {number}")
             continue
-        faults = list(request_faults(value, ()))
-        if faults:
-            reasons.append(f"Line {number}: {'.'.join(map(str, faults[0]['loc']))}: not valid")
+        try:
+            checked(Line, value)
+        except Invalid as error:
+            reasons.append(f"Line {number}: {'.'.join(map(str, error.rows[0]['loc']))}: not valid")
         else:
             requests.append(Request(value.get("custom_id"), value["body"]))
     if not requests and not reasons:

@@ -5,12 +5,11 @@ All of it is in memory and guarded by one lock where more than one step must hol
 
 from __future__ import annotations
 
-import heapq
 import random
 import secrets
 import threading
 import uuid
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -37,37 +36,6 @@ def not_found() -> Refused:
     return Refused(404, {"detail": "Not Found"})
 
 
-class Pending:
-    """The unfinished requests of one workspace, and how long a further job has to wait."""
-
-    def __init__(self) -> None:
-        self._ends: list[tuple[float, str]] = []
-        self._weights: dict[str, int] = {}
-        self._total = 0
-
-    def add(self, job_id: str, weight: int, end: float) -> None:
-        """Count a job's requests until the job second `end`."""
-        heapq.heappush(self._ends, (end, job_id))
-        self._weights[job_id] = weight
-        self._total += weight
-
-    def drop(self, job_id: str) -> None:
-        """Stop counting a job."""
-        self._total -= self._weights.pop(job_id, 0)
-
-    def wait(self, weight: int, limit: int, now: float) -> float:
-        """Job seconds until `weight` more requests fit under the limit."""
-        while self._ends and self._ends[0][0] <= now:
-            self.drop(heapq.heappop(self._ends)[1])
-        left, until = self._total, now
-        if left + weight > limit:
-            for end, job_id in sorted(self._ends):
-                if left == 0 or left + weight <= limit:
-                    break
-                left, until = left - self._weights.get(job_id, 0), end
-        return until - now
-
-
 class State:
     """The sandbox's whole state; `reset` makes it new."""
 
@@ -86,7 +54,7 @@ class State:
         self.files: dict[str, File] = {}
         self.results: dict[str, Job] = {}
         self.links: dict[str, tuple[str, float]] = {}
-        self._pending: dict[str, Pending] = defaultdict(Pending)
+        self._asked: Counter[str] = Counter()  # requests ever, by workspace
         self._dice = random.Random(self.seed)  # noqa: S311 (no secret)
 
     def new_id(self) -> str:
@@ -139,7 +107,6 @@ class State:
     ) -> Job:
         now, job_id = self.clock.now(), self.new_id()
         metadata = body.get("metadata")
-        pending = self._pending[caller.workspace]
         plan = jobs.plan(
             job_id,
             requests,
@@ -148,10 +115,9 @@ class State:
             has_model=bool(body.get("model") or body.get("agent_id")),
             outcome=(metadata or {}).get(OUTCOME),
             reasons=reasons,
-            wait=pending.wait(len(requests), self.settings.pending_limit, now),
+            wait=self._wait(caller.workspace, len(requests), now),
             marked=marked,
         )
-        pending.add(job_id, plan.total, now + plan.finish)
         return Job(
             id=job_id,
             workspace=caller.workspace,
@@ -167,6 +133,24 @@ class State:
             metadata=metadata,
             cancel_seconds=self.settings.cancel_seconds,
         )
+
+    def _wait(self, workspace: str, weight: int, now: float) -> float:
+        """Job seconds until `weight` more requests fit under the workspace's pending limit."""
+        limit, until = self.settings.pending_limit, now
+        self._asked[workspace] += weight
+        if self._asked[workspace] <= limit:  # so there is no need to look
+            return 0.0
+        pending = sorted(
+            (job.created + job.plan.finish, job.plan.total)
+            for job in self.workspaces[workspace]
+            if job.cancelled is None and job.created + job.plan.finish > now
+        )
+        left = sum(total for _, total in pending)
+        for end, total in pending:
+            if left == 0 or left + weight <= limit:
+                break
+            left, until = left - total, end
+        return until - now
 
     def _requests(
         self, inputs: Sequence[File], body: dict[str, Any]
@@ -216,7 +200,6 @@ class State:
             status = self.progress(job).status
             if status in ("QUEUED", "RUNNING"):
                 job.cancelled = self.clock.now() - job.created
-                self._pending[job.workspace].drop(job.id)
             elif status in jobs.TERMINAL and self.settings.cancel_finished_status != 200:
                 text = f"Job is already {status}"
                 raise Refused(self.settings.cancel_finished_status, {"detail": text})
@@ -224,7 +207,6 @@ class State:
     def delete(self, job: Job) -> None:
         """Forget a job; its files stay."""
         with self.lock:
-            self._pending[job.workspace].drop(job.id)
             if self.jobs.pop(job.id, None):
                 self.workspaces[job.workspace].remove(job)
 

@@ -1,26 +1,110 @@
-"""Mistral-like validation: every fault as a row `{type, loc, msg, input}` of a 422 answer.
+"""What Mistral refuses with 422: create bodies, lines of input files, forms, queries, ids.
 
-Limits and names come from Mistral's OpenAPI; `type` and `msg` follow pydantic's, whose form the
-rows have there (schema ValidationError).
+Names and limits are those of Mistral's OpenAPI. pydantic checks them, in whose words Mistral's own
+answers are (schema ValidationError: rows of type, loc, msg, input).
 """
 
 from __future__ import annotations
 
-import re
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
-from typing import Any
+from collections.abc import Sequence
+from datetime import datetime
+from enum import Enum
+from functools import cache
+from typing import Annotated, Any, Literal, NotRequired, Required
 
+from pydantic import Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict  # pydantic wants this one below Python 3.12
+
+from sandbox.jobs import STATUSES
 from sandbox.results import BODIES
 
 Row = dict[str, Any]
 Loc = tuple[str | int, ...]
+Endpoint = Enum("Endpoint", {name: name for name in BODIES})  # type: ignore[misc]
+Status = Enum("Status", {name: name for name in STATUSES})  # type: ignore[misc]
+Key = Annotated[str, Field(min_length=1, max_length=32)]
+Value = Annotated[str, Field(min_length=1, max_length=512)]
+# Schema FilePurpose; the SDK 3.7 adds the last one.
+Purpose = Literal["fine-tune", "batch", "ocr", "agentic_safety"]
+# Parameters of which all values count.
+LISTS = ("status", "sample_type", "source", "mimetypes")
 
-MEMBERS = frozenset(
-    ("endpoint", "input_files", "requests", "model", "agent_id", "metadata", "timeout_hours")
-)
-MAX_REQUESTS, MAX_KEY, MAX_VALUE, MAX_HOURS = 10_000, 32, 512, 168
+
+class Line(TypedDict):
+    """One request, inline or a line of an input file."""
+
+    custom_id: NotRequired[str | None]
+    body: dict[str, Any]
+
+
+class Create(TypedDict, total=False):
+    """The body of a create."""
+
+    endpoint: Required[Endpoint]
+    input_files: list[uuid.UUID] | None
+    requests: Annotated[list[Line], Field(max_length=10_000)] | None
+    model: str | None
+    agent_id: str | None
+    metadata: dict[Key, Value] | None
+    timeout_hours: Annotated[int, Field(ge=1, le=168)]
+
+
+class Page(TypedDict, total=False):
+    """Which part of a list is asked for."""
+
+    page: Annotated[int, Field(ge=0)]
+    page_size: Annotated[int, Field(ge=1)]
+
+
+class JobsQuery(Page, total=False):
+    """Which jobs are listed; any other parameter is a member of the metadata filter."""
+
+    order_by: Literal["created", "-created"]
+    status: list[Status]
+    model: str
+    agent_id: str
+    created_after: datetime
+    created_by_me: bool
+
+
+class JobQuery(TypedDict, total=False):
+    """How a job is shown."""
+
+    inline: bool
+
+
+class FilesQuery(Page, total=False):
+    """Which files are listed."""
+
+    sample_type: list[
+        Literal["pretrain", "instruct", "batch_request", "batch_result", "batch_error"]
+    ]
+    source: list[Literal["upload", "repository", "mistral"]]
+    purpose: Purpose
+    mimetypes: list[str]
+    search: str
+    include_total: bool
+
+
+class Upload(TypedDict, total=False):
+    """The fields beside an uploaded file; `expiry` is job hours."""
+
+    purpose: Purpose
+    visibility: Literal["workspace", "user"]
+    expiry: Annotated[int, Field(ge=1)]
+
+
+class LinkQuery(TypedDict, total=False):
+    """For how many job hours a signed address is good."""
+
+    expiry: Annotated[int, Field(ge=1, le=168)]
+
+
+class Advance(TypedDict):
+    """Job seconds, up to ten years: times stay dates that can be written."""
+
+    seconds: Annotated[float, Field(ge=0, le=10 * 365 * 86400)]
 
 
 class Invalid(Exception):
@@ -36,206 +120,29 @@ def row(type: str, loc: Loc, msg: str, input: Any) -> Row:
     return {"type": type, "loc": list(loc), "msg": msg, "input": input}
 
 
-def create_faults(body: Any, loc: Loc, *, refuse_unknown: bool, refuse_both: bool) -> list[Row]:
-    """All faults of a create body; `loc` is where the body stands."""
-    if not isinstance(body, dict):
-        return [row("dict_type", loc, "Input should be a valid dictionary", body)]
-    faults = [*_endpoint(body, loc)]
-    for name, check in CHECKS.items():
-        if name in body:
-            faults += check(body[name], (*loc, name))
-    files, requests = body.get("input_files"), body.get("requests")
-    if not files and not requests and not faults:
-        faults.append(row("value_error", loc, "Provide either input_files or requests", None))
-    if files and requests and refuse_both:
-        message = "Provide either input_files or requests, not both"
-        faults.append(row("value_error", loc, message, None))
-    if refuse_unknown:
-        faults += [
-            row("extra_forbidden", (*loc, name), "Extra inputs are not permitted", body[name])
-            for name in body.keys() - MEMBERS
-        ]
-    return faults
+_adapter = cache(TypeAdapter)  # costs a millisecond
 
 
-def _endpoint(body: Row, loc: Loc) -> Iterator[Row]:
-    if "endpoint" not in body:
-        yield row("missing", (*loc, "endpoint"), "Field required", body)
-    elif not isinstance(body["endpoint"], str) or body["endpoint"] not in BODIES:
-        yield _not_among(tuple(BODIES), (*loc, "endpoint"), body["endpoint"])
+def checked(form: Any, value: Any, *loc: str | int, refuse_unknown: bool = False) -> Any:
+    """`value` in the types of `form`, without what that does not name; `loc` is where it stands.
 
-
-def _not_among(names: Sequence[str], loc: Loc, value: Any) -> Row:
-    allowed = ", ".join(f"'{name}'" for name in names)
-    return row("enum", loc, f"Input should be {allowed}", value)
-
-
-def _text_or_null(value: Any, loc: Loc) -> Iterator[Row]:
-    if value is not None and not isinstance(value, str):
-        yield row("string_type", loc, "Input should be a valid string", value)
-
-
-def _input_files(value: Any, loc: Loc) -> Iterator[Row]:
-    if value is None:
-        return
-    if not isinstance(value, list):
-        yield row("list_type", loc, "Input should be a valid list", value)
-        return
-    for index, item in enumerate(value):
-        if not isinstance(item, str) or as_uuid(item) is None:
-            yield row("uuid_parsing", (*loc, index), "Input should be a valid UUID", item)
-
-
-def _requests(value: Any, loc: Loc) -> Iterator[Row]:
-    if value is None:
-        return
-    if not isinstance(value, list):
-        yield row("list_type", loc, "Input should be a valid list", value)
-        return
-    if len(value) > MAX_REQUESTS:
-        message = f"List should have at most {MAX_REQUESTS} items after validation"
-        yield row("too_long", loc, message, None)
-        return
-    for index, item in enumerate(value):
-        yield from request_faults(item, (*loc, index))
-
-
-def request_faults(value: Any, loc: Loc) -> Iterator[Row]:
-    """The faults of one request, inline or a line of an input file."""
-    if not isinstance(value, dict):
-        yield row("dict_type", loc, "Input should be a valid dictionary", value)
-        return
-    yield from _text_or_null(value.get("custom_id"), (*loc, "custom_id"))
-    if "body" not in value:
-        yield row("missing", (*loc, "body"), "Field required", value)
-    elif not isinstance(value["body"], dict):
-        yield row("dict_type", (*loc, "body"), "Input should be a valid dictionary", value["body"])
-
-
-def _metadata(value: Any, loc: Loc) -> Iterator[Row]:
-    if value is None:
-        return
-    if not isinstance(value, dict):
-        yield row("dict_type", loc, "Input should be a valid dictionary", value)
-        return
-    for name, text in value.items():
-        yield from _length(name, MAX_KEY, (*loc, name, "[key]"))
-        if not isinstance(text, str):
-            yield row("string_type", (*loc, name), "Input should be a valid string", text)
-        else:
-            yield from _length(text, MAX_VALUE, (*loc, name))
-
-
-def _length(text: str, limit: int, loc: Loc) -> Iterator[Row]:
-    if not text:
-        yield row("string_too_short", loc, "String should have at least 1 character", text)
-    elif len(text) > limit:
-        message = f"String should have at most {limit} characters"
-        yield row("string_too_long", loc, message, text)
-
-
-def _timeout_hours(value: Any, loc: Loc) -> Iterator[Row]:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
-        yield row("int_type", loc, "Input should be a valid integer", value)
-    elif value < 1:
-        message = "Input should be greater than or equal to 1"
-        yield row("greater_than_equal", loc, message, value)
-    elif value > MAX_HOURS:
-        message = f"Input should be less than or equal to {MAX_HOURS}"
-        yield row("less_than_equal", loc, message, value)
-
-
-CHECKS: dict[str, Callable[[Any, Loc], Iterator[Row]]] = {
-    "input_files": _input_files,
-    "requests": _requests,
-    "model": _text_or_null,
-    "agent_id": _text_or_null,
-    "metadata": _metadata,
-    "timeout_hours": _timeout_hours,
-}
-
-
-def as_uuid(text: str) -> str | None:
-    """The canonical form of a UUID, or None."""
+    Raises:
+        Invalid: it is not of that form; has a row for each fault.
+    """
+    extra: Literal["forbid", "ignore"] = "forbid" if refuse_unknown else "ignore"
     try:
-        return str(uuid.UUID(text))
-    except ValueError:
-        return None
+        return _adapter(form).validate_python(value, extra=extra)
+    except ValidationError as error:
+        rows = error.errors(include_url=False, include_context=False)
+        raise Invalid([{**each, "loc": [*loc, *each["loc"]]} for each in rows]) from error
+
+
+def checked_query(form: Any, values: Any) -> Any:
+    """As `checked`, for a werkzeug MultiDict of query parameters."""
+    given = {name: values.getlist(name) if name in LISTS else values[name] for name in values}
+    return checked(form, given, "query")
 
 
 def path_id(text: str, name: str) -> str:
-    """The id in a path, in canonical form.
-
-    Raises:
-        Invalid: it is not a UUID.
-    """
-    canonical = as_uuid(text)
-    if canonical is None:
-        message = "Input should be a valid UUID"
-        raise Invalid([row("uuid_parsing", ("path", name), message, text)])
-    return canonical
-
-
-BOOLEANS = {
-    **dict.fromkeys(("1", "true", "t", "yes", "y", "on"), True),
-    **dict.fromkeys(("0", "false", "f", "no", "n", "off"), False),
-}
-
-
-class Query:
-    """Reads query parameters and gathers their faults; `check` raises when there are any."""
-
-    def __init__(self, values: Any) -> None:
-        self.values = values  # a werkzeug MultiDict
-        self.faults: list[Row] = []
-
-    def integer(self, name: str, default: int, minimum: int, maximum: int | None = None) -> int:
-        """An integer within bounds."""
-        text = self.values.get(name)
-        if text is None:
-            return default
-        number = int(text) if re.fullmatch(r"[+-]?[0-9]{1,18}", text) else None
-        if number is None:
-            self._fault("int_parsing", name, "Input should be a valid integer")
-        elif number < minimum:
-            message = f"Input should be greater than or equal to {minimum}"
-            self._fault("greater_than_equal", name, message)
-        elif maximum is not None and number > maximum:
-            message = f"Input should be less than or equal to {maximum}"
-            self._fault("less_than_equal", name, message)
-        return default if number is None else number
-
-    def boolean(self, name: str) -> bool:
-        """A boolean, False when absent; the words are pydantic's."""
-        text = self.values.get(name, "false")
-        if text.lower() not in BOOLEANS:
-            self._fault("bool_parsing", name, "Input should be a valid boolean")
-        return BOOLEANS.get(text.lower(), False)
-
-    def choices(self, name: str, allowed: Sequence[str]) -> list[str]:
-        """All values of a parameter, each one of the allowed."""
-        values: list[str] = self.values.getlist(name)
-        for index, value in enumerate(values):
-            if value not in allowed:
-                self.faults.append(_not_among(allowed, ("query", name, index), value))
-        return values
-
-    def moment(self, name: str) -> float | None:
-        """A date and time as Unix time; one without a zone is UTC."""
-        text = self.values.get(name)
-        if text is None:
-            return None
-        try:
-            value = datetime.fromisoformat(text)
-        except ValueError:
-            self._fault("datetime_from_date_parsing", name, "Input should be a valid datetime")
-            return None
-        return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
-
-    def check(self) -> None:
-        """Raise Invalid with all faults found so far, if there are any."""
-        if self.faults:
-            raise Invalid(self.faults)
-
-    def _fault(self, type: str, name: str, message: str) -> None:
-        self.faults.append(row(type, ("query", name), message, self.values.get(name)))
+    """The id in a path, in canonical form; raises Invalid when it is no UUID."""
+    return str(checked(uuid.UUID, text, "path", name))
