@@ -31,63 +31,29 @@ def setting(env: str, default: Any, help: str, *, secret: bool = False) -> Any:
 class Settings:
     """What one bridge runs with. Times are in seconds, sizes in bytes, lists comma-separated."""
 
+    # A table: one row, one line.
+    # fmt: off
     host: str = setting("BRIDGE_HOST", "127.0.0.1", "Address to listen on")
     port: int = setting("BRIDGE_PORT", 9090, "Port to listen on; 0: a free one, named in the log")
     rest_url: str = setting("BRIDGE_REST_URL", "http://127.0.0.1:8080", "The REST service")
-    rest_token: str = setting(
-        "BRIDGE_REST_TOKEN", "", "The bridge's own bearer token for the REST service", secret=True
-    )
-    rest_token_file: str = setting(
-        "BRIDGE_REST_TOKEN_FILE", "", "File that holds that token, instead; read at the start"
-    )
-    openapi: str = setting(
-        "GATEWAY_OPENAPI", str(DEFAULT_DOCUMENT), "Derived OpenAPI document to serve"
-    )
-    timeout: float = setting(
-        "BRIDGE_TIMEOUT", 50.0, "Limit for one call; many MCP clients give up after 60"
-    )
-    result_limit: int = setting(
-        "BRIDGE_RESULT_LIMIT", 60_000, "Characters of JSON in one result; more is cut, with a note"
-    )
-    max_body: int = setting(
-        "GATEWAY_MAX_BODY", 32 << 20, "Largest message, the same as the REST service's body"
-    )
-    allowed_hosts: tuple[str, ...] = setting(
-        "BRIDGE_ALLOWED_HOSTS",
-        LOOPBACK,
-        "Host headers that are answered: NAME or NAME:PORT; *: any, with tokens",
-    )
-    allowed_origins: tuple[str, ...] = setting(
-        "BRIDGE_ALLOWED_ORIGINS",
-        (),
-        "Web pages that may call: SCHEME://HOST[:PORT], PORT * for any; empty: none",
-    )
+    rest_token: str = setting("BRIDGE_REST_TOKEN", "", "The bridge's own bearer token for the REST service", secret=True)
+    rest_token_file: str = setting("BRIDGE_REST_TOKEN_FILE", "", "File that holds that token, instead; read at the start")
+    openapi: str = setting("GATEWAY_OPENAPI", str(DEFAULT_DOCUMENT), "Derived OpenAPI document to serve")
+    timeout: float = setting("BRIDGE_TIMEOUT", 50.0, "Limit for one call; many MCP clients give up after 60")
+    result_limit: int = setting("BRIDGE_RESULT_LIMIT", 60_000, "Characters of JSON in one result; more is cut, with a note")
+    max_body: int = setting("GATEWAY_MAX_BODY", 32 << 20, "Largest message, the same as the REST service's body")
+    allowed_hosts: tuple[str, ...] = setting("BRIDGE_ALLOWED_HOSTS", LOOPBACK, "Host headers that are answered: NAME or NAME:PORT; *: any, with tokens")
+    allowed_origins: tuple[str, ...] = setting("BRIDGE_ALLOWED_ORIGINS", (), "Web pages that may call: SCHEME://HOST[:PORT], PORT * for any; empty: none")
     log_level: str = setting("BRIDGE_LOG_LEVEL", "INFO", "Least level logged on standard error")
-    log_format: str = setting(
-        "BRIDGE_LOG_FORMAT", "auto", "Form of log lines: json, text, or auto: text on a terminal"
-    )
-    audit_log: str = setting(
-        "BRIDGE_AUDIT_LOG",
-        "stderr",
-        "Where a line for each changing call goes: stderr, off or a file",
-    )
-
-    tokens_file: str = setting(
-        "BRIDGE_TOKENS_FILE",
-        "",
-        "File of the callers' tokens, in the REST service's form; may be the same file",
-    )
+    log_format: str = setting("BRIDGE_LOG_FORMAT", "auto", "Form of log lines: json, text, or auto: text on a terminal")
+    audit_log: str = setting("BRIDGE_AUDIT_LOG", "stderr", "Where a line for each changing call goes: stderr, off or a file")
+    tokens_file: str = setting("BRIDGE_TOKENS_FILE", "", "File of the callers' tokens, in the REST service's form; may be the same file")
     jwt_issuer: str = setting("BRIDGE_JWT_ISSUER", "", "Issuer (iss) whose JWTs are accepted too")
-    jwt_audience: str = setting(
-        "BRIDGE_JWT_AUDIENCE", "", "Audience (aud) that such a JWT must name: the endpoint's URL"
-    )
+    jwt_audience: str = setting("BRIDGE_JWT_AUDIENCE", "", "Audience (aud) that such a JWT must name: the endpoint's URL")
     jwks_url: str = setting("BRIDGE_JWKS_URL", "", "Where the issuer's public keys are (JWKS)")
-    jwt_algorithms: str = setting(
-        "BRIDGE_JWT_ALGORITHMS", "RS256,ES256", "Signature algorithms that are accepted"
-    )
-    rate_limit: str = setting(
-        "BRIDGE_RATE_LIMIT", "", "How often one caller may call, say 100/minute; empty: no limit"
-    )
+    jwt_algorithms: str = setting("BRIDGE_JWT_ALGORITHMS", "RS256,ES256", "Signature algorithms that are accepted")
+    rate_limit: str = setting("BRIDGE_RATE_LIMIT", "", "How often one caller may call, say 100/minute; empty: no limit")
+    # fmt: on
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:

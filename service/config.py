@@ -55,108 +55,39 @@ def setting(
 class Settings:
     """What one gateway process runs with. Times are in seconds, sizes in bytes."""
 
+    # A table: one row, one line.
+    # fmt: off
     host: str = setting("GATEWAY_HOST", "127.0.0.1", "Address to listen on")
     port: int = setting("GATEWAY_PORT", 0, "Port to listen on; 0: the capability's (8080)")
-    openapi: str = setting(
-        "GATEWAY_OPENAPI", str(DEFAULT_DOCUMENT), "Derived OpenAPI document to serve"
-    )
-    upstream_url: str = setting(
-        "GATEWAY_UPSTREAM_URL", "", "Base URL of the upstream API; empty: the capability's baseUri"
-    )
-    ca_file: str = setting(
-        "GATEWAY_CA_FILE",
-        "",
-        "PEM file of the authorities that may sign the upstream's certificate; empty: certifi's",
-    )
-    connect_timeout: float = setting(
-        "GATEWAY_CONNECT_TIMEOUT", 5.0, "Limit for connecting upstream"
-    )
-    read_timeout: float = setting(
-        "GATEWAY_READ_TIMEOUT", 40.0, "Limit for each wait for upstream bytes"
-    )
-    timeout: float = setting(
-        "GATEWAY_TIMEOUT", 45.0, "Limit for a whole upstream exchange, repeats included"
-    )
+    openapi: str = setting("GATEWAY_OPENAPI", str(DEFAULT_DOCUMENT), "Derived OpenAPI document to serve")
+    upstream_url: str = setting("GATEWAY_UPSTREAM_URL", "", "Base URL of the upstream API; empty: the capability's baseUri")
+    ca_file: str = setting("GATEWAY_CA_FILE", "", "PEM file of the authorities that may sign the upstream's certificate; empty: certifi's")
+    connect_timeout: float = setting("GATEWAY_CONNECT_TIMEOUT", 5.0, "Limit for connecting upstream")
+    read_timeout: float = setting("GATEWAY_READ_TIMEOUT", 40.0, "Limit for each wait for upstream bytes")
+    timeout: float = setting("GATEWAY_TIMEOUT", 45.0, "Limit for a whole upstream exchange, repeats included")
     threads: int = setting("GATEWAY_THREADS", 256, "Upstream calls that one worker makes at a time")
-    queue: int = setting(
-        "GATEWAY_QUEUE",
-        256,
-        "Requests that may wait for a thread, a second at most; more are answered 503",
-    )
+    queue: int = setting("GATEWAY_QUEUE", 256, "Requests that may wait for a thread, a second at most; more are answered 503")
     max_body: int = setting("GATEWAY_MAX_BODY", 32 * MEBIBYTE, "Largest request body")
     max_answer: int = setting("GATEWAY_MAX_ANSWER", 64 * MEBIBYTE, "Largest upstream answer")
-    store: str = setting(
-        "GATEWAY_STORE",
-        ".run/gateway.sqlite3",
-        "Store of idempotency keys: a SQLite file, or a redis:// URL for several hosts",
-        secret=True,
-    )
-    key_expiry: float = setting(
-        "GATEWAY_KEY_EXPIRY", 86400.0, "How long an Idempotency-Key is remembered"
-    )
-    settle: float = setting(
-        "GATEWAY_SETTLE",
-        600.0,
-        "After how long a lost create that cannot be found may be sent again with its key",
-    )
-    tag_jobs: bool = setting(
-        "GATEWAY_TAG_JOBS",
-        True,
-        "Tag keyed creates, so that one whose answer was lost can be found (on or off)",
-    )
-    log_level: str = setting(
-        "GATEWAY_LOG_LEVEL",
-        "info",
-        "Least level logged: debug, info (a line a request), warning, error",
-        choices=logs.LEVELS,
-    )
-    log_format: str = setting(
-        "GATEWAY_LOG_FORMAT",
-        "auto",
-        "Form of log lines: json, text, or auto: text on a terminal",
-        choices=logs.FORMATS,
-    )
-    audit_log: str = setting(
-        "GATEWAY_AUDIT_LOG",
-        "stdout",
-        "Where a line for each changing call goes: stdout, stderr, off or a file",
-    )
-    trace_upstream: bool = setting(
-        "GATEWAY_TRACE_UPSTREAM",
-        True,
-        "Continue the caller's trace upstream by a traceparent header",
-    )
-    tokens_file: str = setting(
-        "GATEWAY_TOKENS_FILE",
-        "",
-        "File of the callers' tokens, made by `python -m service token`; read again when it changes",
-    )
+    store: str = setting("GATEWAY_STORE", ".run/gateway.sqlite3", "Store of idempotency keys: a SQLite file, or a redis:// URL for several hosts", secret=True)
+    key_expiry: float = setting("GATEWAY_KEY_EXPIRY", 86400.0, "How long an Idempotency-Key is remembered")
+    settle: float = setting("GATEWAY_SETTLE", 600.0, "After how long a lost create that cannot be found may be sent again with its key")
+    tag_jobs: bool = setting("GATEWAY_TAG_JOBS", True, "Tag keyed creates, so that one whose answer was lost can be found (on or off)")
+    log_level: str = setting("GATEWAY_LOG_LEVEL", "info", "Least level logged: debug, info (a line a request), warning, error", choices=logs.LEVELS)
+    log_format: str = setting("GATEWAY_LOG_FORMAT", "auto", "Form of log lines: json, text, or auto: text on a terminal", choices=logs.FORMATS)
+    audit_log: str = setting("GATEWAY_AUDIT_LOG", "stdout", "Where a line for each changing call goes: stdout, stderr, off or a file")
+    trace_upstream: bool = setting("GATEWAY_TRACE_UPSTREAM", True, "Continue the caller's trace upstream by a traceparent header")
+    tokens_file: str = setting("GATEWAY_TOKENS_FILE", "", "File of the callers' tokens, made by `python -m service token`; read again when it changes")
     jwt_issuer: str = setting("GATEWAY_JWT_ISSUER", "", "Issuer (iss) whose JWTs are accepted too")
-    jwt_audience: str = setting(
-        "GATEWAY_JWT_AUDIENCE", "", "Audience (aud) that such a JWT must name"
-    )
+    jwt_audience: str = setting("GATEWAY_JWT_AUDIENCE", "", "Audience (aud) that such a JWT must name")
     jwks_url: str = setting("GATEWAY_JWKS_URL", "", "Where the issuer's public keys are (JWKS)")
-    jwt_algorithms: str = setting(
-        "GATEWAY_JWT_ALGORITHMS", "RS256,ES256", "Signature algorithms that are accepted"
-    )
-    allowed_hosts: str = setting(
-        "GATEWAY_ALLOWED_HOSTS",
-        "",
-        "Names, beside loopback's, that a Host header may have: NAME or NAME:PORT; *: any, with tokens",
-    )
-    allowed_origins: str = setting(
-        "GATEWAY_ALLOWED_ORIGINS", "", "Web pages that may call: SCHEME://HOST[:PORT]; empty: none"
-    )
-    rate_limit: str = setting(
-        "GATEWAY_RATE_LIMIT", "", "How often one caller may call, say 100/minute; empty: no limit"
-    )
-    docs: str = setting(
-        "GATEWAY_DOCS",
-        "auto",
-        "Who sees /docs and the document: on (everybody), off (callers with a token), or auto: on when listening on loopback",
-        choices=("on", "off", "auto"),
-    )
+    jwt_algorithms: str = setting("GATEWAY_JWT_ALGORITHMS", "RS256,ES256", "Signature algorithms that are accepted")
+    allowed_hosts: str = setting("GATEWAY_ALLOWED_HOSTS", "", "Names, beside loopback's, that a Host header may have: NAME or NAME:PORT; *: any, with tokens")
+    allowed_origins: str = setting("GATEWAY_ALLOWED_ORIGINS", "", "Web pages that may call: SCHEME://HOST[:PORT]; empty: none")
+    rate_limit: str = setting("GATEWAY_RATE_LIMIT", "", "How often one caller may call, say 100/minute; empty: no limit")
+    docs: str = setting("GATEWAY_DOCS", "auto", "Who sees /docs and the document: on (everybody), off (callers with a token), or auto: on when listening on loopback", choices=("on", "off", "auto"))
     workers: int = setting("WEB_CONCURRENCY", 0, "Worker processes; 0: one per core")
+    # fmt: on
 
     tracing: str = ""
     """Where OpenTelemetry's own variables want spans to go: otlp, console, or empty for nowhere."""

@@ -31,43 +31,16 @@ REGISTRY = CollectorRegistry()
 
 _HTTP = ("http_request_method", "http_route", "http_response_status_code")
 
-requests = Histogram(
-    "http_server_request_duration_seconds",
-    "Requests, by the time until their answer was sent",
-    _HTTP,
-    registry=REGISTRY,
-    buckets=BUCKETS,
-)
-upstream = Histogram(
-    "http_client_request_duration_seconds",
-    "Requests to the upstream, by the time until their answer was read; without a status code: error_type says why",
-    (*_HTTP, "server_address", "error_type"),
-    registry=REGISTRY,
-    buckets=BUCKETS,
-)
-inflight = Gauge(
-    "gateway_inflight_requests",
-    "Requests that are being answered",
-    registry=REGISTRY,
-    multiprocess_mode="livesum",
-)
-shed = Counter(
-    "gateway_shed", "Requests turned away unserved, by reason", ("reason",), registry=REGISTRY
-)
-idempotency = Counter(
-    "gateway_idempotency",
-    "Calls with an Idempotency-Key, by what became of them",
-    ("outcome",),
-    registry=REGISTRY,
-)
-outcome_unknown = Counter(
-    "gateway_create_outcome_unknown",
-    "Calls that may or may not have been carried out",
-    registry=REGISTRY,
-)
-upstream_ratelimited = Counter(
-    "gateway_upstream_ratelimited", "Answers with status 429 from the upstream", registry=REGISTRY
-)
+# A table: one row, one line.
+# fmt: off
+requests = Histogram("http_server_request_duration_seconds", "Requests, by the time until their answer was sent", _HTTP, registry=REGISTRY, buckets=BUCKETS)
+upstream = Histogram("http_client_request_duration_seconds", "Requests to the upstream, by the time until their answer was read; without a status code: error_type says why", (*_HTTP, "server_address", "error_type"), registry=REGISTRY, buckets=BUCKETS)
+inflight = Gauge("gateway_inflight_requests", "Requests that are being answered", registry=REGISTRY, multiprocess_mode="livesum")
+shed = Counter("gateway_shed", "Requests turned away unserved, by reason", ("reason",), registry=REGISTRY)
+idempotency = Counter("gateway_idempotency", "Calls with an Idempotency-Key, by what became of them", ("outcome",), registry=REGISTRY)
+outcome_unknown = Counter("gateway_create_outcome_unknown", "Calls that may or may not have been carried out", registry=REGISTRY)
+upstream_ratelimited = Counter("gateway_upstream_ratelimited", "Answers with status 429 from the upstream", registry=REGISTRY)
+# fmt: on
 
 
 def method_label(method: str) -> str:
