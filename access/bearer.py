@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from .refusals import AccessError, KeysUnavailable, Refused, Untrusted
+from .refusals import KeysUnavailable, Refused, Untrusted
+from .settings import SettingsError
 from .tokens import Grant, TokenFile
 
 if TYPE_CHECKING:
@@ -101,14 +102,14 @@ def _challenge(parameters: Mapping[str, str]) -> tuple[str, str]:
 def bearers(settings: AccessSettings, *, prefix: str, scopes: Iterable[str]) -> Bearers | None:
     """The bearers that `settings` name; None when they name none, and whoever reaches the port may call.
 
-    `prefix` begins the settings' variables, for messages; `scopes` are those that operations need. AccessError when
+    `prefix` begins the settings' variables, for messages; `scopes` are those that operations need. SettingsError when
     the settings cannot be used.
     """
     issuer = None
     issuer_settings = (settings.jwt_issuer, settings.jwt_audience, settings.jwks_url)
     if any(issuer_settings):
         if not all(issuer_settings):
-            raise AccessError(
+            raise SettingsError(
                 f"{prefix}JWT_ISSUER, {prefix}JWT_AUDIENCE and {prefix}JWKS_URL belong together; set all or none"
             )
         # Slow to import, and seldom needed.
@@ -117,8 +118,8 @@ def bearers(settings: AccessSettings, *, prefix: str, scopes: Iterable[str]) -> 
         algorithms = [name.strip() for name in settings.jwt_algorithms.split(",") if name.strip()]
         try:
             issuer = Issuer(*issuer_settings, algorithms)
-        except AccessError as error:
-            raise AccessError(f"{prefix}{error}") from error
+        except SettingsError as error:
+            raise SettingsError(f"{prefix}{error}") from error
     known = known_scopes(scopes)
     tokens = TokenFile(Path(settings.tokens_file), known) if settings.tokens_file else None
     return Bearers(tokens, issuer) if tokens or issuer else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ipaddress import IPv6Address, ip_address
 
-from .refusals import AccessError
+from .settings import SettingsError
 
 ANY = frozenset({"", "*", "0.0.0.0", "::"})  # noqa: S104 - names what is refused
 """Addresses that mean every interface, so that none of them names this host."""
@@ -27,14 +27,14 @@ def is_loopback(host: str) -> bool:
 
 
 def check(host: str, *, protected: bool, chosen_by: str, prefix: str) -> None:
-    """Raises AccessError when `host` is open to others and callers are not `protected` by tokens.
+    """Raises SettingsError when `host` is open to others and callers are not `protected` by tokens.
 
     `chosen_by` says what chose the address; `prefix` begins the settings' variables. A Unix socket, which a path or
     `unix:` names, is open to whom its file's permissions say.
     """
     if protected or host.startswith(_SOCKETS) or is_loopback(host):
         return
-    raise AccessError(
+    raise SettingsError(
         f"{chosen_by} {host or 'of every interface'} can be reached from other machines, and anybody there could call."
         " Make a token (python -m service token NAME --scope SCOPE --file FILE) and set"
         f" {prefix}TOKENS_FILE=FILE, or listen on 127.0.0.1"

@@ -12,7 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from .refusals import AccessError, Refused
+from .refusals import Refused
+from .settings import SettingsError
 
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 PROBES = frozenset({"/livez", "/readyz"})
@@ -54,19 +55,19 @@ class Door:
     origins_setting: str
 
     def check(self, *, protected: bool) -> None:
-        """Raises AccessError for an entry that could never match, or would let in too much.
+        """Raises SettingsError for an entry that could never match, or would let in too much.
 
         `*` as a host needs callers `protected` by tokens: a page that rebinds its name cannot send them.
         """
         for entry in self.hosts:
             if entry == "*" and not protected:
-                raise AccessError(f"{self.hosts_setting}: * needs tokens; list the names instead")
+                raise SettingsError(f"{self.hosts_setting}: * needs tokens; list the names instead")
             if entry != "*" and not split_host(entry.removesuffix(":*"))[0]:
-                raise AccessError(f"{self.hosts_setting}: {entry!r} is no NAME or NAME:PORT")
+                raise SettingsError(f"{self.hosts_setting}: {entry!r} is no NAME or NAME:PORT")
         for entry in self.origins:
             scheme, _, host = entry.removesuffix(":*").partition("://")
             if not (_SCHEME.fullmatch(scheme) and split_host(host)[0] and host == host.lower()):
-                raise AccessError(f"{self.origins_setting}: {entry!r} is no SCHEME://HOST[:PORT]")
+                raise SettingsError(f"{self.origins_setting}: {entry!r} is no SCHEME://HOST[:PORT]")
 
     def admit(self, scope: Any) -> Headers:
         """The headers that the answer to this ASGI request must carry; raises Refused when it may not come in."""

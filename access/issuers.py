@@ -20,7 +20,8 @@ from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 
 from .binding import is_loopback
-from .refusals import AccessError, KeysUnavailable, Untrusted
+from .refusals import KeysUnavailable, Untrusted
+from .settings import SettingsError
 from .tokens import Grant
 
 log = logging.getLogger("access.issuers")
@@ -60,19 +61,19 @@ class Issuer:
         fetch: Callable[[str], bytes] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Raises AccessError for an algorithm or a URL that is not safe."""
+        """Raises SettingsError for an algorithm or a URL that is not safe."""
         if bad := [name for name in algorithms if name not in ALGORITHMS]:
-            raise AccessError(
+            raise SettingsError(
                 f"JWT_ALGORITHMS: {bad[0]} is not allowed; there are {', '.join(ALGORITHMS)}"
             )
         if not algorithms:
-            raise AccessError("JWT_ALGORITHMS is empty")
+            raise SettingsError("JWT_ALGORITHMS is empty")
         parts = urlsplit(keys_url)
         https = parts.scheme == "https" or (
             parts.scheme == "http" and is_loopback(parts.hostname or "")
         )
         if not (https and parts.hostname) or "@" in parts.netloc:
-            raise AccessError("JWKS_URL must be https://host/path, without a user")
+            raise SettingsError("JWKS_URL must be https://host/path, without a user")
         self.issuer = issuer
         self.audience = audience
         self.keys_url = keys_url

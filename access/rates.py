@@ -11,7 +11,8 @@ from limits.aio.strategies import MovingWindowRateLimiter
 from limits.errors import StorageError
 from limits.storage import storage_from_string
 
-from .refusals import AccessError, Refused
+from .refusals import Refused
+from .settings import SettingsError
 
 log = logging.getLogger("access.rates")
 
@@ -27,12 +28,12 @@ class Rates:
         which all processes count together; without one each process counts for itself. `prefix` begins the
         settings' variables, for messages.
 
-        Raises AccessError when either cannot be used.
+        Raises SettingsError when either cannot be used.
         """
         try:
             self.items = parse_many(limits)
         except ValueError as error:
-            raise AccessError(
+            raise SettingsError(
                 f"{prefix}RATE_LIMIT: {limits[:60]!r} is no limit such as 100/minute"
             ) from error
         options: dict[str, str | float] = (

@@ -24,7 +24,3 @@ class Untrusted(ValueError):
 
 class KeysUnavailable(Exception):
     """There are no keys to check a token with: none could be fetched."""
-
-
-class AccessError(ValueError):
-    """What access is configured with cannot be used; the message names the place and the reason, never a secret."""

@@ -13,7 +13,7 @@ import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from .refusals import AccessError
+from .settings import SettingsError
 from .tokens import line, read
 
 PREFIX = "mbg_"
@@ -31,11 +31,11 @@ def make(
 ) -> tuple[str, str]:
     """A new token, and the line that lets it in, which is appended to `file` unless that is None.
 
-    `known` are the scopes that exist; None: any. Raises AccessError when name, scopes or time cannot be used, and
+    `known` are the scopes that exist; None: any. Raises SettingsError when name, scopes or time cannot be used, and
     when the file is unusable or has that name already.
     """
     if expires and expires <= datetime.now(UTC):
-        raise AccessError(f"{expires.isoformat()} is past, so that it would let nobody in")
+        raise SettingsError(f"{expires.isoformat()} is past, so that it would let nobody in")
     token = PREFIX + secrets.token_urlsafe(32)
     entry = line(name, token, scopes, expires, known)
     if file is not None:
@@ -45,7 +45,7 @@ def make(
 
 def _append(file: Path, name: str, entry: str, known: frozenset[str] | None) -> None:
     if file.exists() and any(other.grant.name == name for other in read(file, known)):
-        raise AccessError(f"{file} has a token named {name} already")
+        raise SettingsError(f"{file} has a token named {name} already")
     try:
         descriptor = os.open(file, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
         with os.fdopen(descriptor, "r+b") as appended:
@@ -53,7 +53,7 @@ def _append(file: Path, name: str, entry: str, known: frozenset[str] | None) -> 
             start = "" if not content or content.endswith(b"\n") else "\n"
             appended.write(f"{start}{entry}\n".encode())
     except OSError as error:
-        raise AccessError(f"{file} cannot be written: {error.strerror}") from error
+        raise SettingsError(f"{file} cannot be written: {error.strerror}") from error
 
 
 def moment(text: str, now: datetime | None = None) -> datetime:
@@ -83,7 +83,7 @@ def main(arguments: list[str], known: frozenset[str]) -> int:
     chosen = parser.parse_args(arguments)
     try:
         token, entry = make(chosen.name, chosen.scope, chosen.expires, chosen.file, known)
-    except AccessError as error:
+    except SettingsError as error:
         print(f"no token made: {error}", file=sys.stderr)
         return 2
     if chosen.file:

@@ -22,7 +22,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from .refusals import AccessError
+from .settings import SettingsError
 
 log = logging.getLogger("access.tokens")
 
@@ -66,7 +66,7 @@ class TokenFile:
         scopes: frozenset[str] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Raises AccessError when the file cannot be used, with the line and the reason."""
+        """Raises SettingsError when the file cannot be used, with the line and the reason."""
         self.path = path
         self.scopes = scopes
         self.clock = clock
@@ -105,7 +105,7 @@ class TokenFile:
         """Takes over every line that can be used, so that deleting one revokes its token whatever the others say."""
         try:
             self.entries, faults = survey(self.path, self.scopes)
-        except AccessError as error:
+        except SettingsError as error:
             self.fault = f"{error}. The tokens read before stay in force: nothing can be revoked until this is corrected"
             return
         log.warning("%s read again: %d tokens", self.path, len(self.entries))
@@ -124,19 +124,19 @@ class TokenFile:
 
 
 def read(path: Path, scopes: frozenset[str] | None = None) -> list[Entry]:
-    """The entries of a file; AccessError for the first line that cannot be used."""
+    """The entries of a file; SettingsError for the first line that cannot be used."""
     entries, faults = survey(path, scopes)
     if faults:
-        raise AccessError(faults[0])
+        raise SettingsError(faults[0])
     return entries
 
 
 def survey(path: Path, scopes: frozenset[str] | None) -> tuple[list[Entry], list[str]]:
-    """The entries of a file, and what is wrong with its other lines; AccessError when it cannot be read."""
+    """The entries of a file, and what is wrong with its other lines; SettingsError when it cannot be read."""
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:
-        raise AccessError(f"the token file {path} cannot be read: {error.strerror}") from error
+        raise SettingsError(f"the token file {path} cannot be read: {error.strerror}") from error
     entries: list[Entry] = []
     faults: list[str] = []
     for number, line in enumerate(lines, 1):
@@ -144,18 +144,18 @@ def survey(path: Path, scopes: frozenset[str] | None) -> tuple[list[Entry], list
             continue
         try:
             entries.append(_another(line, scopes, entries))
-        except AccessError as error:
+        except SettingsError as error:
             faults.append(f"the token file {path}, line {number}: {error}")
     return entries, faults
 
 
 def _another(line: bytes, scopes: frozenset[str] | None, entries: list[Entry]) -> Entry:
-    """The entry of a line that comes after `entries`; AccessError when it cannot be used."""
+    """The entry of a line that comes after `entries`; SettingsError when it cannot be used."""
     entry = _entry(line, scopes)
     if any(entry.grant.name == other.grant.name for other in entries):
-        raise AccessError(f"the name {entry.grant.name} is taken by a line above")
+        raise SettingsError(f"the name {entry.grant.name} is taken by a line above")
     if any(entry.digest == other.digest for other in entries):
-        raise AccessError("the sha256 is that of a line above")
+        raise SettingsError("the sha256 is that of a line above")
     return entry
 
 
@@ -166,7 +166,7 @@ def line(
     expires: datetime | None,
     known: frozenset[str] | None = None,
 ) -> str:
-    """The line of the file that lets `token` in; AccessError for a name or a scope that cannot be used, such as
+    """The line of the file that lets `token` in; SettingsError for a name or a scope that cannot be used, such as
     one that is not `known`.
     """
     members: dict[str, Any] = {
@@ -185,13 +185,13 @@ def _entry(line: bytes, known: frozenset[str] | None) -> Entry:
     try:
         members = json.loads(line.decode())
     except (ValueError, RecursionError) as error:
-        raise AccessError("it is not a JSON object") from error
+        raise SettingsError("it is not a JSON object") from error
     if not isinstance(members, dict):
-        raise AccessError("it is not a JSON object")
+        raise SettingsError("it is not a JSON object")
     if faults := sorted((members.keys() - {"expires"}) ^ _REQUIRED):
-        raise AccessError(f"{faults[0]} is {'unknown' if faults[0] in members else 'missing'}")
+        raise SettingsError(f"{faults[0]} is {'unknown' if faults[0] in members else 'missing'}")
     if not (isinstance(members["name"], str) and NAME.fullmatch(members["name"])):
-        raise AccessError("name must be 1 to 64 letters, digits and . _ -")
+        raise SettingsError("name must be 1 to 64 letters, digits and . _ -")
     return Entry(
         digest=_digest(members["sha256"]),
         grant=Grant(members["name"], frozenset(_scopes(members["scopes"], known))),
@@ -201,7 +201,7 @@ def _entry(line: bytes, known: frozenset[str] | None) -> Entry:
 
 def _digest(value: Any) -> bytes:
     if not (isinstance(value, str) and re.fullmatch(r"[0-9a-fA-F]{64}", value)):
-        raise AccessError(
+        raise SettingsError(
             "sha256 must be 64 hexadecimal digits; it is the token's hash, not the token"
         )
     return bytes.fromhex(value)
@@ -209,12 +209,12 @@ def _digest(value: Any) -> bytes:
 
 def _scopes(value: Any, known: frozenset[str] | None) -> Iterator[str]:
     if not isinstance(value, list) or not value:
-        raise AccessError("scopes must be a list of at least one scope")
+        raise SettingsError("scopes must be a list of at least one scope")
     for scope in value:
         if not (isinstance(scope, str) and SCOPE.fullmatch(scope)):
-            raise AccessError("scopes must be texts without spaces, quotes or backslashes")
+            raise SettingsError("scopes must be texts without spaces, quotes or backslashes")
         if known is not None and scope not in known:
-            raise AccessError(f"there is no scope {scope}; there are {', '.join(sorted(known))}")
+            raise SettingsError(f"there is no scope {scope}; there are {', '.join(sorted(known))}")
         yield scope
 
 
@@ -222,5 +222,5 @@ def _moment(value: Any) -> float:
     try:
         moment = datetime.fromisoformat(value)
     except (ValueError, TypeError) as error:
-        raise AccessError("expires must be a time such as 2027-02-22T00:00:00Z") from error
+        raise SettingsError("expires must be a time such as 2027-02-22T00:00:00Z") from error
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

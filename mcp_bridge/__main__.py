@@ -12,8 +12,9 @@ import anyio
 import uvicorn
 from mcp.server.stdio import stdio_server
 
+from access.settings import SettingsError
 from mcp_bridge.app import PATH, create_app
-from mcp_bridge.config import Settings, SettingsError, log_to_stderr
+from mcp_bridge.config import Settings, log_to_stderr
 from mcp_bridge.server import build_server
 from openapi.contract import ContractError
 

@@ -4,27 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from access import binding
 from access.bearer import Bearers, bearers
 from access.guard import LOOPBACK, Door
 from access.rates import Rates
-from access.refusals import AccessError
+from access.settings import SettingsError, given, setting
 from openapi.contract import DEFAULT_DOCUMENT, Contract, load
 from telemetry import audit, logs
-
-
-class SettingsError(ValueError):
-    """A variable holds what its setting cannot be; the message names it and never its value."""
-
-
-def setting(env: str, default: Any, help: str, *, secret: bool = False) -> Any:
-    """A dataclass field that the environment variable `env` sets; its type is the default's."""
-    return field(default=default, repr=not secret, metadata={"env": env, "help": help})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +34,8 @@ class Settings:
     max_body: int = setting("GATEWAY_MAX_BODY", 32 << 20, "Largest message, the same as the REST service's body")
     allowed_hosts: tuple[str, ...] = setting("BRIDGE_ALLOWED_HOSTS", LOOPBACK, "Host headers that are answered: NAME or NAME:PORT; *: any, with tokens")
     allowed_origins: tuple[str, ...] = setting("BRIDGE_ALLOWED_ORIGINS", (), "Web pages that may call: SCHEME://HOST[:PORT], PORT * for any; empty: none")
-    log_level: str = setting("BRIDGE_LOG_LEVEL", "INFO", "Least level logged on standard error")
-    log_format: str = setting("BRIDGE_LOG_FORMAT", "auto", "Form of log lines: json, text, or auto: text on a terminal")
+    log_level: str = setting("BRIDGE_LOG_LEVEL", "info", "Least level logged on standard error: debug, info, warning, error", choices=logs.LEVELS)
+    log_format: str = setting("BRIDGE_LOG_FORMAT", "auto", "Form of log lines: json, text, or auto: text on a terminal", choices=logs.FORMATS)
     audit_log: str = setting("BRIDGE_AUDIT_LOG", "stderr", "Where a line for each changing call goes: stderr, off or a file")
     tokens_file: str = setting("BRIDGE_TOKENS_FILE", "", "File of the callers' tokens, in the REST service's form; may be the same file")
     jwt_issuer: str = setting("BRIDGE_JWT_ISSUER", "", "Issuer (iss) whose JWTs are accepted too")
@@ -58,9 +48,10 @@ class Settings:
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
         """The settings in `environ`, empty ones at their defaults; SettingsError for a bad one."""
-        texts = {entry: environ.get(entry.metadata["env"], "").strip() for entry in fields(cls)}
-        given = cls(**{entry.name: _read(entry, text) for entry, text in texts.items() if text})
-        return replace(given, rest_token=_token(given)) if given.rest_token_file else given
+        settings = cls(**given(cls, environ))
+        return (
+            replace(settings, rest_token=_token(settings)) if settings.rest_token_file else settings
+        )
 
     @property
     def protected(self) -> bool:
@@ -73,11 +64,11 @@ class Settings:
         return load(Path(self.openapi))
 
     def bearers(self) -> Bearers | None:
-        """Who has tokens; None when callers need none. AccessError when they cannot be told."""
+        """Who has tokens; None when callers need none. SettingsError when they cannot be told."""
         return bearers(self, prefix="BRIDGE_", scopes=self.contract.scopes.values())
 
     def rates(self) -> Rates | None:
-        """How often one may call; None for any number. AccessError when it cannot be read."""
+        """How often one may call; None for any number. SettingsError when it cannot be read."""
         return Rates(self.rate_limit, prefix="BRIDGE_") if self.rate_limit else None
 
     def door(self) -> Door:
@@ -93,26 +84,19 @@ class Settings:
 
 def check_access(settings: Settings) -> None:
     """SettingsError when the bridge would serve HTTP to whom it should not, or cannot tell whom."""
-    try:
-        settings.door().check(protected=settings.protected)
-        settings.bearers()
-        settings.rates()
-        check_address(settings.host, settings, chosen_by="BRIDGE_HOST")
-    except AccessError as error:
-        raise SettingsError(str(error)) from error
+    settings.door().check(protected=settings.protected)
+    settings.bearers()
+    settings.rates()
+    check_address(settings.host, settings, chosen_by="BRIDGE_HOST")
 
 
 def check_address(host: str, settings: Settings, chosen_by: str = "the address") -> None:
-    """AccessError when others reach `host` and callers need no tokens."""
+    """SettingsError when others reach `host` and callers need no tokens."""
     binding.check(host, protected=settings.protected, chosen_by=chosen_by, prefix="BRIDGE_")
 
 
 def log_to_stderr(settings: Settings) -> None:
     """Starts logging; standard output belongs to the protocol. SettingsError for no such level."""
-    if settings.log_level.lower() not in logs.LEVELS:
-        raise SettingsError("BRIDGE_LOG_LEVEL must be DEBUG, INFO, WARNING or ERROR")
-    if settings.log_format not in logs.FORMATS:
-        raise SettingsError(f"BRIDGE_LOG_FORMAT must be one of {', '.join(logs.FORMATS)}")
     if settings.audit_log == "stdout":
         raise SettingsError("BRIDGE_AUDIT_LOG: standard output belongs to the protocol")
     logs.hide(settings.rest_token)
@@ -132,17 +116,3 @@ def _token(settings: Settings) -> str:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not plain text"
         raise SettingsError(f"BRIDGE_REST_TOKEN_FILE cannot be read: {reason}") from error
-
-
-def _read(entry: Any, text: str) -> Any:
-    kind = type(entry.default)
-    if kind is tuple:
-        return tuple(part.strip() for part in text.split(",") if part.strip())
-    name = entry.metadata["env"]
-    try:
-        value = kind(text)
-    except ValueError as error:
-        raise SettingsError(f"{name} must be of type {kind.__name__}") from error
-    if kind is not str and not 0 <= value < 1 << 40:
-        raise SettingsError(f"{name} must be zero or more and not endless")
-    return value

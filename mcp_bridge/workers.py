@@ -3,8 +3,8 @@
 import sys
 
 from access.binding import in_brackets
-from access.refusals import AccessError
-from mcp_bridge.config import Settings, SettingsError, check_access, check_address, log_to_stderr
+from access.settings import SettingsError
+from mcp_bridge.config import Settings, check_access, check_address, log_to_stderr
 from openapi.contract import ContractError
 from telemetry.workers import Log
 
@@ -33,6 +33,6 @@ def when_ready(server):  # type: ignore[no-untyped-def]
             name = listener.sock.getsockname()
             if isinstance(name, tuple):  # others are paths of Unix sockets
                 check_address(name[0], _settings)
-    except AccessError as error:
+    except SettingsError as error:
         print(f"mcp_bridge: cannot start: {error}", file=sys.stderr)
         sys.exit(2)

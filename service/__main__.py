@@ -22,9 +22,10 @@ from urllib.request import ProxyHandler, build_opener
 from access import token
 from access.bearer import known_scopes
 from access.binding import in_brackets
+from access.settings import SettingsError
 from access.shown import table
 
-from .config import LONGEST, Settings, SettingsError, contract_of, origins
+from .config import LONGEST, Settings, contract_of, origins
 from .errors import Problem
 from .exchange import Exchange
 from .key import Key

@@ -11,7 +11,7 @@ import re
 import ssl
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -21,7 +21,7 @@ from access import binding, shown
 from access.bearer import Bearers, bearers
 from access.guard import LOOPBACK, Door
 from access.rates import Rates
-from access.refusals import AccessError
+from access.settings import SettingsError, given, setting
 from access.shown import Origin
 from openapi.contract import DEFAULT_DOCUMENT, Contract, ContractError, load
 from telemetry import logs, spans
@@ -34,21 +34,6 @@ YEAR = 366 * 86400
 
 LONGEST = 50.0
 """Seconds: what the files in deploy/ are made for, and the bridge waits. GATEWAY_TIMEOUT is to be below."""
-
-
-class SettingsError(ValueError):
-    """A setting cannot be used; the message names the variable, what is wrong and what to do, and never a secret."""
-
-
-def setting(
-    env: str, default: Any, help: str, *, choices: Iterable[str] = (), secret: bool = False
-) -> Any:
-    """A dataclass field that the environment variable `env` sets; its type is the default's.
-
-    `choices` are the words that it may be, in any case. One that may hold a secret is not shown with the others.
-    """
-    metadata = {"env": env, "help": help, "choices": tuple(choices)}
-    return field(default=default, metadata=metadata, repr=not secret)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,8 +67,8 @@ class Settings:
     jwt_audience: str = setting("GATEWAY_JWT_AUDIENCE", "", "Audience (aud) that such a JWT must name")
     jwks_url: str = setting("GATEWAY_JWKS_URL", "", "Where the issuer's public keys are (JWKS)")
     jwt_algorithms: str = setting("GATEWAY_JWT_ALGORITHMS", "RS256,ES256", "Signature algorithms that are accepted")
-    allowed_hosts: str = setting("GATEWAY_ALLOWED_HOSTS", "", "Names, beside loopback's, that a Host header may have: NAME or NAME:PORT; *: any, with tokens")
-    allowed_origins: str = setting("GATEWAY_ALLOWED_ORIGINS", "", "Web pages that may call: SCHEME://HOST[:PORT]; empty: none")
+    allowed_hosts: tuple[str, ...] = setting("GATEWAY_ALLOWED_HOSTS", (), "Names, beside loopback's, that a Host header may have: NAME or NAME:PORT; *: any, with tokens")
+    allowed_origins: tuple[str, ...] = setting("GATEWAY_ALLOWED_ORIGINS", (), "Web pages that may call: SCHEME://HOST[:PORT]; empty: none")
     rate_limit: str = setting("GATEWAY_RATE_LIMIT", "", "How often one caller may call, say 100/minute; empty: no limit")
     docs: str = setting("GATEWAY_DOCS", "auto", "Who sees /docs and the document: on (everybody), off (callers with a token), or auto: on when listening on loopback", choices=("on", "off", "auto"))
     workers: int = setting("WEB_CONCURRENCY", 0, "Worker processes; 0: one per core")
@@ -94,18 +79,13 @@ class Settings:
     contract: Contract = field(repr=False)
     read_credentials: Callable[[], Mapping[str, str]] = field(repr=False)
     """Reads the authentication fields (such as `token`) and their values, which are secret, from the variables that
-    were set at the start and their files' present content; CredentialsError."""
+    were set at the start and their files' present content; SettingsError."""
     credential_files: tuple[Path, ...] = field(repr=False)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
         """The settings that `environ` gives; SettingsError for the first that cannot be used."""
-        plain = {
-            f.name: _parse(f.metadata["env"], type(f.default), f.metadata["choices"], environ)
-            for f in fields(cls)
-            if f.metadata
-        }
-        values = {name: value for name, value in plain.items() if value is not None}
+        values = given(cls, environ)
         contract = contract_of(environ)
         settings = cls(
             **{**values, "port": values.get("port") or contract.ports["rest"]},
@@ -114,7 +94,7 @@ class Settings:
             read_credentials=partial(credentials.read, contract, dict(environ)),
             credential_files=credentials.files(contract, environ),
         )
-        _check_credentials(settings)
+        settings.read_credentials()
         _check_numbers(settings)
         _check_base_url(settings.base_url)
         _check_ca_file(settings.ca_file)
@@ -138,19 +118,19 @@ class Settings:
         return self.docs == "on" or (self.docs == "auto" and binding.is_loopback(self.host))
 
     def bearers(self) -> Bearers | None:
-        """Who has tokens; None when callers need none. AccessError when token file or issuer cannot be used."""
+        """Who has tokens; None when callers need none. SettingsError when token file or issuer cannot be used."""
         return bearers(self, prefix="GATEWAY_", scopes=self.contract.scopes.values())
 
     def rates(self) -> Rates | None:
-        """How often one may call; None for any number. AccessError when the limit cannot be read."""
+        """How often one may call; None for any number. SettingsError when the limit cannot be read."""
         shared = self.store if is_redis(self.store) else ""
         return Rates(self.rate_limit, shared, prefix="GATEWAY_") if self.rate_limit else None
 
     def door(self) -> Door:
         """Which hosts and web pages requests may come from."""
         return Door(
-            hosts=(*LOOPBACK, *binding.names(self.host), *_listed(self.allowed_hosts)),
-            origins=_listed(self.allowed_origins),
+            hosts=(*LOOPBACK, *binding.names(self.host), *self.allowed_hosts),
+            origins=self.allowed_origins,
             hosts_setting="GATEWAY_ALLOWED_HOSTS",
             origins_setting="GATEWAY_ALLOWED_ORIGINS",
         )
@@ -199,7 +179,7 @@ def check_listening(addresses: Iterable[Any], settings: Settings) -> None:
                     chosen_by="the address",
                     prefix="GATEWAY_",
                 )
-            except AccessError as error:
+            except SettingsError as error:
                 refuse_start(str(error))
 
 
@@ -207,48 +187,6 @@ def refuse_start(message: str) -> NoReturn:
     """Prints why the process cannot start, and exits with 2."""
     print(f"gateway: cannot start: {message}", file=sys.stderr)
     sys.exit(2)
-
-
-_SWITCH = {"on": True, "off": False, "1": True, "0": False, "true": True, "false": False}
-
-
-def _switch(text: str) -> bool:
-    if text.lower() not in _SWITCH:
-        raise ValueError(text)
-    return _SWITCH[text.lower()]
-
-
-_PARSERS: dict[type, tuple[Callable[[str], Any], str]] = {
-    bool: (_switch, "on or off"),
-    str: (str, "text"),
-    int: (int, "a whole number"),
-    float: (float, "a number of seconds"),
-}
-
-
-def _parse(name: str, kind: type, choices: tuple[str, ...], environ: Mapping[str, str]) -> Any:
-    text = environ.get(name, "").strip()
-    if not text:
-        return None
-    if choices:
-        if text.lower() not in choices:
-            raise SettingsError(f"{name} must be one of {', '.join(choices)}, not {text[:40]!r}")
-        return text.lower()
-    parse, expected = _PARSERS[kind]
-    try:
-        value = parse(text)
-    except ValueError as error:
-        raise SettingsError(f"{name} must be {expected}, not {text[:40]!r}") from error
-    if kind is not str and not 0 <= value < 1 << 40:
-        raise SettingsError(f"{name} must be zero or more and not endless, not {text[:40]}")
-    return value
-
-
-def _check_credentials(settings: Settings) -> None:
-    try:
-        settings.read_credentials()
-    except credentials.CredentialsError as error:
-        raise SettingsError(str(error)) from error
 
 
 def _check_numbers(settings: Settings) -> None:
@@ -270,22 +208,12 @@ def _check_numbers(settings: Settings) -> None:
 
 
 def _check_access(settings: Settings) -> None:
-    try:
-        settings.door().check(protected=settings.protected)
-        settings.bearers()
-        settings.rates()
-        binding.check(
-            settings.host,
-            protected=settings.protected,
-            chosen_by="GATEWAY_HOST",
-            prefix="GATEWAY_",
-        )
-    except AccessError as error:
-        raise SettingsError(str(error)) from error
-
-
-def _listed(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+    settings.door().check(protected=settings.protected)
+    settings.bearers()
+    settings.rates()
+    binding.check(
+        settings.host, protected=settings.protected, chosen_by="GATEWAY_HOST", prefix="GATEWAY_"
+    )
 
 
 def _check_base_url(url: str) -> None:

@@ -6,16 +6,13 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from access.settings import SettingsError
 from access.shown import length, path
 from openapi.contract import Contract
 
 
-class CredentialsError(ValueError):
-    """There is no usable credential; the message names the variable, what is wrong and what to do."""
-
-
 def read(contract: Contract, environ: Mapping[str, str]) -> dict[str, str]:
-    """The upstream's authentication fields with the values that `environ` or its files have now; CredentialsError."""
+    """The upstream's authentication fields with the values that `environ` or its files have now; SettingsError."""
     names = _names(contract)
     return contract.authentication.render({v: _secret(names[v], environ) for v in names})
 
@@ -43,14 +40,14 @@ def _secret(names: tuple[str, ...], environ: Mapping[str, str]) -> str:
     """The value of the first of `names` that is set, directly or as `NAME_FILE`, checked."""
     for name in names:
         if environ.get(name) and environ.get(f"{name}_FILE"):
-            raise CredentialsError(f"{name} and {name}_FILE are both set; unset one")
+            raise SettingsError(f"{name} and {name}_FILE are both set; unset one")
         if environ.get(name):
             return _checked_secret(name, environ[name])
         if environ.get(f"{name}_FILE"):
             return _checked_secret(
                 f"{name}_FILE", _read_secret(f"{name}_FILE", environ[f"{name}_FILE"])
             )
-    raise CredentialsError(
+    raise SettingsError(
         f"{names[0]} is not set, and the upstream needs it. Set it, or {names[0]}_FILE to a file that holds it."
         " To try everything without a key: make run"
     )
@@ -61,7 +58,7 @@ def _read_secret(name: str, file: str) -> str:
         return Path(file).read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise CredentialsError(f"{name} ({path(file)}) cannot be read: {reason}") from error
+        raise SettingsError(f"{name} ({path(file)}) cannot be read: {reason}") from error
 
 
 _SECRET_FAULTS = (
@@ -79,5 +76,5 @@ _SECRET_FAULTS = (
 def _checked_secret(name: str, value: str) -> str:
     for pattern, reason in _SECRET_FAULTS:
         if pattern.match(value):
-            raise CredentialsError(f"{name} ({length(value)}) {reason}")
+            raise SettingsError(f"{name} ({length(value)}) {reason}")
     return value

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlencode
 
+from access.settings import SettingsError
 from openapi.contract import Authentication
 from telemetry.logs import hide
 
 from .config import Settings
-from .credentials import CredentialsError
 
 CHECK_PERIOD = 1.0
 """Seconds for which a file is taken to be unchanged."""
@@ -87,7 +87,7 @@ class Key:
                 return
             try:
                 self._current = render(self._authentication, self._read())
-            except CredentialsError as error:  # the file is being written, or is wrong
+            except SettingsError as error:  # the file is being written, or is wrong
                 self._complain(
                     f"the key's file changed and cannot be used, the old key stays: {error}"
                 )

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from access.binding import check, in_brackets, is_loopback, names
-from access.refusals import AccessError
+from access.settings import SettingsError
 from tests.access.conftest import Tokens
 from tests.e2e.gateway import environment, failed_start
 from tests.processes import ROOT
@@ -20,7 +20,7 @@ OPEN = ["0.0.0.0", "::", "::ffff:0.0.0.0", "192.0.2.7", "gw.example", "2001:db8:
 
 @pytest.mark.parametrize("host", OPEN)
 def test_an_address_that_others_reach_is_refused_without_tokens(host: str) -> None:
-    with pytest.raises(AccessError) as caught:
+    with pytest.raises(SettingsError) as caught:
         check(host, protected=False, chosen_by="X_HOST", prefix="X_")
     for word in ("X_HOST", host, "python -m service token", "X_TOKENS_FILE", "127.0.0.1"):
         assert word in str(caught.value)

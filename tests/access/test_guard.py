@@ -15,7 +15,8 @@ from responses import RequestsMock
 from starlette.testclient import TestClient
 
 from access.guard import EXPOSED, Door, split_host
-from access.refusals import AccessError, Refused
+from access.refusals import Refused
+from access.settings import SettingsError
 from openapi.contract import load
 from tests.access.conftest import HOST, Tokens, bearing
 from tests.access.conftest import Gateway as Make
@@ -337,7 +338,7 @@ def test_what_is_no_host_has_no_name(text: str) -> None:
 def test_a_star_needs_tokens() -> None:
     door = Door(("*",), (), "HOSTS", "ORIGINS")
     door.check(protected=True)
-    with pytest.raises(AccessError, match="needs tokens"):
+    with pytest.raises(SettingsError, match="needs tokens"):
         door.check(protected=False)
 
 

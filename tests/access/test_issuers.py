@@ -21,7 +21,7 @@ from starlette.testclient import TestClient
 
 from access import issuers
 from access.issuers import Issuer, KeysUnavailable, fetch_keys, scopes_of
-from access.refusals import AccessError
+from access.settings import SettingsError
 from tests.access.conftest import Gateway as Make
 from tests.access.conftest import Tokens, bearing
 from tests.access.issuer import AUDIENCE, EC, ISSUER, RSA, STRANGER, KeyServer, token
@@ -394,7 +394,7 @@ def test_an_issuer_alone_protects_an_open_address(gateway: Make) -> None:
 
 
 def test_a_bad_setting_is_said_by_the_class_itself() -> None:
-    with pytest.raises(AccessError, match="JWKS_URL"):
+    with pytest.raises(SettingsError, match="JWKS_URL"):
         Issuer(ISSUER, AUDIENCE, "ftp://issuer.example", ["RS256"])
 
 

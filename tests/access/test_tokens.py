@@ -17,9 +17,9 @@ import pytest
 from responses import RequestsMock
 
 from access import token, tokens
-from access.refusals import AccessError
+from access.settings import SettingsError
 from access.tokens import TokenFile
-from service.config import Settings, SettingsError
+from service.config import Settings
 from tests.access.conftest import Gateway as Make
 from tests.access.conftest import Tokens, bearing
 from tests.conftest import KEY, UPSTREAM
@@ -336,6 +336,6 @@ def test_every_entry_is_compared_whichever_matches(
 
 def test_no_token_can_be_made_for_a_file_that_is_unusable(token_file: Tokens) -> None:
     token_file.path.write_text("{\n")
-    with pytest.raises(AccessError, match="line 1"):
+    with pytest.raises(SettingsError, match="line 1"):
         token_file.add("a", "jobs:read")
     assert token_file.path.read_text() == "{\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,13 @@ import service.config
 from tests.deploy.front import CONFIGURATION
 from tests.processes import ROOT
 
-SERVICE = {
-    f.metadata["env"]: f.default
-    for f in service.config.fields(service.config.Settings)
-    if f.metadata
-}
-BRIDGE = {
-    f.metadata["env"]: f.default for f in mcp_bridge.config.fields(mcp_bridge.config.Settings) if f.metadata
-}  # fmt: skip
+
+def defaults(settings: type[Any]) -> dict[str, Any]:
+    return {f.metadata["env"]: f.default for f in fields(settings) if f.metadata}
+
+
+SERVICE = defaults(service.config.Settings)
+BRIDGE = defaults(mcp_bridge.config.Settings)
 
 
 def nginx(directive: str) -> str:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from service.config import Settings, SettingsError
+from access.settings import SettingsError
+from service.config import Settings
 
 KEY = "sk-CANARY-abcdef"
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from mcp_bridge.config import Settings, SettingsError, log_to_stderr
+from access.settings import SettingsError
+from mcp_bridge.config import Settings, log_to_stderr
 from tests.processes import ROOT, sandbox_process
 from tests.telemetry.gateway import eventually, gateway
 
