@@ -96,7 +96,7 @@ def check_address(host: str, settings: Settings, chosen_by: str = "the address")
 
 
 def log_to_stderr(settings: Settings) -> None:
-    """Starts logging; standard output belongs to the protocol. SettingsError for no such level."""
+    """Starts logging; standard output belongs to the protocol. SettingsError for an audit log that cannot be written."""
     if settings.audit_log == "stdout":
         raise SettingsError("BRIDGE_AUDIT_LOG: standard output belongs to the protocol")
     logs.hide(settings.rest_token)

@@ -124,7 +124,8 @@ def create_job() -> Response:
     body = _json_body(raw)
     settings = state.settings
     loc = _loc(settings)
-    checked(Create, body, *loc, refuse_unknown=settings.unknown_members == "refuse")
+    form = checked(Create, body, *loc, refuse_unknown=settings.unknown_members == "refuse")
+    body["timeout_hours"] = form.get("timeout_hours", 24)
     inputs = [name for name in ("input_files", "requests") if body.get(name)]
     if not inputs or (len(inputs) == 2 and settings.both_inputs == "refuse"):
         raise Invalid([row("value_error", loc, "Provide either input_files or requests", None)])
@@ -265,7 +266,7 @@ def list_files() -> Response:
     filters = {
         "sample_type": query.get("sample_type"),
         "source": query.get("source"),
-        "purpose": request.args.getlist("purpose"),
+        "purpose": query.get("purpose"),
         "mimetype": query.get("mimetypes"),
     }
     found = [

@@ -91,7 +91,7 @@ class Settings:
         "refuse", "A job with `input_files` and `requests`.", choices=("refuse", "accept")
     )
     unknown_members: str = option(
-        "ignore", "Unknown members of a create body.", choices=("ignore", "refuse")
+        "ignore", "Unknown members of a create body and its requests.", choices=("ignore", "refuse")
     )
     missing_model: str = option(
         "fail", "Requests for which neither job nor body name a model.", choices=("fail", "accept")

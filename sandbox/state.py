@@ -5,6 +5,7 @@ All of it is in memory and guarded by one lock where more than one step must hol
 
 from __future__ import annotations
 
+import math
 import random
 import secrets
 import threading
@@ -143,8 +144,10 @@ class State:
         pending = sorted(
             (job.created + job.plan.finish, job.plan.total)
             for job in self.workspaces[workspace]
-            if job.cancelled is None and job.created + job.plan.finish > now
+            if job.cancelled is None and now < job.created + job.plan.finish < math.inf
         )
+        if not pending:
+            self._asked[workspace] = weight
         left = sum(total for _, total in pending)
         for end, total in pending:
             if left == 0 or left + weight <= limit:

@@ -28,7 +28,7 @@ Value = Annotated[str, Field(min_length=1, max_length=512)]
 # Schema FilePurpose; the SDK 3.7 adds the last one.
 Purpose = Literal["fine-tune", "batch", "ocr", "agentic_safety"]
 # Parameters of which all values count.
-LISTS = ("status", "sample_type", "source", "mimetypes")
+LISTS = ("status", "sample_type", "source", "purpose", "mimetypes")
 
 
 class Line(TypedDict):
@@ -81,7 +81,7 @@ class FilesQuery(Page, total=False):
         Literal["pretrain", "instruct", "batch_request", "batch_result", "batch_error"]
     ]
     source: list[Literal["upload", "repository", "mistral"]]
-    purpose: Purpose
+    purpose: list[Purpose]
     mimetypes: list[str]
     search: str
     include_total: bool
@@ -92,7 +92,7 @@ class Upload(TypedDict, total=False):
 
     purpose: Purpose
     visibility: Literal["workspace", "user"]
-    expiry: Annotated[int, Field(ge=1)]
+    expiry: Annotated[int, Field(ge=1, le=1_000_000)]
 
 
 class LinkQuery(TypedDict, total=False):

@@ -79,8 +79,8 @@ def _doctor(chosen: argparse.Namespace) -> int:
     )
     if settings.timeout >= LONGEST:
         print(
-            f"doubt  time limits: GATEWAY_TIMEOUT ({settings.timeout:g} s) is not below {LONGEST:g} s. Raise BRIDGE_TIMEOUT, nginx's"
-            " proxy_read_timeout and the time until a stopping process is killed with it (docs/deployment.md, Time limits)"
+            f"doubt  time limits: GATEWAY_TIMEOUT ({settings.timeout:g} s) is not below {LONGEST:g} s. With it, raise BRIDGE_TIMEOUT,"
+            " nginx's proxy_read_timeout and the time until a stopping process is killed (docs/deployment.md, Time limits)"
         )
     failures = 0
     for name, examine in _examinations(chosen.ask_upstream):

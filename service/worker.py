@@ -28,12 +28,10 @@ class Protocol(ASGIProtocol):  # type: ignore[misc]
         self.worker.connections.discard(self)
         super().connection_lost(exc)
 
-    def _send_response_start(
-        self, status: int, headers: Any, request: Any, close: bool = False
-    ) -> None:
+    def _will_close(self, request: Any, response_requires_close: bool) -> bool:
         # An answer before its request was read ends the connection, which RFC 9112 section 9.6 wants announced.
-        close = close or not self._body_receiver._complete
-        super()._send_response_start(status, headers, request, close)
+        unread = not self._body_receiver._complete
+        return unread or bool(super()._will_close(request, response_requires_close))
 
     @property
     def idle(self) -> bool:

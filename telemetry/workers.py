@@ -49,9 +49,10 @@ def _clear(directory: Path, master: int) -> None:
 
 
 def _clear_leftovers(place: Path) -> None:
-    """Removes what masters left that were killed; their numbers are in the names."""
+    """Removes what masters left that were killed: their process ids, which are in the names, are gone or this one's."""
     for directory in place.glob(f"{_PREFIX}*"):
-        if not Path("/proc", directory.name.removeprefix(_PREFIX).partition("-")[0]).exists():
+        master = directory.name.removeprefix(_PREFIX).partition("-")[0]
+        if master == str(os.getpid()) or not Path("/proc", master).exists():
             shutil.rmtree(directory, ignore_errors=True)
 
 

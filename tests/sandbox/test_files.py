@@ -88,7 +88,14 @@ def test_the_answer_to_a_file_of_another_purpose_is_a_setting(status: int) -> No
 
 
 @pytest.mark.parametrize(
-    "fields", [{"purpose": "other"}, {"expiry": "0"}, {"expiry": "x"}, {"visibility": "all"}]
+    "fields",
+    [
+        {"purpose": "other"},
+        {"expiry": "0"},
+        {"expiry": "x"},
+        {"expiry": "9" * 400},
+        {"visibility": "all"},
+    ],
 )
 def test_an_upload_with_a_wrong_field_is_refused(api: Api, fields: dict[str, str]) -> None:
     status, answer = api.upload(LINES, **fields)

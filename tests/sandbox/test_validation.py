@@ -22,6 +22,7 @@ REQUEST = {"custom_id": "a", "body": {}}
         ({"timeout_hours": 0}, ["timeout_hours"], "greater_than_equal"),
         ({"timeout_hours": 169}, ["timeout_hours"], "less_than_equal"),
         ({"timeout_hours": 1.5}, ["timeout_hours"], "int_from_float"),
+        ({"timeout_hours": "24.5"}, ["timeout_hours"], "int_parsing"),
         ({"timeout_hours": "day"}, ["timeout_hours"], "int_parsing"),
         ({"metadata": []}, ["metadata"], "dict_type"),
         ({"metadata": {"": "x"}}, ["metadata", "", "[key]"], "string_too_short"),
@@ -62,6 +63,11 @@ def test_every_fault_is_named(api: Api) -> None:
 def test_limits_themselves_are_within_the_limits(api: Api) -> None:
     api.create(requests=[{"body": {}}] * 10_000, timeout_hours=168)
     api.create(metadata={"k" * 32: "v" * 512}, timeout_hours=1)
+
+
+@pytest.mark.parametrize("hours", [24.0, "24.0", " 24 "])
+def test_hours_may_be_written_as_pydantic_reads_them(api: Api, hours: object) -> None:
+    assert api.create(timeout_hours=hours)["status"] == "QUEUED"
 
 
 def test_null_is_as_good_as_absent_where_the_schema_allows_it(api: Api) -> None:
