@@ -139,10 +139,7 @@ class Stack:
 
     def page(self) -> None:
         """Asks the gateway for a page that Starlette's threads make."""
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
-            f"{self.gateway.url}/metrics"
-        ):
-            pass
+        _ask(urllib.request.Request(f"{self.gateway.url}/metrics"))
 
     def wait(self, seconds: float) -> None:
         """Has the sandbox take that long for each answer, from now on."""
@@ -151,9 +148,13 @@ class Stack:
 
     def _tell(self, path: str, body: Any) -> None:
         data = b"" if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.sandbox.url + path, data, method="POST")
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request):
-            pass
+        _ask(urllib.request.Request(self.sandbox.url + path, data, method="POST"))
+
+
+def _ask(request: urllib.request.Request) -> None:
+    """Sends it past any proxy; raises unless it succeeds."""
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request):
+        pass
 
 
 def usage(server: Server) -> Usage:

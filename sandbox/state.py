@@ -55,7 +55,8 @@ class State:
         self.files: dict[str, File] = {}
         self.results: dict[str, Job] = {}
         self.links: dict[str, tuple[str, float]] = {}
-        self._asked: Counter[str] = Counter()  # requests ever, by workspace
+        # Requests by workspace, since none were pending at the latest look.
+        self._asked: Counter[str] = Counter()
         self._dice = random.Random(self.seed)  # noqa: S311 (no secret)
 
     def new_id(self) -> str:

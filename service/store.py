@@ -22,7 +22,7 @@ SCHEMA_VERSION = 1
 BUSY = 2.0
 """Seconds that an operation waits for others'."""
 
-_PAUSE = 0.01
+_PAUSE = 0.01  # seconds between looks
 
 log = logging.getLogger("gateway.store")
 

@@ -1,4 +1,4 @@
-"""gunicorn's ASGI worker, ending as soon as nothing is under way, and closing no connection unannounced.
+"""gunicorn's ASGI worker, ending as soon as nothing is under way, and saying so when an answer ends its connection.
 
 The stock worker counts idle keep-alive connections as work: with a proxy that keeps some open, each stop or reload takes
 the whole graceful limit (gunicorn 27.0.1). This one closes them. It rests on names of gunicorn's protocol class that are
