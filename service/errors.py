@@ -59,6 +59,7 @@ PROBLEMS: dict[str, Kind] = {
     "not-found": Kind(404, "gateway", "There is nothing at this path", "Check the path, without a trailing slash."),
     "method-not-allowed": Kind(405, "gateway", "This path does not answer this method", "Use a method that the Allow header lists."),
     "content-too-large": Kind(413, "gateway", "The body is larger than this gateway takes", "Send less, or have GATEWAY_MAX_BODY raised."),
+    "request-timeout": Kind(408, "gateway", "The body did not come in time", "Send it again, at 64 KiB a second or more; nothing was sent upstream.", retryable=True),
     "unsupported-media-type": Kind(415, "gateway", "The body is not plain JSON in UTF-8", "Send Content-Type: application/json, uncompressed."),
     "overloaded": Kind(503, "gateway", "The gateway is busy", "Repeat after Retry-After seconds; nothing was sent upstream.", retryable=True),
     "gateway-unavailable": Kind(502, "gateway", "The proxy in front got no complete answer from the gateway", "Repeat only if retryable; otherwise look whether it was carried out."),

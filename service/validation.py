@@ -31,6 +31,12 @@ MAX_QUERY_PARAMETERS = 200
 ROOM = 8
 """Bodies of the greatest size that may be under way in one worker; smaller ones may be more."""
 
+PATIENCE = 20.0
+"""Seconds that any body may take to come; a large one may take longer, as long as it comes at LEAST_RATE."""
+
+LEAST_RATE = 1 << 16
+"""Bytes a second, from the first on."""
+
 LARGE = 1 << 18
 """Bytes of a body from which on a thread reads it, so that other requests do not wait meanwhile."""
 
@@ -87,7 +93,7 @@ class Validation:
 
 
 class Room:
-    """Memory for large bodies, `most` bytes in all, from when they begin to come until nobody needs them."""
+    """Memory for bodies, `most` bytes in all, from when they have come until nobody needs them."""
 
     def __init__(self, most: int) -> None:
         self.most = most
@@ -106,7 +112,7 @@ class Place:
         if self.room.taken + size - self.size > self.room.most:
             raise Problem(
                 "overloaded",
-                "Too many large bodies are under way.",
+                "Too many bodies are under way.",
                 headers=[("Retry-After", "1")],
             )
         self.room.taken += size - self.size
@@ -272,34 +278,41 @@ def _query(raw: bytes) -> list[tuple[str, str]]:
 
 
 async def _content(scope: Scope, receive: Receive, limit: int, place: Place) -> bytearray:
-    """The whole body; Problem (content-too-large) before a body over `limit` bytes is read, or as soon as it grows over."""
+    """The whole body.
+
+    Problem: content-too-large before a body over `limit` bytes is read, or as soon as it grows over; request-timeout when it
+    comes more slowly than LEAST_RATE.
+    """
     too_large = Problem(
         "content-too-large", f"A body may have at most {limit} bytes (GATEWAY_MAX_BODY)."
     )
     length = Headers(scope=scope).get("content-length", "0")
-    announced = int(length[:19]) if length.isdigit() else 0
-    if announced > limit:
+    if length.isdecimal() and int(length[:19]) > limit:
         raise too_large
     content = bytearray()
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise Problem("malformed-request", "The body broke off.")
-        chunk = message.get("body", b"")
-        end = size + len(chunk)
-        if end > limit:
-            raise too_large
-        if end >= LARGE:
-            place.grow(max(end, announced))
-        if size < LARGE <= end < announced:
-            # Enough to believe the rest; room for it now, so that it is not moved as it grows.
-            content = content.ljust(announced, b"\0")
-        content[size:end] = chunk
-        size = end
-        if not message.get("more_body"):
-            del content[size:]
-            return content
+    begun = asyncio.get_running_loop().time()
+    try:
+        async with asyncio.timeout_at(begun + PATIENCE) as patience:
+            while await _grow(content, receive):
+                if len(content) > limit:
+                    raise too_large
+                place.grow(len(content))
+                patience.reschedule(begun + PATIENCE + len(content) / LEAST_RATE)
+    except TimeoutError as error:
+        raise Problem("request-timeout", f"{len(content)} bytes of the body came.") from error
+    if len(content) > limit:
+        raise too_large
+    place.grow(len(content))
+    return content
+
+
+async def _grow(content: bytearray, receive: Receive) -> bool:
+    """Adds what comes next to `content`; False when that was the last of it."""
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise Problem("malformed-request", "The body broke off.")
+    content += message.get("body", b"")
+    return bool(message.get("more_body"))
 
 
 def _check_media_type(headers: Headers) -> None:

@@ -46,6 +46,7 @@ PROBLEMS = "/problems#"
 PROBLEM_STATUSES = {
     "malformed-request": {400},
     "validation-failed": {422},
+    "request-timeout": {408},
     "content-too-large": {413},
     "unsupported-media-type": {415},
     "overloaded": {503},
@@ -229,7 +230,7 @@ def test_every_operation_documents_the_failures_it_can_have(
 ) -> None:
     responses = document["paths"][operation.path][operation.method.lower()]["responses"]
     expected = {"200", *FAILURES}
-    expected |= {"404", "413", "415"} if operation.body else set()
+    expected |= {"404", "408", "413", "415"} if operation.body else set()
     expected |= {"404"} if contract.path_variables(operation.path) else set()
     expected |= set() if operation.idempotent else {"409"}
     assert {*responses} == expected

@@ -1,0 +1,123 @@
+"""Bodies that announce much and send little hold no memory, and nobody else up."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+from starlette.types import Message
+
+from service import validation
+from service.errors import Problem
+from service.validation import ROOM, Place, Room
+from tests.e2e.gateway import Gateway, gateway_process
+from tests.processes import Sandbox
+
+JOBS = "/v1/batch/jobs"
+LIMIT = 4 << 20
+HEAD = f"POST {JOBS} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+
+
+@pytest.fixture(scope="module")
+def gateway(running_sandbox: Sandbox) -> Iterator[Gateway]:
+    with gateway_process(f"{running_sandbox.url}/v1", GATEWAY_MAX_BODY=LIMIT) as running:
+        yield running
+
+
+def test_bodies_that_announce_the_most_and_trickle_do_not_keep_others_from_sending(
+    gateway: Gateway, sandbox: Sandbox
+) -> None:
+    message = f"{HEAD}Content-Length: {LIMIT}\r\n\r\n".encode() + b"{" + b" " * 300_000
+    body = {"messages": [{"role": "user", "content": "x" * (2 << 20)}]}
+    create = {"endpoint": "/v1/chat/completions", "model": "m", "requests": [{"body": body}]}
+    with ExitStack() as trickling:
+        for _ in range(2 * ROOM):
+            peer = socket.create_connection(("127.0.0.1", gateway.port), 10)
+            trickling.enter_context(peer).sendall(message)
+        assert gateway.get("/livez").status_code == 200  # what was sent before is being read
+        assert gateway.post(JOBS, create).status_code == 200
+
+
+def content(pieces: list[bytes], pause: float, limit: int = 1 << 20) -> bytes | str:
+    """The body that comes in `pieces`, each after a pause in seconds, or the problem that reading it is."""
+    scope = {"type": "http", "headers": []}
+    left = list(pieces)
+
+    async def receive() -> Message:
+        await asyncio.sleep(pause)
+        piece = left.pop(0)
+        return {"type": "http.request", "body": piece, "more_body": bool(left)}
+
+    async def read() -> bytes:
+        return bytes(await validation._content(scope, receive, limit, Place(Room(limit))))
+
+    try:
+        return asyncio.run(read())
+    except Problem as problem:
+        return problem.slug
+
+
+def test_a_body_that_comes_too_slowly_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(validation, "PATIENCE", 0.1)
+    assert content([b"x"] * 1000, 0.01) == "request-timeout"
+
+
+def test_a_large_body_may_take_as_long_as_it_comes_at_the_least_rate(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It takes twice as long as a body without bytes may."""
+    monkeypatch.setattr(validation, "PATIENCE", 0.5)
+    monkeypatch.setattr(validation, "LEAST_RATE", 100)
+    assert content([b"x" * 100] * 20, 0.05) == b"x" * 2000
+
+
+def test_a_body_that_falls_silent_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(validation, "PATIENCE", 0.1)
+    assert content([b"x"], 60) == "request-timeout"
+
+
+def test_a_slow_body_is_answered_408_and_can_be_sent_again(
+    app: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(validation, "PATIENCE", 0.1)
+    headers = {"host": "localhost", "content-type": "application/json", "content-length": "9"}
+    scope = {
+        "type": "http",
+        "http_version": "1.1",
+        "method": "POST",
+        "path": JOBS,
+        "raw_path": JOBS.encode(),
+        "query_string": b"",
+        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+    }
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return await asyncio.get_running_loop().create_future()
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    asyncio.run(app(scope, receive, send))
+    problem = json.loads(sent[1]["body"])
+    assert (sent[0]["status"], problem["type"]) == (408, "/problems#request-timeout")
+    assert problem["retryable"] is True
+
+
+def test_what_has_come_is_counted_and_not_what_was_announced() -> None:
+    room = Room(100)
+    place = Place(room)
+    headers = [(b"content-length", b"90")]
+
+    async def receive() -> Message:
+        assert room.taken in (0, 10)
+        return {"type": "http.request", "body": b"x" * 10, "more_body": room.taken == 0}
+
+    scope = {"type": "http", "headers": headers}
+    assert len(asyncio.run(validation._content(scope, receive, 100, place))) == 20
+    assert room.taken == 20
