@@ -21,7 +21,7 @@ telemetry.share_metrics()
 wsgi_app = "wsgi:app"
 bind = f"{in_brackets(settings.host)}:{settings.port}"
 workers = settings.workers or os.cpu_count() or 1
-worker_class = "service.worker.Worker"
+worker_class = "serving.gunicorn_worker.Worker"
 asgi_loop = "asyncio"  # uvloop starves connections for seconds at saturation
 preload_app = True  # workers share the memory of what is loaded once
 control_socket_disable = True

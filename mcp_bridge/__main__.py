@@ -17,6 +17,7 @@ from mcp_bridge.app import PATH, create_app
 from mcp_bridge.config import Settings, log_to_stderr
 from mcp_bridge.server import build_server
 from openapi.contract import ContractError
+from serving.uvicorn_protocol import Protocol
 
 log = logging.getLogger("mcp_bridge")
 
@@ -52,6 +53,8 @@ def _serve_http(settings: Settings) -> None:
         create_app(settings),
         host=settings.host,
         port=settings.port,
+        http=Protocol,
+        ws="none",
         access_log=False,
         server_header=False,
         log_config=None,

@@ -18,7 +18,7 @@ except (SettingsError, ContractError) as error:
 
 wsgi_app = "mcp_bridge.app:create_app()"
 bind = f"{in_brackets(_settings.host)}:{_settings.port}"  # how many workers: WEB_CONCURRENCY, read by gunicorn
-worker_class = "asgi"
+worker_class = "serving.gunicorn_worker.Worker"
 asgi_loop = "asyncio"
 graceful_timeout = int(_settings.timeout) + 5  # calls in flight reach their own limit
 control_socket_disable = True

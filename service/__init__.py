@@ -10,5 +10,5 @@
 8. `upstream` sends it, with the `key` of `credentials`, watched by `exchange` (and `names`), told of by `upstream_records`;
    `messages` says what the answer means.
 
-`app` puts the pieces together, `config` reads the environment, `worker` is gunicorn's, `__main__` has the operator's commands.
+`app` puts the pieces together, `config` reads the environment, `__main__` has the operator's commands.
 """

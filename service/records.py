@@ -96,6 +96,8 @@ class Records:
             if message["type"] == "http.response.start":
                 own.status = message["status"]
                 message["headers"] = [*message["headers"], *self._headers(own, begun)]
+            elif scope["method"] == "HEAD":
+                message["body"] = b""  # pages have one; servers say so in their logs
             elif body := message.get("body"):
                 own.body = body
                 own.size += len(body)

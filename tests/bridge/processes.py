@@ -66,8 +66,10 @@ def bridge_process(rest_url: str, **settings: str) -> Iterator[tuple[str, subpro
 
 
 @contextmanager
-def gunicorn_bridge(rest_url: str, workers: int, **settings: str) -> Iterator[str]:
-    """The bridge under gunicorn with several workers: its MCP endpoint."""
+def gunicorn_bridge(
+    rest_url: str, workers: int, **settings: str
+) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """The bridge under gunicorn with several workers: its MCP endpoint and the master."""
     port = free_port()
     environ = environment(
         BRIDGE_REST_URL=rest_url, BRIDGE_PORT=str(port), WEB_CONCURRENCY=str(workers), **settings
@@ -76,7 +78,7 @@ def gunicorn_bridge(rest_url: str, workers: int, **settings: str) -> Iterator[st
     process = start(command, environ)
     try:
         wait_until_ready(f"http://127.0.0.1:{port}/livez", process)
-        yield f"http://127.0.0.1:{port}/mcp"
+        yield f"http://127.0.0.1:{port}/mcp", process
     finally:
         end(process)
 

@@ -67,7 +67,7 @@ def rest_service(
 @pytest.fixture(scope="module")
 def mcp_url(rest_service: RestService) -> Iterator[str]:
     """A bridge of three workers under gunicorn."""
-    with gunicorn_bridge(rest_service.url, workers=3) as url:
+    with gunicorn_bridge(rest_service.url, workers=3) as (url, _):
         yield url
 
 

@@ -1,0 +1,5 @@
+"""How REST service and MCP bridge speak HTTP/1.1: what gunicorn and uvicorn leave open, closed in one place.
+
+`gunicorn_worker` serves the REST service, and the bridge when it has several workers; `uvicorn_protocol` serves the bridge
+of one process; `lingering` is how both end a connection whose request was not read to its end. Imports neither of them.
+"""

@@ -1,0 +1,131 @@
+"""gunicorn's ASGI worker, with what gunicorn 27.0.1 leaves open.
+
+- The stock worker counts idle keep-alive connections as work: with a proxy that keeps some open, each stop or reload takes the
+  whole graceful limit. This one closes them.
+- An answer before its request was read ends the connection: that is announced, and the answer arrives (`lingering`).
+- Requests that come without waiting for answers (pipelining) are read only as they are answered.
+- An upgrade to WebSocket is ignored (RFC 9110 section 7.8), so that its request is answered as any other.
+- A request target in absolute form is understood (RFC 9112 section 3.2.2).
+
+It rests on names of gunicorn's protocol class that are not public; the tests of `tests/serving` fail when they change.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+from gunicorn.asgi.protocol import ASGIProtocol  # type: ignore[import-untyped]
+from gunicorn.workers import gasgi  # type: ignore[import-untyped]
+
+from .lingering import Lingering
+
+QUIET = 1.0
+"""Seconds for which a connection must have been idle, so that no request is on its way over it."""
+
+_ABSOLUTE = re.compile(rb"https?://([^/@]+)(/.*)?", re.IGNORECASE)
+
+
+class Protocol(ASGIProtocol):  # type: ignore[misc]
+    """A connection that its worker knows."""
+
+    lingering: Lingering | None = None
+    refused = False  # by gunicorn itself, who could not read what came
+    _body_receiver: Any
+    _closed: bool
+
+    def connection_made(self, transport: Any) -> None:
+        self.worker.connections.add(self)
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.worker.connections.discard(self)
+        if self.lingering:
+            self.lingering.over()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self.lingering:
+            self.lingering.discard(len(data))
+        else:
+            super().data_received(data)
+
+    @property
+    def idle(self) -> bool:
+        """True while it waits for a request, its first or its next."""
+        return bool(self._awaiting_request)
+
+    def _will_close(self, request: Any, response_requires_close: bool) -> bool:
+        # An answer before its request was read ends the connection, which RFC 9112 section 9.6 wants announced.
+        unread = not self._body_receiver._complete
+        return unread or bool(super()._will_close(request, response_requires_close))
+
+    def _send_error_response(self, *arguments: Any) -> None:
+        self.refused = True
+        super()._send_error_response(*arguments)
+
+    def _close_transport(self) -> None:
+        receiver = self._body_receiver
+        unread = self.refused or (receiver is not None and not receiver._complete)
+        if self._closed or not unread:
+            super()._close_transport()
+            return
+        self._closed = True  # nothing is answered any more
+        self._callback_parser = self._body_receiver = None
+        if receiver is not None:
+            receiver.signal_disconnect()
+        self.lingering = Lingering(self.transport)
+
+    def _resume_reading(self) -> None:
+        # gunicorn resumes after each answer, however many requests wait behind it. What is left of the body of the
+        # answered one does not count: it goes with its request.
+        receiver = self._body_receiver
+        waiting = self._http1_buffered() - (receiver.buffered if receiver is not None else 0)
+        if waiting <= self._max_buffer_size:
+            super()._resume_reading()
+
+    async def _serve_http_request(self, request: Any, sockname: Any, peername: Any) -> Any:
+        # gunicorn waits for the reader of a body only, so that answers without one would pile up.
+        await self._flow_control.drain()
+        return await super()._serve_http_request(request, sockname, peername)
+
+    def _is_websocket_upgrade(self, request: Any) -> bool:
+        return False
+
+    def _build_http_scope(self, request: Any, sockname: Any, peername: Any) -> dict[str, Any]:
+        scope: dict[str, Any] = super()._build_http_scope(request, sockname, peername)
+        if match := _ABSOLUTE.fullmatch(scope["raw_path"]):
+            host, path = match[1], match[2] or b"/"
+            scope["raw_path"] = path
+            scope["path"] = unquote_to_bytes(path).decode("utf-8", "replace")
+            # The target's host is what counts, whatever Host says.
+            scope["headers"] = [
+                (name, host if name == b"host" else value) for name, value in scope["headers"]
+            ]
+        return scope
+
+
+class Worker(gasgi.ASGIWorker):  # type: ignore[misc]
+    """`worker_class = "serving.gunicorn_worker.Worker"`."""
+
+    def init_process(self) -> None:
+        self.connections: set[Protocol] = set()
+        gasgi.ASGIProtocol = Protocol  # what the stock worker makes of each new connection
+        super().init_process()
+
+    async def _shutdown(self) -> None:
+        closing = asyncio.create_task(self._close_idle())
+        await super()._shutdown()
+        closing.cancel()
+
+    async def _close_idle(self) -> None:
+        """Closes what was idle twice in a row; a busy connection closes by itself after its answer."""
+        idle: set[Protocol] = set()
+        while True:
+            for protocol in idle:
+                if protocol.idle:
+                    protocol._keepalive_timeout()
+            idle = {protocol for protocol in self.connections if protocol.idle}
+            await asyncio.sleep(QUIET)

@@ -1,0 +1,109 @@
+"""uvicorn's connections, with what uvicorn 0.54 with httptools leaves open.
+
+- A request that comes before the one ahead of it is answered (pipelining) ends the connection after that answer; uvicorn
+  keeps all that come, with no bound.
+- A head that does not end is refused; httptools takes any length.
+- An answer before its request was read arrives (`lingering`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from .lingering import Lingering
+
+MAX_HEAD = 64 << 10
+"""Bytes that a request's line and headers may have while they have not ended."""
+
+
+class Pipelined(Exception):
+    """A request came before the one ahead of it was answered."""
+
+
+class Protocol(HttpToolsProtocol):
+    """`uvicorn.Config(http=Protocol)`."""
+
+    lingering: Lingering | None = None
+    pipelined = False
+    head_size = 0
+    in_head = False
+    in_message = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.transport = _Transport(transport, self)  # type: ignore[assignment]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.lingering:
+            self.lingering.over()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self.lingering:
+            self.lingering.discard(len(data))
+            return
+        if self.pipelined:
+            return
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._unsupported_upgrade_warning()
+        except httptools.HttpParserError:
+            if not self.pipelined:
+                self.send_400_response("Invalid HTTP request received.")
+            return
+        if self.in_head:
+            self.head_size += len(data)
+            if self.head_size > MAX_HEAD:
+                self.send_400_response(f"The head has more than {MAX_HEAD} bytes.")
+
+    def on_message_begin(self) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.pipelined = True
+            self.cycle.keep_alive = False
+            raise Pipelined  # all that the parser can be stopped by
+        self.in_head = self.in_message = True
+        self.head_size = 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self.in_head = False
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self.in_message = False
+        super().on_message_complete()
+
+    def end(self, transport: asyncio.Transport) -> None:
+        """Closes `transport`, at once when the request was read to its end."""
+        if self.lingering or transport.is_closing():
+            return
+        if self.in_message or self.pipelined:
+            self.lingering = Lingering(transport)
+        else:
+            transport.close()
+
+
+class _Transport:
+    """A transport for uvicorn, which closes at once; here the protocol decides."""
+
+    def __init__(self, transport: asyncio.Transport, protocol: Protocol) -> None:
+        self._transport = transport
+        self._protocol = protocol
+        self.write = transport.write
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def is_closing(self) -> bool:
+        """True when nothing more will be answered."""
+        return self._protocol.lingering is not None or self._transport.is_closing()
+
+    def close(self) -> None:
+        """Ends the connection once what was written has left."""
+        self._protocol.end(self._transport)

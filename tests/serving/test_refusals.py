@@ -1,0 +1,174 @@
+"""An answer that comes before its request was read to its end arrives: the rest is read and thrown away."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import ssl
+import subprocess
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx2
+import pytest
+
+from serving import lingering
+from serving.lingering import Lingering
+from tests.bridge.processes import bridge_process
+from tests.e2e.gateway import Gateway, gateway_process
+from tests.tools_available import tool_python
+
+JOBS = "/v1/batch/jobs"
+WRITER, READER = "mbg_writer", "mbg_reader"
+LARGE = b'{"a":"' + b"x" * (4 << 20) + b'"}'
+JSON = {"Content-Type": "application/json"}
+KNOWN = {"Authorization": f"Bearer {WRITER}"}
+TIMES = 200
+
+# kind of problem -> the request, with a body over GATEWAY_MAX_BODY that is never read
+REFUSED: dict[str, dict[str, Any]] = {
+    "content-too-large": {"method": "POST", "url": JOBS, "headers": JSON | KNOWN},
+    "unauthenticated": {"method": "GET", "url": JOBS, "headers": JSON},
+    "insufficient-scope": {"method": "POST", "url": JOBS, "headers": {**JSON, "Authorization": f"Bearer {READER}"}},
+    "unsupported-media-type": {"method": "POST", "url": "/v1/files", "headers": {"Content-Type": "multipart/form-data; boundary=x"} | KNOWN},
+    "not-found": {"method": "POST", "url": "/v1/files", "headers": JSON | KNOWN},
+    "method-not-allowed": {"method": "PUT", "url": JOBS, "headers": JSON | KNOWN},
+    "misdirected-request": {"method": "POST", "url": JOBS, "headers": {**JSON, "Host": "evil.example"}},
+    "cross-origin": {"method": "POST", "url": JOBS, "headers": {**JSON, "Origin": "https://evil.example"}},
+    "validation-failed": {"method": "GET", "url": f"{JOBS}?page=x", "headers": JSON | KNOWN},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file that lets WRITER create, and READER only read."""
+    file = tmp_path_factory.mktemp("tokens") / "tokens"
+    scopes = {WRITER: ["jobs:read", "jobs:write"], READER: ["jobs:read"]}
+    lines = [
+        {"name": token, "sha256": sha256(token.encode()).hexdigest(), "scopes": scopes[token]}
+        for token in scopes
+    ]
+    file.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    return file
+
+
+@pytest.fixture(scope="module")
+def gateway(tokens: Path) -> Iterator[Gateway]:
+    settings = {"GATEWAY_TOKENS_FILE": tokens, "GATEWAY_MAX_BODY": 1 << 20}
+    with gateway_process("http://127.0.0.1:9/v1", GATEWAY_LOG_LEVEL="error", **settings) as running:
+        yield running
+
+
+async def outcomes(base_url: str, request: dict[str, Any]) -> list[str]:
+    """What TIMES clients, eight at a time, each on a connection of its own, make of the answers."""
+    found = []
+    places = asyncio.Semaphore(8)
+    # Made once: it takes longer than the request.
+    shared = {"base_url": base_url, "verify": ssl.create_default_context(), "trust_env": False}
+
+    async def ask() -> None:
+        async with places, httpx2.AsyncClient(**shared, timeout=60) as client:
+            try:
+                answer = await client.request(**request, content=LARGE)
+                found.append(answer.json()["type"].rpartition("#")[2])
+            except httpx2.TransportError as error:
+                found.append(type(error).__name__)
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(TIMES):
+            tasks.start_soon(ask)
+    return found
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_every_refusal_of_a_request_that_is_not_read_is_read_by_its_client(
+    gateway: Gateway, kind: str
+) -> None:
+    assert asyncio.run(outcomes(gateway.url, REFUSED[kind])) == [kind] * TIMES
+
+
+def test_mistrals_own_client_reads_every_refusal(gateway: Gateway) -> None:
+    """Its async client sends a body to the end before it looks for an answer."""
+    client = Path(__file__).with_name("refused_client.py")
+    command = [tool_python("mistralai-3"), str(client), gateway.url, WRITER, str(TIMES)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert run.returncode == 0, run.stderr
+    assert json.loads(run.stdout) == {"create": {"413": TIMES}, "upload": {"415": TIMES}}
+
+
+def test_the_bridge_is_read_too_when_it_refuses_and_closes() -> None:
+    async def refused() -> list[int]:
+        headers = {"Connection": "close", "Content-Type": "application/json"}
+        async with httpx2.AsyncClient(trust_env=False, timeout=30) as client:
+            answers = [await client.post(url, content=LARGE, headers=headers) for _ in range(20)]
+        return [answer.status_code for answer in answers]
+
+    with bridge_process("http://127.0.0.1:9", GATEWAY_MAX_BODY=str(1 << 20)) as (url, _):
+        assert asyncio.run(refused()) == [413] * 20
+
+
+def test_what_gunicorn_cannot_read_is_answered_although_more_is_sent(gateway: Gateway) -> None:
+    with socket.create_connection(("127.0.0.1", gateway.port), 10) as peer:
+        for _ in range(20):
+            peer.sendall(b"\0" * 65536)
+        answer = b"".join(iter(lambda: peer.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 414")
+
+
+class Transport(asyncio.Transport):
+    """What is done to a connection."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        self.half_closed = True
+
+    def resume_reading(self) -> None:
+        self.reading = True
+
+    def abort(self) -> None:
+        if not self.ended.done():
+            self.ended.set_result("aborted")
+
+
+def test_a_client_that_falls_silent_is_left_and_one_that_sends_on_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lingering, "SILENCE", 0.2)
+
+    async def lingered() -> tuple[bool, str]:
+        transport = Transport()
+        end = Lingering(transport)
+        for _ in range(4):
+            await asyncio.sleep(0.1)
+            end.discard(1)
+        return transport.ended.done(), await asyncio.wait_for(transport.ended, 10)
+
+    assert asyncio.run(lingered()) == (False, "aborted")
+
+
+@pytest.mark.parametrize(("limit", "value"), [("LONGEST", 0.2), ("MOST", 1000)])
+def test_a_client_that_never_stops_sending_is_left(
+    monkeypatch: pytest.MonkeyPatch, limit: str, value: float
+) -> None:
+    monkeypatch.setattr(lingering, limit, value)
+    monkeypatch.setattr(lingering, "SILENCE", 0.1)
+
+    async def lingered() -> str:
+        transport = Transport()
+        end = Lingering(transport)
+        while not transport.ended.done():
+            end.discard(100)
+            await asyncio.sleep(0.01)
+        return transport.ended.result()
+
+    assert asyncio.run(asyncio.wait_for(lingered(), 10)) == "aborted"
