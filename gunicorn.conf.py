@@ -16,7 +16,6 @@ settings = settings_or_exit()
 # Each request may need two descriptors; the soft limit of many systems, 1024, is one for programs that use select(2).
 _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-telemetry.share_metrics()
 
 wsgi_app = "wsgi:app"
 bind = f"{in_brackets(settings.host)}:{settings.port}"
@@ -42,21 +41,28 @@ accesslog = None
 loglevel = "warning"
 
 
+def on_starting(server: Any) -> None:
+    """Makes the memory in which workers count."""
+    telemetry.share_metrics(server.num_workers)
+
+
 def when_ready(server: Any) -> None:
     """Refuses an address of --bind or of a socket that was handed over, as the settings' own was refused before."""
     check_listening([listener.sock.getsockname() for listener in server.LISTENERS], settings)
 
 
 def pre_fork(server: Any, worker: Any) -> None:
-    """Keeps the garbage collector away from what every worker shares."""
+    """Keeps the garbage collector away from what every worker shares, and gives the new one memory to count in."""
+    telemetry.place_worker(worker, server.WORKERS.values())
     gc.freeze()
 
 
 def post_fork(server: Any, worker: Any) -> None:
     """Collects less often: requests make few cycles, and each collection is a pause that some request waits for."""
+    telemetry.enter_worker(worker)
     gc.set_threshold(20_000, 20, 50)
 
 
 def child_exit(server: Any, worker: Any) -> None:
     """Takes a worker that ended out of the gauges."""
-    telemetry.forget_worker(worker.pid)
+    telemetry.forget_worker(worker)

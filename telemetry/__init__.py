@@ -2,6 +2,3 @@
 
 It knows neither of them. Nothing here may stop a request: what cannot be written is dropped and counted.
 """
-
-METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
-"""The environment variable by which prometheus-client learns that workers share their metrics."""

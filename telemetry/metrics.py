@@ -1,4 +1,4 @@
-"""Prometheus metrics: what exists, and how one page shows all workers of a server.
+"""Prometheus metrics: what exists, and the page that shows all workers of a server.
 
 Names and buckets are OpenTelemetry's for HTTP (semantic conventions, stable). Label values are route templates, known
 methods and status codes: their number depends on the contract, never on what clients send.
@@ -6,16 +6,24 @@ methods and status codes: their number depends on the contract, never on what cl
 
 from __future__ import annotations
 
-import os
 import platform
-import struct
-import time
-from contextlib import suppress
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector
+import prometheus_client.values
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    disable_created_metrics,
+    generate_latest,
+)
 
-from . import METRICS_DIRECTORY
+from . import values
+
+# Before a metric is made: what the library keeps values in, and that none says when this process first had it.
+prometheus_client.values.ValueClass = values.Value
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -35,12 +43,14 @@ _HTTP = ("http_request_method", "http_route", "http_response_status_code")
 # fmt: off
 requests = Histogram("http_server_request_duration_seconds", "Requests, by the time until their answer was sent", _HTTP, registry=REGISTRY, buckets=BUCKETS)
 upstream = Histogram("http_client_request_duration_seconds", "Requests to the upstream, by the time until their answer was read; without a status code: error_type says why", (*_HTTP, "server_address", "error_type"), registry=REGISTRY, buckets=BUCKETS)
-inflight = Gauge("gateway_inflight_requests", "Requests that are being answered", registry=REGISTRY, multiprocess_mode="livesum")
+inflight = Gauge("gateway_inflight_requests", "Requests that are being answered", registry=REGISTRY)
 shed = Counter("gateway_shed", "Requests turned away unserved, by reason", ("reason",), registry=REGISTRY)
 idempotency = Counter("gateway_idempotency", "Calls with an Idempotency-Key, by what became of them", ("outcome",), registry=REGISTRY)
 outcome_unknown = Counter("gateway_create_outcome_unknown", "Calls that may or may not have been carried out", registry=REGISTRY)
 upstream_ratelimited = Counter("gateway_upstream_ratelimited", "Answers with status 429 from the upstream", registry=REGISTRY)
+incomplete = Gauge("gateway_metrics_incomplete", "1 when this page lacks something, because there was no memory for it", registry=REGISTRY)
 # fmt: on
+incomplete.set_function(lambda: values.incomplete.value)
 
 
 def method_label(method: str) -> str:
@@ -49,20 +59,10 @@ def method_label(method: str) -> str:
 
 
 def page(version: str) -> bytes:
-    """The metrics of this process and of all workers it shares a directory with, in Prometheus's text format."""
-    registry = CollectorRegistry()
-    built = Info("gateway_build", "What runs", registry=registry)
+    """The metrics of this process and of all workers that it shares memory with, in Prometheus's text format."""
+    for name, labels in values.elsewhere():
+        REGISTRY._names_to_collectors[name].labels(*labels)  # type: ignore[attr-defined]
+    own = CollectorRegistry()
+    built = Info("gateway_build", "What runs", registry=own)
     built.info({"version": version, "python": platform.python_version()})
-    if directory := os.environ.get(METRICS_DIRECTORY):  # noqa: TID251 - where the library looks
-        MultiProcessCollector(registry, directory)  # type: ignore[no-untyped-call]
-        return _latest(registry)
-    return generate_latest(REGISTRY) + generate_latest(registry)
-
-
-def _latest(registry: CollectorRegistry) -> bytes:
-    """The page; made anew while a worker that starts has a file that is still empty, which the library trips over."""
-    for _ in range(100):
-        with suppress(struct.error):
-            return generate_latest(registry)
-        time.sleep(0.01)
-    return generate_latest(registry)
+    return generate_latest(REGISTRY) + generate_latest(own)

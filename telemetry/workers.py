@@ -1,59 +1,53 @@
-"""gunicorn's part: what the master prepares and clears away for its workers, for use in a configuration file.
-
-Metrics are shared through a directory of small memory-mapped files. prometheus-client learns of it from the environment,
-when it is first imported, so this module imports it late.
-"""
+"""gunicorn's part: the metrics of its workers, and its own log lines; for use in a configuration file."""
 
 from __future__ import annotations
 
-import atexit
 import logging
 import os
-import shutil
-import tempfile
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
 from gunicorn.glogging import Logger  # type: ignore[import-untyped]
+from gunicorn.workers import base  # type: ignore[import-untyped]
+from gunicorn.workers.workertmp import WorkerTmp  # type: ignore[import-untyped]
 
-from . import METRICS_DIRECTORY
-
-_MEMORY = Path("/dev/shm")  # noqa: S108 - only a place for mkdtemp, which makes a private directory
-_PREFIX = "gateway-metrics-"
-
-_shared: list[Path] = []
+from . import values
 
 
-def share_metrics() -> None:
-    """Makes this master's directory for metrics, once: a new one even when an old master handed down its own."""
-    if _shared:
-        return  # the configuration is read again
-    place = _MEMORY if os.access(_MEMORY, os.W_OK) else Path(tempfile.gettempdir())
-    _clear_leftovers(place)
-    directory = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=place))
-    _shared.append(directory)
-    atexit.register(_clear, directory, os.getpid())
-    os.environ[METRICS_DIRECTORY] = str(directory)  # noqa: TID251 - the library's only way in
+def share_metrics(workers: int) -> None:
+    """Makes memory for the metrics of `workers`, four times over: a reload has old and new ones, and an operator may add some."""
+    values.make_slots(max(16, 4 * workers))
 
 
-def forget_worker(pid: int) -> None:
+def place_worker(worker: Any, others: Iterable[Any]) -> None:
+    """Gives a worker that is about to be forked memory for its metrics that none of the `others`, which live, has."""
+    worker.slot = values.free_slot({other.slot for other in others})
+
+
+def enter_worker(worker: Any) -> None:
+    """Has this process, the worker, count in its own memory."""
+    values.enter(worker.slot)
+
+
+def forget_worker(worker: Any) -> None:
     """Takes a dead worker out of the gauges; what it counted stays counted."""
-    from prometheus_client.multiprocess import mark_process_dead
-
-    mark_process_dead(pid)  # type: ignore[no-untyped-call]
+    values.leave(worker.slot)
 
 
-def _clear(directory: Path, master: int) -> None:
-    if os.getpid() == master:
-        shutil.rmtree(directory, ignore_errors=True)
+class Heartbeat(WorkerTmp):  # type: ignore[misc]
+    """Where a worker gives its sign of life: memory, where the stock one is a file in the folder for temporary files.
+
+    When there is no room for that file, gunicorn 27.0.1 does not start, and ends with all workers when one is replaced.
+    """
+
+    def __init__(self, cfg: Any) -> None:
+        memory = os.memfd_create("heartbeat")
+        os.fchown(memory, cfg.uid, cfg.gid)  # only its owner may set its times
+        self._tmp = os.fdopen(memory, "w+b", 0)
 
 
-def _clear_leftovers(place: Path) -> None:
-    """Removes what masters left that were killed: their process ids, which are in the names, are gone or this one's."""
-    for directory in place.glob(f"{_PREFIX}*"):
-        master = directory.name.removeprefix(_PREFIX).partition("-")[0]
-        if master == str(os.getpid()) or not Path("/proc", master).exists():
-            shutil.rmtree(directory, ignore_errors=True)
+if hasattr(os, "memfd_create"):  # on Linux
+    base.WorkerTmp = Heartbeat
 
 
 class Log(Logger):  # type: ignore[misc]

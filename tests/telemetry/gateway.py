@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -140,9 +140,13 @@ def upstream() -> Iterator[Upstream]:
 
 @contextmanager
 def gateway(
-    folder: Path, upstream_url: str, stderr: int | None = None, **settings: str
+    folder: Path,
+    upstream_url: str,
+    stderr: int | None = None,
+    within: Sequence[str] = (),
+    **settings: str,
 ) -> Iterator[Gateway]:
-    """A gateway on a free port; `stderr` None: a file, which `Gateway.log` reads."""
+    """A gateway on a free port; `stderr` None: a file, which `Gateway.log` reads. `within`: a command that runs it."""
     environ = {
         name: value
         for name, value in os.environ.items()
@@ -159,7 +163,7 @@ def gateway(
     }
     with (folder / "stdout").open("wb") as out, (folder / "stderr").open("wb") as err:
         process = subprocess.Popen(
-            [sys.executable, "-m", "gunicorn", "wsgi:app"],
+            [*within, sys.executable, "-m", "gunicorn", "wsgi:app"],
             cwd=ROOT,
             env=environ,
             stdout=out,

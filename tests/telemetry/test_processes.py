@@ -82,31 +82,6 @@ def _ask_quietly(running: Gateway) -> None:
         running.ask("GET", JOBS)
 
 
-def metrics_directory(running: Gateway) -> Path:
-    maps = Path(f"/proc/{running.workers()[0]}/maps").read_text().splitlines()
-    (found,) = {Path(line.split()[-1]).parent for line in maps if "gateway-metrics-" in line}
-    return found
-
-
-def test_the_page_is_there_while_another_worker_is_about_to_write_its_first_figures(
-    tmp_path: Path, mistral: Upstream
-) -> None:
-    with gateway(tmp_path, mistral.url) as running:
-        new = metrics_directory(running) / "counter_1.db"
-        new.touch()
-        written = threading.Timer(0.3, os.truncate, [new, 1 << 20])
-        written.start()
-        assert running.ask("GET", "/metrics")[0] == 200
-        written.join()
-
-
-def test_the_metrics_directory_goes_with_its_master(tmp_path: Path, mistral: Upstream) -> None:
-    with gateway(tmp_path, mistral.url) as running:
-        directory = metrics_directory(running)
-        assert directory.stat().st_mode & 0o777 == 0o700
-    assert not directory.exists()
-
-
 def test_a_log_pipe_that_nobody_reads_does_not_stop_requests(
     tmp_path: Path, mistral: Upstream
 ) -> None:
