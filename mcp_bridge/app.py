@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mcp_bridge.callers import Callers
 from mcp_bridge.config import Settings, check_access
 from mcp_bridge.server import build_server
+from telemetry import audit
 
 PATH = "/mcp"
 _PROBE_SECONDS = 2.0
@@ -39,7 +40,8 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
 
     async def ready(_: Request) -> Response:
         rest = await _is_ready(settings.rest_url, tls)
-        status = "ready" if rest else "the REST service is not ready"
+        ready = "ready, but audit lines are lost" if audit.losing() else "ready"
+        status = ready if rest else "the REST service is not ready"
         return JSONResponse({"status": status}, status_code=200 if rest else 503)
 
     app = server.streamable_http_app(

@@ -20,7 +20,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from openapi.contract import Contract, is_page, read_document
-from telemetry import metrics
+from telemetry import audit, metrics
 
 from .document import with_tokens
 from .errors import DOCUMENTATION, PROBLEMS
@@ -67,16 +67,17 @@ class Readiness:
         self.idempotency = idempotency
 
     async def page(self, _: Request) -> Response:
-        """503 while the upstream refuses the key; 200, but degraded, while creates with a key are refused."""
+        """503 while the upstream refuses the key; 200, but degraded, while creates with a key are refused or audit lines lost."""
         checks = {
             "key": "refused by the upstream" if self.key.refused else "ok",
             "store": "unavailable" if self.idempotency.store_failed else "ok",
+            "audit": "lines are lost" if audit.losing() else "ok",
         }
         status = (
             "unavailable"
             if self.key.refused
             else "degraded"
-            if self.idempotency.store_failed
+            if self.idempotency.store_failed or audit.losing()
             else "ok"
         )
         code = 503 if status == "unavailable" else 200

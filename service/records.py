@@ -59,9 +59,16 @@ for _reason in SHED.values():
 
 def start_logging(settings: Settings) -> None:
     """Starts the logs of this process as `settings` say; exits with 2 when the audit log cannot be written."""
-    logs.start(["gateway"], settings.log_level, settings.log_format, shared=_correlation)
+    lost = metrics.lines_dropped
+    logs.start(
+        ["gateway"],
+        settings.log_level,
+        settings.log_format,
+        shared=_correlation,
+        watch=lost.labels("log").inc,
+    )
     try:
-        audit.start(settings.audit_log)
+        audit.start(settings.audit_log, lost.labels("audit").inc)
     except OSError as error:
         refuse_start(f"GATEWAY_AUDIT_LOG: {settings.audit_log} cannot be written: {error.strerror}")
 

@@ -42,17 +42,18 @@ def start(
     form: str,
     stream: int = 2,
     shared: Callable[[], Fields] = dict,
+    watch: Callable[[int], None] = lambda _: None,
 ) -> None:
     """Logs to the file descriptor `stream`: the loggers `names` from `level` on, all others from warning on.
 
-    `shared` gives fields for every line of the thread or task that calls it, such as the request's id. Calling
-    again replaces what was started before.
+    `shared` gives fields for every line of the thread or task that calls it, such as the request's id. `watch` is told what
+    is lost, as `Lines` says. Calling again replaces what was started before.
     """
     text = form == "text" or (form == "auto" and os.isatty(stream))
     root = logging.getLogger()
     for handler in root.handlers[:]:
         root.removeHandler(handler)
-    root.addHandler(LineHandler(stream, text_line if text else json_line, shared))
+    root.addHandler(LineHandler(stream, text_line if text else json_line, shared, watch))
     root.setLevel(logging.WARNING)
     for name in names:
         logging.getLogger(name).setLevel(level.upper())
@@ -185,10 +186,14 @@ class LineHandler(logging.Handler):
     """Queues a line for each record."""
 
     def __init__(
-        self, stream: Stream, render: Render = json_line, shared: Callable[[], Fields] = dict
+        self,
+        stream: Stream,
+        render: Render = json_line,
+        shared: Callable[[], Fields] = dict,
+        watch: Callable[[int], None] = lambda _: None,
     ) -> None:
         super().__init__()
-        self.lines = Lines(stream, lambda count: render(_lost(count)))
+        self.lines = Lines(stream, lambda count: render(_lost(count)), watch)
         self.render = render
         self.shared = shared
 

@@ -48,6 +48,7 @@ shed = Counter("gateway_shed", "Requests turned away unserved, by reason", ("rea
 idempotency = Counter("gateway_idempotency", "Calls with an Idempotency-Key, by what became of them", ("outcome",), registry=REGISTRY)
 outcome_unknown = Counter("gateway_create_outcome_unknown", "Calls that may or may not have been carried out", registry=REGISTRY)
 upstream_ratelimited = Counter("gateway_upstream_ratelimited", "Answers with status 429 from the upstream", registry=REGISTRY)
+lines_dropped = Counter("gateway_log_lines_dropped", "Lines that were lost because their destination took none, by log", ("log",), registry=REGISTRY)
 incomplete = Gauge("gateway_metrics_incomplete", "1 when this page lacks something, because there was no memory for it", registry=REGISTRY)
 # fmt: on
 incomplete.set_function(lambda: values.incomplete.value)

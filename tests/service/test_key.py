@@ -114,7 +114,10 @@ def test_a_create_that_meets_a_401_is_sent_once_and_may_be_repeated(
 def test_readiness_is_false_while_the_key_is_refused(
     key_file: Path, mistral: RequestsMock, client: TestClient
 ) -> None:
-    assert client.get("/readyz").json() == {"status": "ok", "checks": {"key": "ok", "store": "ok"}}
+    assert client.get("/readyz").json() == {
+        "status": "ok",
+        "checks": {"key": "ok", "store": "ok", "audit": "ok"},
+    }
     mistral.add_callback("GET", JOBS, refuse_first_key, content_type="application/json")
     client.get("/v1/batch/jobs")
     answer = client.get("/readyz")

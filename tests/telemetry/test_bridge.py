@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.testclient import TestClient
 
 from access.settings import SettingsError
+from mcp_bridge.app import create_app
 from mcp_bridge.config import Settings, log_to_stderr
+from telemetry import audit
 from tests.processes import ROOT, sandbox_process
-from tests.telemetry.gateway import eventually, gateway
+from tests.telemetry.gateway import eventually, gateway, upstream
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
@@ -115,3 +118,24 @@ def test_a_log_setting_of_the_bridge_that_cannot_be_used_is_named(name: str, val
     finally:
         root.handlers[:], root.level = kept
         logging.captureWarnings(False)
+
+
+def test_the_bridge_says_that_it_loses_audit_lines_until_it_writes_them_again(
+    tmp_path: Path,
+) -> None:
+    (file := tmp_path / "audit").symlink_to("/dev/full")
+    kept = audit.log.handlers[:], audit.log.propagate
+    audit.start(str(file))
+    lines = audit.log.handlers[0].lines  # type: ignore[attr-defined]
+    try:
+        with upstream() as rest:
+            app = create_app(Settings.from_env({"BRIDGE_REST_URL": rest.url}))
+            client = TestClient(app, base_url="http://127.0.0.1:9090")
+            for status in ("ready, but audit lines are lost", "ready"):
+                audit.entry("told", {})
+                lines.flush(5)
+                answer = client.get("/readyz")
+                assert (answer.status_code, answer.json()) == (200, {"status": status})
+                file.unlink()
+    finally:
+        audit.log.handlers[:], audit.log.propagate = kept

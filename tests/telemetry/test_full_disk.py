@@ -1,16 +1,18 @@
-"""Real gateways whose file systems are full: for memory, for temporary files.
+"""Real gateways whose file systems are full: for memory, for temporary files, for the audit log.
 
 Each has its own, small and in memory, in a mount namespace that no other process sees.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +22,7 @@ from tests.tools_available import needed
 JOBS = "/v1/batch/jobs"
 CREATE = {"endpoint": "/v1/ocr", "model": "m", "input_files": [JOB["id"]]}
 CREATED = 'http_server_request_duration_seconds_count{http_request_method="POST",http_response_status_code="200",http_route="/v1/batch/jobs"}'
+LOST = 'gateway_log_lines_dropped_total{log="audit"}'
 
 
 @pytest.fixture
@@ -56,6 +59,12 @@ def fill(folder: Path) -> Path:
 
 def create(running: Gateway) -> None:
     assert running.ask("POST", JOBS, body=CREATE)[0] == 200
+
+
+def readiness(running: Gateway) -> tuple[int, str, str]:
+    status, _, body = running.ask("GET", "/readyz")
+    answer: dict[str, Any] = json.loads(body)
+    return status, answer["status"], answer["checks"]["audit"]
 
 
 def test_a_full_file_system_for_memory_ends_no_worker_and_costs_no_metric(
@@ -122,3 +131,43 @@ def test_workers_are_replaced_although_there_is_no_room_for_a_temporary_file(
         running.process.send_signal(signal.SIGHUP)
         eventually(lambda: running.workers() and before not in running.workers())
         eventually(lambda: running.ask("GET", JOBS)[0] == 200)
+
+
+def test_audit_lines_that_a_full_disk_loses_are_told_of_at_once_and_by_every_worker(
+    tmp_path: Path, mistral: Upstream
+) -> None:
+    folder = tmp_path / "audit"
+    folder.mkdir()
+    audited = folder / "log"
+    with gateway(
+        tmp_path, mistral.url, within=small(folder, "size=16k"), WEB_CONCURRENCY="2",
+        GATEWAY_AUDIT_LOG=str(audited),
+    ) as running:  # fmt: skip
+        assert readiness(running) == (200, "ok", "ok")
+        assert running.metrics()[LOST] == 0
+        create(running)
+        eventually(lambda: seen_by(running, audited).read_bytes().endswith(b"\n"))
+        room = fill(seen_by(running, folder))
+        sent = 1
+        while not running.metrics()[LOST]:  # what is left of the page that the first line began
+            create(running)
+            sent += 1
+        answers = [readiness(running) for _ in range(20)]
+        assert answers == [(200, "degraded", "lines are lost")] * 20
+        told = eventually(
+            lambda: [line for line in running.log if line["logger"] == "telemetry.audit"]
+        )
+        assert len(told) <= 2  # one a worker and minute
+        room.unlink()
+        create(running)
+        sent += 1
+        eventually(lambda: readiness(running) == (200, "ok", "ok"))
+        eventually(lambda: len(whole(seen_by(running, audited))) + running.metrics()[LOST] == sent)
+
+
+def whole(file: Path) -> list[dict[str, Any]]:
+    """The lines about calls; the one that was cut is on a line of its own."""
+    lines = file.read_bytes().splitlines()
+    found = [json.loads(line) for line in lines if line.endswith(b"}")]
+    assert len(lines) - len(found) <= 1
+    return [line for line in found if "operation" in line]

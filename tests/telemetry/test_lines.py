@@ -7,8 +7,9 @@ import json
 import logging
 import os
 import pty
+import resource
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -176,11 +177,12 @@ def test_on_a_terminal_lines_are_text_and_elsewhere_json(tmp_path: Path) -> None
 
 def test_a_pipe_that_nobody_reads_stops_nobody_and_what_it_missed_is_counted() -> None:
     reading, writing = os.pipe()
-    queue = lines.Lines(writing, lambda count: b"lost %d\n" % count)
+    told: list[int] = []
+    queue = lines.Lines(writing, lambda count: b"lost %d\n" % count, told.append)
     sent = 3 * lines.MAX_WAITING
     for number in range(sent):
         queue.put(b"%08d %s\n" % (number, b"x" * 500))
-    assert queue.dropped
+    assert queue.dropped == sum(told) > 0
     read = b""
     known = 0
     while known < sent:
@@ -253,6 +255,114 @@ def test_a_file_that_was_moved_away_is_made_anew(tmp_path: Path) -> None:
     queue.flush(5)
     assert (file.read_bytes(), (tmp_path / "audit.1").read_bytes()) == (b"after\n", b"before\n")
     assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_lost_lines_are_told_of_at_once_and_that_there_are_none_when_lines_are_written(
+    tmp_path: Path,
+) -> None:
+    told: list[int] = []
+    queue = lines.Lines(tmp_path / "log", lambda count: b"", told.append)
+    queue.put(b"one\n")
+    queue.flush(5)
+    (tmp_path / "log").unlink()
+    (tmp_path / "log").symlink_to("/dev/full")
+    for _ in range(3):
+        queue.put(b"lost\n")
+    queue.flush(5)
+    assert (told[0], sum(told)) == (0, 3)
+
+
+def test_a_destination_that_takes_lines_again_is_noticed_although_no_line_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lines, "TRY_AGAIN", 0.01)
+    written = threading.Event()
+    (file := tmp_path / "log").symlink_to("/dev/full")
+    queue = lines.Lines(
+        file, lambda count: b"%d lost\n" % count, lambda lost: None if lost else written.set()
+    )
+    queue.put(b"one\n")
+    queue.flush(5)
+    (tmp_path / "new").touch()
+    (tmp_path / "new").rename(file)
+    assert written.wait(10)
+    assert file.read_bytes() == b"1 lost\n"
+
+
+def limited(size: int) -> None:
+    """Lets this process write no further than `size` bytes into a file, as a full disk does."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+
+def in_child(work: Callable[[], None]) -> None:
+    """Does `work` in a process forked from this one."""
+    if (child := os.fork()) == 0:
+        try:
+            work()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_a_line_that_a_full_disk_cut_is_not_joined_with_the_next_whichever_process_writes_it(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "log"
+    told: list[int] = []
+    queue = lines.Lines(file, lambda count: b"%d lost\n" % count, told.append)
+
+    def write(*content: bytes) -> None:
+        for line in content:
+            queue.put(line)
+        queue.flush(5)
+
+    def cut() -> None:
+        limited(20)
+        write(b"1 whole line\n", b"2 whole lines, of which one is not\n", b"3\n")
+        assert (sum(told), queue.dropped) == (2, 2)
+        limited(resource.RLIM_INFINITY)
+        write(b"4\n")
+
+    def cut_and_end() -> None:
+        limited(40)
+        write(b"5, which is cut\n")
+        assert sum(told) == 1
+
+    in_child(cut)
+    in_child(cut_and_end)
+    in_child(lambda: write(b"6\n"))
+    assert file.read_bytes() == b"1 whole line\n2 whole\n4\n2 lost\n5, which i\n6\n"
+
+
+def test_a_line_that_was_cut_before_a_start_is_not_joined_with_the_first(tmp_path: Path) -> None:
+    file = tmp_path / "log"
+    for before, after in ((b"cu", b"cu\nnext\n"), (b"whole\n", b"whole\nnext\n"), (b"", b"next\n")):
+        file.write_bytes(before)
+        queue = lines.Lines(file, lambda count: b"")
+        queue.put(b"next\n")
+        queue.flush(5)
+        assert file.read_bytes() == after
+
+
+def test_audit_lines_that_are_lost_are_counted_and_a_reason_until_lines_are_written_and_one_line_in_the_log(
+    tmp_path: Path,
+) -> None:
+    written = Written(tmp_path / "log")
+    counted: list[int] = []
+    (file := tmp_path / "audit").symlink_to("/dev/full")
+    audit.start(str(file), counted.append)
+    assert not audit.losing()
+    queue = audit.log.handlers[0].lines  # type: ignore[attr-defined]
+    for _ in range(3):
+        audit.entry("told", {})
+        queue.flush(5)
+    assert (audit.losing(), sum(counted)) == (True, 3)
+    assert [line["logger"] for line in written.json()] == ["telemetry.audit"]
+    file.unlink()
+    audit.entry("told", {})
+    queue.flush(5)
+    assert not audit.losing()
 
 
 def test_a_child_process_writes_its_own_lines_and_not_its_parents(tmp_path: Path) -> None:
