@@ -38,7 +38,7 @@ LEAST_RATE = 1 << 16
 """Bytes a second, from the first on."""
 
 LARGE = 1 << 18
-"""Bytes of a body from which on a thread reads it, so that other requests do not wait meanwhile."""
+"""Bytes of a body from which on it is counted, and a thread reads it, so that other requests do not wait meanwhile."""
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 REQUEST = "gateway.request"
@@ -93,7 +93,7 @@ class Validation:
 
 
 class Room:
-    """Memory for bodies, `most` bytes in all, from when they have come until nobody needs them."""
+    """Memory for large bodies, `most` bytes in all, from when they have come until nobody needs them."""
 
     def __init__(self, most: int) -> None:
         self.most = most
@@ -112,7 +112,7 @@ class Place:
         if self.room.taken + size - self.size > self.room.most:
             raise Problem(
                 "overloaded",
-                "Too many bodies are under way.",
+                "Too many large bodies are under way.",
                 headers=[("Retry-After", "1")],
             )
         self.room.taken += size - self.size
@@ -296,14 +296,19 @@ async def _content(scope: Scope, receive: Receive, limit: int, place: Place) -> 
             while await _grow(content, receive):
                 if len(content) > limit:
                     raise too_large
-                place.grow(len(content))
+                _count(place, content)
                 patience.reschedule(begun + PATIENCE + len(content) / LEAST_RATE)
     except TimeoutError as error:
         raise Problem("request-timeout", f"{len(content)} bytes of the body came.") from error
     if len(content) > limit:
         raise too_large
-    place.grow(len(content))
+    _count(place, content)
     return content
+
+
+def _count(place: Place, content: bytearray) -> None:
+    if len(content) >= LARGE:
+        place.grow(len(content))
 
 
 async def _grow(content: bytearray, receive: Receive) -> bool:

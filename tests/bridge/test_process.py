@@ -101,7 +101,7 @@ def test_gunicorn_gets_its_settings_from_the_same_place() -> None:
         env=environment(BRIDGE_PORT="1234", BRIDGE_TIMEOUT="7"),
         cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert done.stdout.split() == ["127.0.0.1:1234", "asgi", "12"]
+    assert done.stdout.split() == ["127.0.0.1:1234", "serving.gunicorn_worker.Worker", "12"]
 
 
 def bridge(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:

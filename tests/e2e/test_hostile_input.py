@@ -120,7 +120,7 @@ def test_large_bodies_that_do_not_end_take_no_more_than_their_room(stack: Stack)
     with gateway_process(upstream, WEB_CONCURRENCY=1, GATEWAY_MAX_BODY=1 << 20) as gateway:
         unending = [Connection(gateway.port) for _ in range(ROOM)]
         for each in unending:
-            each.send(create(f"Content-Length: {1 << 20}") + b" " * (1 << 19))
+            each.send(create(f"Content-Length: {1 << 20}") + b" " * ((1 << 20) - 1))
         wait_until(lambda: _answer_of_a_large_create(gateway.port) == 503)
         small = Connection(gateway.port).send(create(f"Content-Length: {len(CREATE)}") + CREATE)
         assert small.answer()[0] == 200

@@ -109,7 +109,10 @@ def test_a_slow_body_is_answered_408_and_can_be_sent_again(
     assert problem["retryable"] is True
 
 
-def test_what_has_come_is_counted_and_not_what_was_announced() -> None:
+def test_what_has_come_is_counted_and_not_what_was_announced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(validation, "LARGE", 1)
     room = Room(100)
     place = Place(room)
     headers = [(b"content-length", b"90")]
