@@ -8,7 +8,7 @@ import socket
 import ssl
 import subprocess
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -93,8 +93,10 @@ def rendered(
         "gateway.example.org": HOST,
         "/etc/nginx/tls/gateway.pem": chain,
         "/etc/nginx/tls/gateway.key": key,
-        "\n        server 127.0.0.1:8080;": "".join(f"\n        server {s};" for s in rest),
-        "server 127.0.0.1:9090;": f"server {mcp};",
+        "\n        server 127.0.0.1:8080 max_fails=0;": "".join(
+            f"\n        server {s} max_fails=0;" for s in rest
+        ),
+        "server 127.0.0.1:9090 max_fails=0;": f"server {mcp} max_fails=0;",
         "rate=50r/s": f"rate={rate}",
         # Where a test's nginx is: not on the machine's own ports, nor in its folders.
         "listen 443 ": f"listen 127.0.0.1:{port} ",
@@ -113,18 +115,38 @@ def rendered(
     return path
 
 
+def small(folder: Path, size: str) -> list[str]:
+    """What starts a command so that it alone sees, in the place of `folder`, an empty file system of that size."""
+    alone = [needed("unshare", "apt-get install util-linux"), "--mount"]
+    if os.getuid():
+        alone.append("--map-root-user")
+    tried = subprocess.run([*alone, "true"], capture_output=True, text=True, check=False)
+    if tried.returncode:
+        pytest.skip(f"no mount namespaces here: {tried.stderr.strip()}")
+    folder.mkdir(parents=True)
+    script = 'mount -t tmpfs -o size="$0" tmpfs "$1" && shift && exec "$@"'
+    return [*alone, "sh", "-c", script, size, str(folder)]
+
+
 @contextmanager
 def front(
-    folder: Path, certificate: tuple[str, str], *rest: str, **options: Any
+    folder: Path,
+    certificate: tuple[str, str],
+    *rest: str,
+    within: Sequence[str] = (),
+    **options: Any,
 ) -> Iterator[Front]:
-    """nginx before the REST services `rest`, each an address and what else a `server` line has."""
+    """nginx before the REST services `rest`, each an address and what else a `server` line has.
+
+    `within`: words before its command, which start it in surroundings of its own.
+    """
     nginx = needed("nginx", "apt-get install nginx")
     port = free_port()
     folder.mkdir(exist_ok=True)
     path = rendered(folder, certificate, port=port, rest=rest, **options)
     command = [nginx, "-p", str(folder), "-e", str(folder / "error.log"), "-c", str(path)]
     subprocess.run([*command, "-t", "-q"], check=True)
-    process = subprocess.Popen(command)
+    process = subprocess.Popen([*within, *command])
     try:
         _wait(process, port)
         running = Front(process, folder, port, certificate[0])

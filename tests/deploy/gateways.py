@@ -31,7 +31,11 @@ class Gateway:
     """A REST service at 127.0.0.1:`port`, or one that takes over the listening `socket`, as from systemd."""
 
     def __init__(
-        self, upstream: str, store: Path | str, listening: socket.socket | None = None
+        self,
+        upstream: str,
+        store: Path | str,
+        listening: socket.socket | None = None,
+        **settings: object,
     ) -> None:
         self.listening = listening
         self.port = listening.getsockname()[1] if listening else free_port()
@@ -43,6 +47,7 @@ class Gateway:
             GATEWAY_STORE=store,
             GATEWAY_LOG_FORMAT="json",
             WEB_CONCURRENCY=1,
+            **settings,
         )
         self.output: list[str] = []
         self.process: subprocess.Popen[str] | None = None
@@ -108,10 +113,13 @@ def _start_with_socket(
 
 @contextmanager
 def gateway(
-    sandbox: Sandbox, store: Path | str, listening: socket.socket | None = None
+    sandbox: Sandbox,
+    store: Path | str,
+    listening: socket.socket | None = None,
+    **settings: object,
 ) -> Iterator[Gateway]:
-    """A running REST service before the sandbox."""
-    running = Gateway(f"{sandbox.url}/v1", store, listening)
+    """A running REST service before the sandbox; settings by their variables' names."""
+    running = Gateway(f"{sandbox.url}/v1", store, listening, **settings)
     running.start()
     try:
         yield running
@@ -130,7 +138,10 @@ def job(text: str = "Hello") -> dict[str, Any]:
 
 
 class Load:
-    """Clients that list jobs (`reading`) or create one after the other, each with a key of its own, until told to stop."""
+    """Clients that list jobs (`reading`) or create one after the other, each with a key of its own, until told to stop.
+
+    They send the headers of the client of `nginx`.
+    """
 
     def __init__(self, nginx: Front, reading: int = 0, creating: int = 0) -> None:
         self.nginx = nginx
@@ -167,6 +178,7 @@ class Load:
 
     def _run(self, creating: bool) -> None:
         with self.nginx.new_session() as session:
+            session.headers.update(self.nginx.session.headers)
             while not self.over:
                 key = str(uuid.uuid4()) if creating else ""
                 self.answers.append((key, self.one(session, key)))

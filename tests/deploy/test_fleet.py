@@ -60,6 +60,7 @@ def test_a_create_is_never_passed_on_once_it_was_sent(
             wait_until(lambda: sandbox.ledger(method="POST"))
             first.kill()
             assert answer.result().status_code == 502
+            assert answer.result().json()["retryable"] is False
         assert nginx.request("GET", JOBS).status_code == 200  # the second would have answered
     assert len(sandbox.ledger(method="POST")) == 1
 

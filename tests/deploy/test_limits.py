@@ -125,6 +125,12 @@ def test_both_lists_of_rest_servers_are_the_same() -> None:
     assert reading == changing
 
 
+def test_no_server_is_given_up_for_what_a_caller_can_cause() -> None:
+    servers = re.findall(r"^[ #]*server [^{]+?;", CONFIGURATION.read_text(), re.MULTILINE)
+    assert len(servers) >= 3
+    assert [server for server in servers if not server.endswith(" max_fails=0;")] == []
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "deploy").rglob("*.*")), ids=lambda path: path.name)
 def test_every_setting_that_is_named_exists(path: Path) -> None:
     named = set(re.findall(r"\b(?:GATEWAY|BRIDGE|SANDBOX)_[A-Z_]*[A-Z]", path.read_text()))

@@ -15,18 +15,21 @@ import pytest
 import requests
 
 from service.errors import PROBLEMS
-from tests.deploy.front import Front, front
+from tests.deploy.front import CONFIGURATION, Front, front, small
 from tests.deploy.gateways import JOBS, Gateway, job
 from tests.processes import Sandbox, wait_until
 
+CODED = f"POST {JOBS} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip\r\n\r\n".encode()
+TRACED = b"TRACE / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 PRIVATE = ["/metrics", "/livez", "/readyz", "/healthz"]
 
 
 class Recorder:
-    """A server that keeps the requests it gets, and answers none."""
+    """A server that keeps the requests it gets, and answers none. `closing`: it ends the connection instead."""
 
-    def __init__(self, listening: socket.socket) -> None:
+    def __init__(self, listening: socket.socket, closing: bool) -> None:
         self.listening = listening
+        self.closing = closing
         self.address = f"127.0.0.1:{listening.getsockname()[1]}"
         self.requests: list[bytes] = []
         self.connections: list[socket.socket] = []
@@ -40,13 +43,15 @@ class Recorder:
                 return
             self.connections.append(connection)
             self.requests.append(connection.recv(65536))
+            if self.closing:
+                connection.close()
 
 
 @contextmanager
-def recorder() -> Iterator[Recorder]:
+def recorder(closing: bool = False) -> Iterator[Recorder]:
     """A running one."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        running = Recorder(listening)
+        running = Recorder(listening, closing)
         thread = threading.Thread(target=running.serve, daemon=True)
         thread.start()
         yield running
@@ -66,6 +71,7 @@ def problem(answer: requests.Response) -> dict[str, Any]:
     assert document["status"] == answer.status_code
     assert document["request_id"] == answer.headers["x-request-id"]
     assert document["source"] == "gateway"
+    assert document["title"] == PROBLEMS[document["type"].removeprefix("/problems#")].title
     return document
 
 
@@ -190,15 +196,57 @@ def test_a_body_above_the_limit_is_refused_as_a_problem(nginx: Front, sandbox: S
         (b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 9000, 431, "malformed-request"),
         (b"GET / HTTP/1.1\r\n\r\n", 400, "malformed-request"),
         (b"nonsense\r\n\r\n", 400, "malformed-request"),
-        (b"TRACE / HTTP/1.1\r\nHost: localhost\r\n\r\n", 405, "method-not-allowed"),
+        (TRACED, 405, "method-not-allowed"),
+        (CODED, 501, "malformed-request"),
+        (b"GET / HTTP/2.0\r\nHost: localhost\r\n\r\n", 505, "malformed-request"),
     ],
-    ids=["long URL", "long header", "no Host", "no HTTP", "TRACE"],
+    ids=["long URL", "long header", "no Host", "no HTTP", "TRACE", "unknown coding", "HTTP/2.0"],
 )  # fmt: skip
 def test_what_cannot_be_read_is_refused_as_a_problem(
     nginx: Front, content: bytes, status: int, slug: str
 ) -> None:
     got, document = parsed(nginx.raw(content))
     assert (got, document["status"], document["type"]) == (status, status, f"/problems#{slug}")
+
+
+# RFC 9110 section 15.5.6: 405 comes with Allow.
+@pytest.mark.parametrize("host", ["localhost", "elsewhere.example.org"])
+def test_a_method_that_nginx_refuses_comes_with_those_that_are_answered(
+    nginx: Front, host: str
+) -> None:
+    answer = nginx.request("TRACE", "/", headers={"Host": host})
+    assert problem(answer)["type"] == "/problems#method-not-allowed"
+    assert answer.headers["allow"].split(", ") == ["GET", "HEAD", "OPTIONS", "POST"]
+
+
+@pytest.mark.parametrize(
+    ("content", "method"),
+    [(CODED, "POST"), (TRACED, "TRACE"), (b"GET / HTTP/2.0\r\n\r\n", "GET")],
+    ids=["unknown coding", "TRACE", "HTTP/2.0"],
+)
+def test_the_log_has_the_method_that_was_asked_for_also_when_nothing_else_was_read(
+    nginx: Front, content: bytes, method: str
+) -> None:
+    _, document = parsed(nginx.raw(content))
+    lines = wait_until(
+        lambda: [line for line in nginx.log() if line["request_id"] == document["request_id"]]
+    )
+    assert [line["method"] for line in lines] == [method]
+
+
+def test_a_body_that_nginx_has_no_room_for_is_a_problem_that_says_that_nothing_was_sent_on(
+    folder: Path, certificate: tuple[str, str], rest: Gateway, sandbox: Sandbox
+) -> None:
+    within = small(folder / "body", "1m")
+    with front(folder, certificate, rest.address, within=within) as nginx:
+        refused = nginx.request("POST", JOBS, json=job("long " * 500_000))
+        taken = nginx.request("POST", JOBS, json=job())
+    document = problem(refused)
+    assert (refused.status_code, document["type"]) == (500, "/problems#gateway-unavailable")
+    assert document["detail"].startswith("Nothing was sent on.")
+    assert document["retryable"] is True
+    assert taken.status_code == 200
+    assert len(sandbox.ledger()) == 1
 
 
 def test_plain_http_is_refused_as_a_problem(nginx: Front) -> None:
@@ -228,32 +276,76 @@ def test_too_many_requests_are_refused_as_a_problem(
     assert answers[-1].headers["retry-after"] == "1"
 
 
+@pytest.mark.parametrize("server", ["127.0.0.1:{port}", "127.0.0.1:{port} down"])
 @pytest.mark.parametrize(
-    ("method", "path", "headers", "retryable"),
+    ("method", "path", "headers"),
     [
-        ("GET", JOBS, {}, True),
-        ("POST", JOBS, {}, False),
-        ("POST", JOBS, {"Idempotency-Key": "k"}, True),
-        ("POST", "/mcp", {}, False),
+        ("GET", JOBS, {}),
+        ("POST", JOBS, {}),
+        ("POST", JOBS, {"Idempotency-Key": "k"}),
+        ("POST", "/mcp", {}),
     ],
 )
-def test_a_gateway_that_is_down_is_a_problem_that_says_whether_to_repeat(
+def test_a_gateway_that_is_down_is_a_problem_that_says_that_nothing_was_sent_on(
     folder: Path,
     certificate: tuple[str, str],
     closed_port: int,
+    server: str,
     method: str,
     path: str,
     headers: dict[str, str],
-    retryable: bool,
 ) -> None:
-    with front(folder, certificate, f"127.0.0.1:{closed_port}") as nginx:
+    with front(folder, certificate, server.format(port=closed_port)) as nginx:
         answer = nginx.request(method, f"{path}?x=1", headers=headers)
         wait_until(nginx.log)
         line = nginx.log()[-1]
     document = problem(answer)
     assert (answer.status_code, document["type"]) == (502, "/problems#gateway-unavailable")
-    assert document["retryable"] is retryable
+    assert document["detail"].startswith("Nothing was sent on.")
+    assert document["retryable"] is True
     assert (line["method"], line["path"], line["status"]) == (method, path, 502)
+
+
+def test_the_one_gateway_that_is_left_answers_every_call(
+    folder: Path, certificate: tuple[str, str], closed_port: int, rest: Gateway, sandbox: Sandbox
+) -> None:
+    down = [f"127.0.0.1:{closed_port}"] * 2
+    with front(folder, certificate, *down, rest.address) as nginx:
+        answers = [nginx.request("GET", JOBS) for _ in range(10)]
+        answers += [nginx.request("POST", JOBS, json=job()) for _ in range(10)]
+    assert [answer.status_code for answer in answers] == [200] * 20
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "retryable"),
+    [
+        ("GET", JOBS, {}, True),
+        ("OPTIONS", JOBS, {}, True),
+        ("POST", JOBS, {}, False),
+        ("POST", JOBS, {"Idempotency-Key": "k"}, True),
+        ("POST", f"{JOBS}?x=1", {"Idempotency-Key": '"a b"'}, True),
+        ("POST", "/mcp", {}, False),
+        ("POST", "/mcp", {"Idempotency-Key": "k"}, False),  # of which the bridge knows nothing
+        ("POST", "/mcp/?x=1", {"Idempotency-Key": "k"}, False),
+    ],
+)
+def test_a_gateway_that_breaks_off_is_a_problem_that_says_whether_to_repeat(
+    folder: Path,
+    certificate: tuple[str, str],
+    method: str,
+    path: str,
+    headers: dict[str, str],
+    retryable: bool,
+) -> None:
+    with (
+        recorder(closing=True) as upstream,
+        front(folder, certificate, upstream.address, mcp=upstream.address) as nginx,
+    ):
+        answer = nginx.request(method, path, headers=headers)
+    document = problem(answer)
+    assert (answer.status_code, document["type"]) == (502, "/problems#gateway-unavailable")
+    assert "Nothing was sent on" not in document["detail"]
+    assert ("not known" in document["detail"], document["retryable"]) == (not retryable, retryable)
 
 
 def test_a_gateway_that_does_not_answer_is_a_problem(
@@ -265,14 +357,29 @@ def test_a_gateway_that_does_not_answer_is_a_problem(
     ):
         answer = nginx.request("POST", JOBS, json=job())
     assert (answer.status_code, problem(answer)["type"]) == (504, "/problems#gateway-unavailable")
+    assert answer.json()["retryable"] is False
     assert len(upstream.requests) == 1
 
 
 def test_every_problem_of_nginx_is_one_that_the_gateway_documents(nginx: Front) -> None:
     text = (nginx.folder / "nginx.conf").read_text()
-    block = text.partition("map $status $problem {")[2].partition("}")[0]
-    slugs = {line.split()[1].rstrip(";") for line in block.strip().splitlines()}
+    slugs = set(table(text, "map $status $problem").values())
     assert slugs - set(PROBLEMS) == set()
+    titles = table(text, "map $problem $problem_title")
+    titles["gateway-unavailable"] = titles.pop("default")
+    assert titles == {slug: f'"{PROBLEMS[slug].title}"' for slug in slugs}
+
+
+def table(text: str, head: str) -> dict[str, str]:
+    """The rows of a `map` of nginx.conf."""
+    rows = text.partition(f"{head} {{")[2].partition("}")[0].strip().splitlines()
+    return dict(row.strip().rstrip(";").split(maxsplit=1) for row in rows)
+
+
+def test_both_servers_answer_their_failures_alike() -> None:
+    pages = CONFIGURATION.read_text().split("location = /.problem {")[1:]
+    first, second = (page.partition("}")[0] for page in pages)
+    assert first == second
 
 
 # -- what slow senders hold
