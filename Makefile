@@ -25,10 +25,10 @@ help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: .venv/.runtime ## Run sandbox (when no key is set), REST service and MCP bridge; Ctrl-C stops them
-	@$(VENV) -m stack
+	@$(VENV) -m stack --end-with-parent
 
 demo: .venv/.runtime ## Show two jobs' lives through the REST service: results, cancelling, list
-	@$(VENV) -m stack.demo
+	@$(VENV) -m stack.demo --end-with-parent
 
 test: .venv/.development ## Run all tests; ARGS="tests/stack -k port" runs some
 	@$(VENV) -m pytest $(ARGS)

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 from stack import job, rest
 from stack.config import BadSetting, Settings, from_env
+from stack.parent import END_WITH_PARENT, end_with_parent
 from stack.processes import serve
 from stack.screen import Screen
 
@@ -22,6 +23,8 @@ _SAMPLE_REQUESTS = 8
 def main() -> int:
     """Runs the stack; returns the exit code: 0 after a stop that was asked for, 1 otherwise."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until processes run, Ctrl-C simply ends this one
+    if END_WITH_PARENT in sys.argv:
+        end_with_parent(signal.SIGTERM)
     screen = Screen(hold=True)
     try:
         settings = from_env()

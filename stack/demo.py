@@ -14,6 +14,7 @@ import uuid
 
 from stack import job, rest
 from stack.config import BadSetting, Door, Settings, from_env
+from stack.parent import END_WITH_PARENT, end_with_parent
 from stack.processes import Processes, serve
 from stack.screen import Screen
 
@@ -28,6 +29,8 @@ _REFUSAL = (
 def main() -> int:
     """Shows the demo; returns the exit code: 0 when every step succeeded, 1 otherwise."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until processes run, Ctrl-C simply ends this one
+    if END_WITH_PARENT in sys.argv:
+        end_with_parent(signal.SIGTERM)
     screen = Screen(hold=True)
     try:
         settings = from_env()

@@ -2,24 +2,46 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
+from typing import Any
 
 from honcho.environ import parse_procfile  # type: ignore[import-untyped]
 from honcho.manager import Manager  # type: ignore[import-untyped]
+from honcho.process import Popen, Process  # type: ignore[import-untyped]
 
 from stack import ports, rest
 from stack.config import PROJECT, Door, Settings
+from stack.parent import end_with_parent
 from stack.screen import Screen
 
 _START_SECONDS = 60.0
+
+
+class _Tied(Process):  # type: ignore[misc]
+    """A process of the Procfile that ends with the stack, also with one that is killed.
+
+    Between both is a process of honcho's, which reads its output: it is killed with the stack, and
+    the signal to stop then goes to this one, whose group is another.
+    """
+
+    def run(self, events: Any = None, ignore_signals: bool = False) -> None:
+        """Runs in honcho's process, until its own one has ended."""
+        end_with_parent(signal.SIGKILL)
+        stack = multiprocessing.parent_process()
+        if stack and stack.is_alive():  # it may have ended before
+            tie = partial(end_with_parent, signal.SIGTERM, os.getpid())
+            self._child_ctor = partial(Popen, preexec_fn=tie)
+            super().run(events, ignore_signals)
 
 
 class Processes(Manager):  # type: ignore[misc]  # honcho has no types
@@ -31,6 +53,7 @@ class Processes(Manager):  # type: ignore[misc]  # honcho has no types
 
     def __init__(self, settings: Settings, screen: Screen, folder: str) -> None:
         super().__init__(printer=screen)
+        self._process_ctor = _Tied
         environment = dict(settings.environment)
         environment["PATH"] = os.pathsep.join(
             (str(Path(sys.executable).parent), environment.get("PATH", ""))

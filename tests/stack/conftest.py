@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -75,9 +75,14 @@ class RunningStack:
 
 
 @contextmanager
-def launched(environment: dict[str, str], module: str = "stack") -> Iterator[RunningStack]:
-    """A stack or a demo that may not be up yet; what is left of it afterwards is killed."""
-    process = start([sys.executable, "-m", module], environment)
+def launched(
+    environment: dict[str, str], module: str = "stack", command: Sequence[str] = ()
+) -> Iterator[RunningStack]:
+    """A stack or a demo that may not be up yet; what is left of it afterwards is killed.
+
+    `command` is what starts it, when that is not Python.
+    """
+    process = start([*command] or [sys.executable, "-m", module], environment)
     try:
         yield RunningStack(process)
     finally:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 
 import pytest
 
+from tests.processes import wait_until
 from tests.stack.conftest import launched, processes_of, run, started
+from tests.tools_available import needed
+
+PORTS = ["GATEWAY_PORT", "BRIDGE_PORT", "SANDBOX_PORT"]
 
 
-@pytest.mark.parametrize("setting", ["GATEWAY_PORT", "BRIDGE_PORT", "SANDBOX_PORT"])
+@pytest.mark.parametrize("setting", PORTS)
 def test_an_occupied_port_is_named_with_its_setting_before_anything_starts(setting, environment):
     with socket.create_server(("127.0.0.1", 0)) as occupant:
         environment[setting] = str(occupant.getsockname()[1])
@@ -40,7 +45,7 @@ def test_a_sample_job_is_shown_to_its_first_result_and_ctrl_c_stops_everything(e
     assert "SUCCESS: 8 succeeded, 0 failed" in stack.output
     assert "first result" in stack.output
     assert "Traceback" not in stack.output
-    for setting in ("GATEWAY_PORT", "BRIDGE_PORT", "SANDBOX_PORT"):
+    for setting in PORTS:
         assert f"http://127.0.0.1:{environment[setting]}" in stack.output
 
 
@@ -66,6 +71,37 @@ def test_an_output_that_nobody_reads_stops_everything(environment):
         stack.process.stdout.close()
         stack.process.wait(timeout=30)
         assert processes_of(environment) == []
+
+
+def nothing_is_left(environment: dict[str, str]) -> None:
+    """Returns when all its processes have ended, and their ports are free."""
+    wait_until(lambda: processes_of(environment) == [])
+    for setting in PORTS:
+        socket.create_server(("127.0.0.1", int(environment[setting]))).close()
+
+
+def test_a_stack_that_is_killed_leaves_nothing_behind(environment):
+    with started(environment | {"WEB_CONCURRENCY": "2"}) as stack:
+        os.kill(stack.process.pid, signal.SIGKILL)
+        nothing_is_left(environment)
+
+
+@pytest.mark.parametrize("count", [1, 4], ids=["first process", "servers"])
+def test_a_stack_that_is_killed_with_its_group_while_it_starts_leaves_nothing_behind(
+    count, environment
+):
+    with launched(environment) as stack:
+        wait_until(lambda: len(processes_of(environment)) > count)
+        os.killpg(stack.process.pid, signal.SIGKILL)
+        nothing_is_left(environment)
+
+
+def test_make_that_is_killed_takes_the_stack_with_it(environment):
+    make = [needed("make"), "-o", ".venv/.runtime", f"VENV={sys.executable}", "run"]
+    with launched(environment, command=make) as stack:
+        stack.read_until("ready after")
+        os.kill(stack.process.pid, signal.SIGKILL)
+        nothing_is_left(environment)
 
 
 def test_a_process_that_dies_takes_the_others_down_and_is_named(environment):
