@@ -15,6 +15,8 @@ from service.app import create_app
 from service.config import Settings
 from tests.processes import Sandbox, sandbox_process
 
+pytest_plugins = ["tests.leftovers"]
+
 UPSTREAM = "http://127.0.0.1:9"
 KEY = "sk-CANARY-0123456789"
 

@@ -6,6 +6,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2
@@ -53,23 +54,38 @@ async def test_an_agent_calls_tools_through_nginx(
 
 
 def test_events_are_passed_on_as_they_come(folder: Path, certificate: tuple[str, str]) -> None:
-    over = threading.Event()
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        thread = threading.Thread(target=one_event, args=(listening, over))
-        thread.start()
-        address = f"127.0.0.1:{listening.getsockname()[1]}"
-        with front(folder, certificate, "127.0.0.1:9", mcp=address) as nginx:
-            answer = nginx.request("POST", "/mcp", json={}, stream=True, timeout=5)
-            received = answer.raw.read(len(EVENT))  # while its sender is not through
-            over.set()
-            answer.close()
-    thread.join(5)
+    with (
+        one_event() as (address, over),
+        front(folder, certificate, "127.0.0.1:9", mcp=address) as nginx,
+    ):
+        answer = nginx.request("POST", "/mcp", json={}, stream=True, timeout=5)
+        received = answer.raw.read(len(EVENT))  # while its sender is not through
+        over.set()
+        answer.close()
     assert received == EVENT
 
 
-def one_event(listening: socket.socket, over: threading.Event) -> None:
-    """Answers one request with one event, and keeps the answer open until it is `over`."""
-    connection, _ = listening.accept()
+@contextmanager
+def one_event() -> Iterator[tuple[str, threading.Event]]:
+    """The address of a server that answers one request with one event, and keeps the answer open until it is over."""
+    over = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=answer_once, args=(listening, over))
+        thread.start()
+        try:
+            yield f"127.0.0.1:{listening.getsockname()[1]}", over
+        finally:
+            over.set()
+            listening.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+def answer_once(listening: socket.socket, over: threading.Event) -> None:
+    """Serves one connection, or none when the listening socket is shut down before."""
+    try:
+        connection, _ = listening.accept()
+    except OSError:
+        return
     with connection:
         connection.recv(65536)
         head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
