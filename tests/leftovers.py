@@ -68,7 +68,7 @@ def pytest_runtest_teardown(
 
 @pytest.hookimpl(trylast=True)
 def pytest_unconfigure(config: pytest.Config) -> None:
-    if _session and any(True for _ in _threads()):  # Python would wait for it
+    if _session and any(_threads()):  # Python would wait for it
         config.get_terminal_writer().flush()
         sys.stderr.flush()
         os._exit(_session.exitstatus)
