@@ -7,12 +7,10 @@ import math
 import time
 
 from limits import RateLimitItem, parse_many
-from limits.aio.strategies import MovingWindowRateLimiter
-from limits.errors import StorageError
-from limits.storage import storage_from_string
 
 from .refusals import Refused
 from .settings import SettingsError
+from .windows import MemoryWindow, Window, WindowFailed
 
 log = logging.getLogger("access.rates")
 
@@ -28,23 +26,15 @@ class Rates:
         which all processes count together; without one each process counts for itself. `prefix` begins the
         settings' variables, for messages.
 
-        Raises SettingsError when either cannot be used.
+        Raises SettingsError for limits that cannot be read, ValueError for what is no such URL.
         """
         try:
-            self.items = parse_many(limits)
+            items = parse_many(limits)
         except ValueError as error:
             raise SettingsError(
                 f"{prefix}RATE_LIMIT: {limits[:60]!r} is no limit such as 100/minute"
             ) from error
-        options: dict[str, str | float] = (
-            {"implementation": "redispy", "socket_timeout": 1.0, "socket_connect_timeout": 1.0}
-            if store
-            else {}
-        )
-        storage = storage_from_string(
-            f"async+{store}" if store else "async+memory://", wrap_exceptions=True, **options
-        )
-        self.limiter = MovingWindowRateLimiter(storage)
+        self.windows = _shared(items, store) if store else [MemoryWindow(item) for item in items]
         self.complained = float("-inf")
 
     async def count(self, caller: str) -> list[tuple[str, str]]:
@@ -54,31 +44,39 @@ class Rates:
         """
         try:
             return await self._count(caller)
-        except StorageError as error:
+        except WindowFailed as error:
             if time.monotonic() - self.complained >= SILENCE:
                 self.complained = time.monotonic()
-                log.error("rates are not limited, their store fails: %s", error.storage_error)
+                log.error("rates are not limited, their store fails: %s", error)
             return []
 
     async def _count(self, caller: str) -> list[tuple[str, str]]:
         states: list[str] = []
         wait = 0
-        for item in self.items:
-            accepted = await self.limiter.hit(item, caller)
-            reset, remaining = await self.limiter.get_window_stats(item, caller)
-            seconds = max(1, math.ceil(reset - time.time()))
+        for window in self.windows:
+            accepted, left, until = await window.count(caller)
+            seconds = max(1, math.ceil(until))
             wait = wait if accepted else max(wait, seconds)
-            states.append(f"{_name(item)};r={max(0, remaining)};t={seconds}")
-        policies = [f"{_name(item)};q={item.amount};w={item.get_expiry()}" for item in self.items]
+            states.append(f"{_name(window.item)};r={max(0, left)};t={seconds}")
+        items = [window.item for window in self.windows]
+        policies = [f"{_name(item)};q={item.amount};w={item.get_expiry()}" for item in items]
         headers = [("RateLimit-Policy", ", ".join(policies)), ("RateLimit", ", ".join(states))]
         if wait:
             raise Refused(
                 "too-many-requests",
                 429,
-                f"{caller} called more often than {' and '.join(map(str, self.items))}.",
+                f"{caller} called more often than {' and '.join(map(str, items))}.",
                 [*headers, ("Retry-After", str(wait))],
             )
         return headers
+
+
+def _shared(items: list[RateLimitItem], store: str) -> list[Window]:
+    # Slow to import, and seldom needed.
+    from .redis_window import RedisWindow, connect
+
+    client = connect(store)
+    return [RedisWindow(item, client) for item in items]
 
 
 def _name(item: RateLimitItem) -> str:

@@ -14,10 +14,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from limits import parse
 from responses import RequestsMock
 
 from access.rates import Rates
+from access.redis_window import RedisWindow
 from access.refusals import Refused
+from access.windows import MemoryWindow
 from tests.access.conftest import Gateway as Make
 from tests.access.conftest import Tokens, bearing
 from tests.conftest import UPSTREAM
@@ -93,6 +96,55 @@ def test_a_limit_that_is_none_is_refused_at_the_start(text: str, gateway: Make) 
         gateway(GATEWAY_RATE_LIMIT=text)
 
 
+@pytest.mark.parametrize("jump", [-3600, 7200])
+def test_a_clock_that_jumps_changes_nothing(
+    jump: float, gateway: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = gateway(GATEWAY_RATE_LIMIT="2/hour")
+    assert client.get(JOBS).status_code == 200
+    right = time.time
+    monkeypatch.setattr(time, "time", lambda: right() + jump)
+    left = re.fullmatch(r'"2-in-3600s";r=0;t=(\d+)', client.get(JOBS).headers["ratelimit"])
+    assert left and 3590 <= int(left[1]) <= 3600
+    answer = client.get(JOBS)
+    assert answer.status_code == 429
+    assert 3590 <= int(answer.headers["retry-after"]) <= 3600
+
+
+def test_the_window_moves_and_lets_one_in_for_each_that_leaves_it() -> None:
+    now = 0.0
+    window = MemoryWindow(parse("2/minute"), clock=lambda: now)
+    counted = []
+    for moment in (0.0, 20.0, 40.0, 59.9, 60.0, 61.0, 80.0):
+        now = moment
+        counted.append(tuple(asyncio.run(window.count("a"))))
+    assert counted == [
+        (True, 1, 60.0),
+        (True, 0, 40.0),
+        (False, 0, 20.0),
+        (False, 0, pytest.approx(0.1)),
+        (True, 0, 20.0),
+        (False, 0, 19.0),
+        (True, 0, 40.0),
+    ]
+
+
+def test_who_no_longer_calls_is_forgotten() -> None:
+    now = 0.0
+    window = MemoryWindow(parse("2/minute"), clock=lambda: now)
+
+    async def call(callers: list[str]) -> None:
+        for caller in callers:
+            await window.count(caller)
+
+    asyncio.run(call([f"caller {number}" for number in range(1000)]))
+    now = 30.0
+    asyncio.run(call(["caller 0", "caller 1", "caller 1"]))
+    now = 60.0
+    asyncio.run(call(["new"]))
+    assert list(window.calls) == ["caller 0", "caller 1", "new"]
+
+
 @pytest.fixture
 def redis(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """A Redis server of the test's own: its URL and the process."""
@@ -113,6 +165,18 @@ def redis(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
         process.wait()
 
 
+def shared_window(rates: Rates) -> RedisWindow:
+    window = rates.windows[0]
+    assert isinstance(window, RedisWindow)
+    return window
+
+
+async def close(*used: Rates) -> None:
+    """As the end of a process does."""
+    for rates in used:
+        await shared_window(rates).client.aclose()
+
+
 def test_processes_that_share_a_redis_count_together_and_do_without_it_when_it_fails(
     redis: tuple[str, subprocess.Popen[bytes]],
 ) -> None:
@@ -127,7 +191,46 @@ def test_processes_that_share_a_redis_count_together_and_do_without_it_when_it_f
         process.kill()
         process.wait()
         assert await one.count("a") == []
-        for rates in (one, other):  # as the end of a process does
-            await rates.limiter.storage.bridge.storage.aclose()
+        await close(one, other)
+
+    asyncio.run(calls())
+
+
+@pytest.mark.parametrize("ahead", [60, -60])
+def test_hosts_whose_clocks_differ_go_by_the_clock_of_redis(
+    ahead: float, redis: tuple[str, subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, _ = redis
+    right = time.time
+
+    async def calls() -> None:
+        wrong_host, right_host = Rates("2/minute", url), Rates("2/minute", url)
+        monkeypatch.setattr(time, "time", lambda: right() + ahead)
+        await wrong_host.count("a")
+        monkeypatch.setattr(time, "time", right)
+        await right_host.count("a")
+        with pytest.raises(Refused) as caught:
+            await right_host.count("a")
+        assert 50 <= int(dict(caught.value.headers)["Retry-After"]) <= 60
+        await close(wrong_host, right_host)
+
+    asyncio.run(calls())
+
+
+def test_calls_that_redis_dated_before_its_clock_was_set_back_do_not_count(
+    redis: tuple[str, subprocess.Popen[bytes]],
+) -> None:
+    url, _ = redis
+
+    async def calls() -> None:
+        rates = Rates("2/minute", url)
+        await rates.count("a")
+        client = shared_window(rates).client
+        [key] = await client.keys()
+        assert 0 < await client.pttl(key) <= 60_000  # it does not stay
+        [date] = await client.lrange(key, 0, -1)
+        await client.rpush(key, int(date) + 3_600_000_000)
+        assert '"2-in-60s";r=0' in dict(await rates.count("a"))["RateLimit"]
+        await close(rates)
 
     asyncio.run(calls())
