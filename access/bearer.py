@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -74,7 +75,7 @@ class Bearers:
                 "issuer-unreachable",
                 503,
                 "The keys of the tokens' issuer cannot be had, so that no token of its can be checked.",
-                [("Retry-After", "10")],
+                [("Retry-After", str(max(1, math.ceil(error.seconds))))],
             ) from error
 
 

@@ -8,20 +8,21 @@ import logging
 import re
 import ssl
 import time
-from collections.abc import Callable
-from http.client import HTTPException
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
-from urllib.error import URLError
 from urllib.parse import urlsplit
-from urllib.request import HTTPRedirectHandler, HTTPSHandler, ProxyHandler, build_opener
 
+import httpx2
+from cryptography.exceptions import UnsupportedAlgorithm
 from joserfc import jws, jwt
 from joserfc.errors import JoseError
-from joserfc.jwk import KeySet
+from joserfc.jwk import JWKRegistry, Key
 
 from .binding import is_loopback
 from .refusals import KeysUnavailable, Untrusted
 from .settings import SettingsError
+from .tasks import under_way
 from .tokens import Grant
 
 log = logging.getLogger("access.issuers")
@@ -41,16 +42,22 @@ RETRY = 30.0
 STALE = 24 * 3600.0
 """Seconds for which keys that cannot be fetched again stay good."""
 FETCH_SECONDS = 5.0
+"""Seconds for a whole fetch, from the look-up of the name to the last byte."""
 MAX_KEYS = 256 * 1024
+"""Bytes."""
+MOST_TRIED = 16
+"""Keys that are tried on one token, when it does not say which it is."""
 
 _ODD = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 """What decoding raises, beside errors of its own, for members of another type, depth or size than it expects."""
+_UNFIT = (JoseError, UnsupportedAlgorithm, *_ODD)
+"""What a key raises that cannot be read, or cannot check what it is to check."""
 
 _SUBJECT = re.compile(r"[\x21-\x7e]{1,200}")
 
 
 class Issuer:
-    """One issuer's tokens. Used from one event loop at a time; `fetch` stands in for the network in tests."""
+    """One issuer's tokens. Used from one event loop at a time."""
 
     def __init__(
         self,
@@ -58,7 +65,6 @@ class Issuer:
         audience: str,
         keys_url: str,
         algorithms: list[str],
-        fetch: Callable[[str], bytes] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Raises SettingsError for an algorithm or a URL that is not safe."""
@@ -68,17 +74,12 @@ class Issuer:
             )
         if not algorithms:
             raise SettingsError("JWT_ALGORITHMS is empty")
-        parts = urlsplit(keys_url)
-        https = parts.scheme == "https" or (
-            parts.scheme == "http" and is_loopback(parts.hostname or "")
-        )
-        if not (https and parts.hostname) or "@" in parts.netloc:
+        if not _is_safe(keys_url):
             raise SettingsError("JWKS_URL must be https://host/path, without a user")
         self.issuer = issuer
         self.audience = audience
         self.keys_url = keys_url
         self.registry = jws.JWSRegistry(algorithms=algorithms)
-        self.algorithms = algorithms
         self.claims = jwt.JWTClaimsRegistry(
             leeway=LEEWAY,
             iss={"essential": True, "value": issuer},
@@ -86,52 +87,81 @@ class Issuer:
             exp={"essential": True},
             sub={"essential": True},
         )
-        self.fetch = fetch or fetch_keys
+        # Once: it takes longer than all else that a fetch does.
+        self.tls = ssl.create_default_context()
         self.clock = clock
-        self.keys = KeySet([])
+        self.keys: list[Key] = []
+        self.unused = ""  # what was said last of the keys that are not used
         self.fetched = self.tried = float("-inf")
         self.fetching: asyncio.Task[None] | None = None
 
     async def grant(self, token: str) -> Grant:
         """Who the token names and what it allows; Untrusted for a bad one, KeysUnavailable without keys."""
-        key_id = _key_id(token)
+        parsed = _parsed(token)
+        header = parsed.headers()
+        with _untrusted():
+            self.registry.check_header(header)
+            algorithm, key_id = self.registry.get_alg(header["alg"]).name, header.get("kid")
         keys = await self._keys_for(key_id)
-        try:
-            decoded = jwt.decode(token, keys, algorithms=self.algorithms, registry=self.registry)
-            self.claims.validate(decoded.claims)
-        except JoseError as error:
-            raise Untrusted(_reason(error)) from error
-        except _ODD as error:
-            raise Untrusted("it is malformed") from error
-        subject = decoded.claims["sub"]
-        if not _SUBJECT.fullmatch(subject):
+        fitting = [key for key in keys if _named(key, key_id) and _fits(key, algorithm)]
+        if not any(self._signed(parsed, key) for key in fitting[:MOST_TRIED]):
+            raise Untrusted("bad signature" if fitting else "no key of its issuer fits it")
+        with _untrusted():
+            claims = json.loads(parsed.payload)
+            self.claims.validate(claims)
+            subject = claims["sub"]
+            plain = _SUBJECT.fullmatch(subject)
+        if not plain:
             raise Untrusted("its sub is empty, too long or not plain ASCII")
-        return Grant(f"jwt:{subject}", scopes_of(decoded.claims))
+        return Grant(f"jwt:{subject}", scopes_of(claims))
 
-    async def _keys_for(self, key_id: str | None) -> KeySet:
-        """The keys, fetched before when none is named `key_id`, or fetched beside when they are old."""
-        known = any(key.kid == key_id for key in self.keys) if key_id else bool(self.keys.keys)
+    def _signed(self, parsed: jws.CompactSignature, key: Key) -> bool:
+        try:
+            return jws.validate_compact(parsed, key, registry=self.registry)
+        except _UNFIT:
+            return False
+
+    async def _keys_for(self, key_id: str | None) -> list[Key]:
+        """The keys. They are fetched before when none of them can be the one named `key_id`, or none is good any longer;
+        and beside when they are old.
+        """
         now = self.clock()
-        if self.fetching and self.fetching.done():
-            self.fetching = None
+        good = now - self.fetched < STALE
+        known = good and any(_named(key, key_id) for key in self.keys)
+        fetching = under_way(self.fetching)
         outdated = not known or now - self.fetched >= FRESH
-        if outdated and not self.fetching and now - self.tried >= RETRY:
+        if outdated and not fetching and now - self.tried >= RETRY:
             self.tried = now
-            self.fetching = asyncio.create_task(self._refresh())
-        if self.fetching and not known:
-            await asyncio.shield(self.fetching)  # others may wait for the same
+            self.fetching = fetching = asyncio.create_task(self._refresh())
+        if fetching and not known:
+            # All wait for the same one, and it goes on when one of them leaves.
+            await asyncio.wait({fetching})
         if self.clock() - self.fetched >= STALE:
-            raise KeysUnavailable
+            raise KeysUnavailable(self.tried + RETRY - self.clock())
         return self.keys
 
     async def _refresh(self) -> None:
         try:
-            content = await asyncio.to_thread(self.fetch, self.keys_url)
-            self.keys = KeySet.import_key_set(json.loads(content))
-        except (OSError, HTTPException, JoseError, *_ODD) as error:
+            keys, unused = read_keys(await fetch_keys(self.keys_url, self.tls))
+        except (OSError, *_ODD, RuntimeError) as error:  # the last: no thread to look up the name
             log.error("the keys at %s cannot be had: %s", self.keys_url, error)
-        else:
-            self.fetched = self.clock()
+            return
+        self.keys, self.fetched = keys, self.clock()
+        if unused and unused != self.unused:
+            log.warning("not all keys at %s are used: %s", self.keys_url, unused)
+        self.unused = unused
+
+
+def _is_safe(url: str) -> bool:
+    """True for an https URL, or an http one to this machine, without a user."""
+    try:
+        httpx2.URL(url)
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except (ValueError, httpx2.InvalidURL):
+        return False
+    https = parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host))
+    return https and bool(host) and port != 0 and "@" not in parts.netloc
 
 
 def scopes_of(claims: dict[str, Any]) -> frozenset[str]:
@@ -141,12 +171,22 @@ def scopes_of(claims: dict[str, Any]) -> frozenset[str]:
     return frozenset(word for word in words if isinstance(word, str))
 
 
-def _key_id(token: str) -> str | None:
+def _parsed(token: str) -> jws.CompactSignature:
     try:
-        value = jws.extract_compact(token.encode()).headers().get("kid")
+        return jws.extract_compact(token.encode())
     except (JoseError, *_ODD) as error:
         raise Untrusted("it is no JWT") from error
-    return value if isinstance(value, str) else None
+
+
+@contextmanager
+def _untrusted() -> Iterator[None]:
+    """Raises Untrusted for what a part of a token makes joserfc raise."""
+    try:
+        yield
+    except JoseError as error:
+        raise Untrusted(_reason(error)) from error
+    except _ODD as error:
+        raise Untrusted("it is malformed") from error
 
 
 def _reason(error: JoseError) -> str:
@@ -157,18 +197,67 @@ def _reason(error: JoseError) -> str:
     return f"{words} {claim}".strip() if isinstance(claim, str) else words
 
 
-class _NoRedirect(HTTPRedirectHandler):
-    def redirect_request(self, *_: Any) -> None:
-        return None  # a redirect is an error then
+def read_keys(content: bytes) -> tuple[list[Key], str]:
+    """The keys of a JWKS that can check signatures, and what is wrong with others, which are passed over (RFC 7517 section 5).
+
+    ValueError and the like when it is none, or has no such key.
+    """
+    keys: list[Key] = []
+    unused: list[str] = []
+    for number, member in enumerate(json.loads(content)["keys"], 1):
+        try:
+            keys.append(_key(member))
+        except _UNFIT as error:
+            unused.append(f"number {number} ({type(error).__name__}: {str(error)[:80]})")
+    said = ", ".join(unused[:3]) + (f" and {len(unused) - 3} more" if unused[3:] else "")
+    if not keys:
+        raise ValueError(f"no key in it can be used: {said or 'it is empty'}")
+    return keys, said
 
 
-def fetch_keys(url: str) -> bytes:
-    """What is at `url`: over verified TLS, without proxies and redirects, within a size. OSError when it is not had."""
-    opener = build_opener(
-        ProxyHandler({}), _NoRedirect(), HTTPSHandler(context=ssl.create_default_context())
-    )
-    with opener.open(url, timeout=FETCH_SECONDS) as response:
-        content: bytes = response.read(MAX_KEYS + 1)
-    if len(content) > MAX_KEYS:
-        raise URLError(f"more than {MAX_KEYS} bytes")
-    return content
+def _key(member: Any) -> Key:
+    if not isinstance(member, dict):
+        raise TypeError("no object")
+    key = JWKRegistry.import_key(member)
+    key.check_key_op("verify")
+    key.ensure_kid()
+    if not any(_fits(key, algorithm) for algorithm in ALGORITHMS):
+        raise ValueError("not for signatures")
+    return key
+
+
+def _named(key: Key, key_id: str | None) -> bool:
+    """True when `key` can be the one that a token calls `key_id`; None: it does not say."""
+    return key_id is None or key.kid == key_id
+
+
+def _fits(key: Key, algorithm: str) -> bool:
+    """True when `key` is of the algorithm's type and curve, and for no other use or algorithm."""
+    try:
+        jws.JWSRegistry.algorithms[algorithm].check_key(key)
+    except _UNFIT:
+        return False
+    return True
+
+
+async def fetch_keys(url: str, tls: ssl.SSLContext) -> bytes:
+    """What is at `url`: within FETCH_SECONDS and MAX_KEYS, without proxies and redirects; OSError when it is not had."""
+    content = bytearray()
+    try:
+        async with (
+            asyncio.timeout(FETCH_SECONDS),
+            httpx2.AsyncClient(verify=tls, trust_env=False, timeout=None) as client,
+            # Compressed, few bytes could become many.
+            client.stream("GET", url, headers={"Accept-Encoding": "identity"}) as response,
+        ):
+            if response.status_code != 200:
+                raise OSError(f"the answer is {response.status_code}")
+            async for part in response.aiter_raw():
+                content += part
+                if len(content) > MAX_KEYS:
+                    raise OSError(f"it has more than {MAX_KEYS} bytes")
+    except httpx2.HTTPError as error:
+        raise OSError(f"{type(error).__name__} {error}") from error
+    except TimeoutError as error:
+        raise TimeoutError(f"it took more than {FETCH_SECONDS:g} seconds") from error
+    return bytes(content)

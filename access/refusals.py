@@ -23,4 +23,8 @@ class Untrusted(ValueError):
 
 
 class KeysUnavailable(Exception):
-    """There are no keys to check a token with: none could be fetched."""
+    """There are no keys to check a token with: none could be fetched. `seconds` until that is tried again."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds)
+        self.seconds = seconds

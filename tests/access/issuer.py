@@ -49,7 +49,7 @@ class KeyServer:
 
 
 def token(key: Any = RSA, header: dict[str, Any] | None = None, **claims: Any) -> str:
-    """A good token, but for what is given; None leaves a claim out, and times count from now."""
+    """A good token, but for what is given; None leaves a claim or header out, and times count from now."""
     now = int(time.time())
     times = {n: now + claims[n] for n in ("exp", "nbf") if isinstance(claims.get(n), int)}
     whole = (
@@ -65,8 +65,9 @@ def token(key: Any = RSA, header: dict[str, Any] | None = None, **claims: Any) -
         | times
     )
     algorithm = "ES256" if isinstance(key, ECKey) else "RS256"
+    named = {"alg": algorithm, "kid": key.kid, **(header or {})}
     return jwt.encode(
-        {"alg": algorithm, "kid": key.kid, **(header or {})},
+        {name: value for name, value in named.items() if value is not None},
         {name: value for name, value in whole.items() if value is not None},
         key,
         algorithms=["RS256", "RS512", "ES256"],

@@ -7,20 +7,27 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
+import gzip
 import hmac
 import json
+import logging
 import ssl
+import threading
 import time
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, ClassVar
 
 import pytest
 from joserfc import jws
-from joserfc.jwk import KeySet, RSAKey
+from joserfc.jwk import ECKey, KeySet, RSAKey
 from responses import RequestsMock
 from starlette.testclient import TestClient
 
 from access import issuers
-from access.issuers import Issuer, KeysUnavailable, fetch_keys, scopes_of
+from access.bearer import Bearers
+from access.issuers import Issuer, KeysUnavailable, Untrusted, fetch_keys, scopes_of
+from access.refusals import Refused
 from access.settings import SettingsError
 from tests.access.conftest import Gateway as Make
 from tests.access.conftest import Tokens, bearing
@@ -48,6 +55,53 @@ def forged(algorithm: str, secret: bytes = b"") -> str:
 
 def base64url(content: bytes) -> str:
     return base64.urlsafe_b64encode(content).rstrip(b"=").decode()
+
+
+def fetch(url: str) -> bytes:
+    """What a new process finds at `url`."""
+    return asyncio.run(fetch_keys(url, ssl.create_default_context()))
+
+
+def published(key: Any, **members: Any) -> dict[str, Any]:
+    """A key as its issuer publishes it; None leaves a member out."""
+    whole = {**key.as_dict(private=False), **members}
+    return {name: value for name, value in whole.items() if value is not None}
+
+
+def jwks(*members: Any) -> bytes:
+    return json.dumps({"keys": members}).encode()
+
+
+Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@contextlib.asynccontextmanager
+async def answering(answer: Answer) -> AsyncIterator[str]:
+    """A key server on the test's own loop, which answers as no library would: its URL."""
+
+    async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.closing(writer), contextlib.suppress(ConnectionError):
+            await reader.readuntil(b"\r\n\r\n")
+            await answer(reader, writer)
+
+    async with await asyncio.start_server(respond, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/keys"
+
+
+class Trickle:
+    """Answers with a byte now and then, for ever. `asked` and `left` say when a fetch begins and ends."""
+
+    def __init__(self) -> None:
+        self.asked, self.left = asyncio.Event(), asyncio.Event()
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.asked.set()
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+        gone = asyncio.ensure_future(reader.read())
+        while not gone.done():
+            writer.write(b" ")
+            await asyncio.wait({gone}, timeout=0.01)
+        self.left.set()
 
 
 def status(client: TestClient, secret: str) -> int:
@@ -319,10 +373,235 @@ class TestKeys:
         key_server.answer(json.dumps({"keys": [{"kty": "new"}, *known]}).encode())
         asyncio.run(self.issuer(key_server.url).grant(token()))
 
+    ODD: ClassVar[dict[str, Any]] = {
+        "an unknown curve": published(EC, crv="P-999", kid="odd"),
+        "a point that is not on its curve": published(EC, y=EC.as_dict()["x"], kid="odd"),
+        "no exponent": published(RSA, e=None, kid="odd"),
+        "an unknown use": published(RSA, use="tls", kid="odd"),
+        "encryption": published(RSA, use="enc", kid="odd"),
+        "an algorithm of encryption": published(RSA, use=None, alg="RSA-OAEP", kid="odd"),
+        "operations without verify": published(RSA, use=None, key_ops=["encrypt"], kid="odd"),
+        "use and operations that differ": published(RSA, key_ops=["encrypt"], kid="odd"),
+        "no text as algorithm": {**published(RSA, kid="odd"), "alg": None},
+        "no text as name": published(RSA, kid=5),
+        "no type": published(RSA, kty=None, kid="odd"),
+        "a secret": {"kty": "oct", "k": "c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0", "kid": "odd"},
+        "nothing": {},
+        **{f"no object but {odd!r}": odd for odd in ("text", 5, None, [])},
+    }
+
+    @pytest.mark.parametrize("odd", ODD.values(), ids=ODD.keys())
+    def test_that_are_odd_do_no_harm_beside_a_good_one(
+        self, odd: Any, key_server: KeyServer, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        key_server.answer(jwks(odd, published(RSA)))
+
+        async def calls() -> None:
+            issuer = self.issuer(key_server.url)
+            for _ in range(3):
+                await issuer.grant(token())
+                assert issuer.fetching
+                await issuer.fetching
+                self.now += issuers.FRESH
+
+        asyncio.run(calls())
+        assert key_server.asked == 3
+        [said] = [record for record in caplog.records if record.name == "access.issuers"]
+        assert said.levelno == logging.WARNING and "number 1 (" in said.getMessage()
+
+    @pytest.mark.parametrize("odd", ODD.values(), ids=ODD.keys())
+    def test_that_are_odd_alone_are_none(self, odd: Any, key_server: KeyServer) -> None:
+        key_server.answer(jwks(odd))
+        with pytest.raises(KeysUnavailable):
+            asyncio.run(self.issuer(key_server.url).grant(token()))
+
+    @pytest.mark.parametrize(
+        "members", [{"use": "enc"}, {"key_ops": ["encrypt"], "use": None}, {"alg": "RSA-OAEP"}]
+    )
+    def test_that_are_for_another_use_check_nothing(
+        self, members: dict[str, Any], key_server: KeyServer
+    ) -> None:
+        key_server.answer(jwks(published(RSA, **members), published(EC)))
+        with pytest.raises(Untrusted):
+            asyncio.run(self.issuer(key_server.url).grant(token()))
+
+    def strangers(self, number: int) -> list[dict[str, Any]]:
+        return [published(ECKey.generate_key("P-256"), kid=None) for _ in range(number)]
+
+    @pytest.mark.parametrize("name", [None, "ec-1"])
+    @pytest.mark.parametrize("before", [0, 1, issuers.MOST_TRIED - 1])
+    def test_that_a_token_does_not_tell_apart_are_tried_until_one_fits(
+        self, name: str | None, before: int, key_server: KeyServer
+    ) -> None:
+        members = [*self.strangers(before), published(EC, kid=None), *self.strangers(1)]
+        named = [{**member, "kid": name} if name else member for member in members]
+        key_server.answer(jwks(published(RSA), *named))
+        secret = token(EC, header={} if name else {"kid": None})
+        assert asyncio.run(self.issuer(key_server.url).grant(secret)).name == "jwt:pipeline"
+
+    def test_that_a_token_does_not_tell_apart_are_tried_up_to_a_number(
+        self, key_server: KeyServer
+    ) -> None:
+        key_server.answer(jwks(*self.strangers(issuers.MOST_TRIED), published(EC, kid=None)))
+        with pytest.raises(Untrusted):
+            asyncio.run(self.issuer(key_server.url).grant(token(EC, header={"kid": None})))
+
+    def test_that_trickle_hold_nobody_beyond_the_limit_and_others_not_at_all(
+        self, key_server: KeyServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(issuers, "FETCH_SECONDS", 0.2)
+
+        async def calls() -> None:
+            issuer = self.issuer(key_server.url)
+            await issuer.grant(token())
+            self.now += issuers.RETRY
+            trickle = Trickle()
+            async with asyncio.timeout(60), answering(trickle) as issuer.keys_url:
+                threads = threading.enumerate()
+                secret = token(STRANGER, header={"kid": "new"})
+                waiting = [asyncio.create_task(issuer.grant(secret)) for _ in range(3)]
+                await trickle.asked.wait()
+                await issuer.grant(token())
+                assert not any(task.done() for task in waiting)
+                assert threading.enumerate() == threads
+                ends = await asyncio.gather(*waiting, return_exceptions=True)
+                assert [type(end) for end in ends] == [Untrusted] * 3
+                await trickle.left.wait()
+
+        asyncio.run(calls())
+
+    def test_are_had_by_others_although_the_one_that_asked_first_has_left(
+        self, key_server: KeyServer
+    ) -> None:
+        async def calls() -> None:
+            issuer = self.issuer(key_server.url)
+            first, second = (asyncio.create_task(issuer.grant(token())) for _ in range(2))
+            await asyncio.sleep(0)  # both wait now
+            first.cancel()
+            assert (await second).name == "jwt:pipeline"
+            assert first.cancelled()
+
+        asyncio.run(calls())
+        assert key_server.asked == 1
+
+    def test_are_fetched_again_when_a_fetch_ended_with_its_loop(
+        self, key_server: KeyServer
+    ) -> None:
+        issuer = self.issuer(key_server.url)
+
+        async def leave() -> None:
+            trickle = Trickle()
+            async with answering(trickle) as issuer.keys_url:
+                call = asyncio.create_task(issuer.grant(token()))
+                await trickle.asked.wait()
+                call.cancel()
+
+        asyncio.run(leave())
+        issuer.keys_url = key_server.url
+        self.now += issuers.RETRY
+        assert asyncio.run(issuer.grant(token())).name == "jwt:pipeline"
+
+    def test_are_fetched_for_the_first_token_after_a_quiet_day(self, key_server: KeyServer) -> None:
+        async def calls() -> None:
+            issuer = self.issuer(key_server.url)
+            await issuer.grant(token())
+            self.now += issuers.STALE
+            await issuer.grant(token())
+
+        asyncio.run(calls())
+        assert key_server.asked == 2
+
+    def test_that_cannot_be_had_are_worth_asking_for_again_when_the_answer_says(
+        self, key_server: KeyServer
+    ) -> None:
+        key_server.answer(b"", 500)
+
+        async def calls() -> None:
+            bearers = Bearers(None, self.issuer(key_server.url))
+            headers = [(b"authorization", f"Bearer {token()}".encode())]
+            for waited, said in [(0.0, issuers.RETRY), (12.5, issuers.RETRY - 12)]:
+                self.now += waited
+                with pytest.raises(Refused) as caught:
+                    await bearers.grant(headers)
+                assert dict(caught.value.headers)["Retry-After"] == f"{said:.0f}"
+            key_server.publish(RSA)
+            self.now += issuers.RETRY - 12
+            await bearers.grant(headers)
+
+        asyncio.run(calls())
+
+    def test_are_not_taken_for_had_by_answers_that_only_announce_one(self) -> None:
+        async def hint(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            # RFC 8297, RFC 2518 section 10.1; RFC 9110 section 15.2: any number of them, and unknown ones too
+            for head in (b"103 Early Hints\r\nLink: </x>", b"102 Processing", b"199 New"):
+                writer.write(b"HTTP/1.1 %s\r\n\r\n" % head)
+                await writer.drain()
+            body = jwks(published(RSA))
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+
+        async def calls() -> None:
+            async with answering(hint) as url:
+                assert (await self.issuer(url).grant(token())).name == "jwt:pipeline"
+
+        asyncio.run(calls())
+
+    @pytest.mark.parametrize("code", [202, 203, 206, 404, 503])
+    def test_are_had_by_a_whole_good_answer_alone(self, code: int, key_server: KeyServer) -> None:
+        key_server.answer(jwks(published(RSA)), code)
+        with pytest.raises(OSError, match=str(code)):
+            fetch(key_server.url)
+
+    def test_are_not_had_when_the_answer_is_cut(self) -> None:
+        async def cut(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            body = jwks(published(RSA))
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (len(body) + 1) + body)
+
+        async def calls() -> None:
+            async with answering(cut) as url:
+                with pytest.raises(KeysUnavailable):
+                    await self.issuer(url).grant(token())
+
+        asyncio.run(calls())
+
+    def test_are_not_blown_up_by_an_answer_that_is_compressed_unasked(
+        self, key_server: KeyServer
+    ) -> None:
+        sent = gzip.compress(bytes(issuers.MAX_KEYS * 4))
+        key_server.answer(sent, **{"Content-Encoding": "gzip"})
+        assert fetch(key_server.url) == sent
+
+    def test_are_not_asked_of_a_proxy_that_the_environment_names(
+        self, key_server: KeyServer, closed_port: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{closed_port}")
+        assert b"rsa-1" in fetch(key_server.url)
+
+    def test_are_fetched_with_trust_that_is_read_once(
+        self, key_server: KeyServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        made: list[ssl.SSLContext] = []
+        make = ssl.create_default_context
+
+        def counted(*arguments: Any, **more: Any) -> ssl.SSLContext:
+            made.append(make(*arguments, **more))
+            return made[-1]
+
+        monkeypatch.setattr(ssl, "create_default_context", counted)
+
+        async def calls() -> None:
+            issuer = self.issuer(key_server.url)
+            for _ in range(2):
+                await issuer.grant(token())
+                self.now += issuers.STALE
+
+        asyncio.run(calls())
+        assert (key_server.asked, len(made)) == (2, 1)
+
     def test_are_not_had_by_a_redirect(self, key_server: KeyServer) -> None:
         key_server.answer(b"", 302, Location="http://127.0.0.1:1/")
         with pytest.raises(OSError, match="302"):
-            fetch_keys(key_server.url)
+            fetch(key_server.url)
 
     def test_are_had_of_a_trusted_server_alone(
         self,
@@ -335,15 +614,15 @@ class TestKeys:
         key_server.http.socket = context.wrap_socket(key_server.http.socket, server_side=True)
         url = f"https://localhost:{key_server.http.server_port}/keys"
         with pytest.raises(OSError, match="CERTIFICATE_VERIFY_FAILED"):
-            fetch_keys(url)
+            fetch(url)
         assert key_server.asked == 0
         monkeypatch.setenv("SSL_CERT_FILE", certificate[0])
-        assert b"rsa-1" in fetch_keys(url)
+        assert b"rsa-1" in fetch(url)
 
     def test_are_not_had_when_they_are_endless(self, key_server: KeyServer) -> None:
         key_server.answer(b" " * (issuers.MAX_KEYS + 1))
         with pytest.raises(OSError, match="bytes"):
-            fetch_keys(key_server.url)
+            fetch(key_server.url)
 
 
 def test_a_token_that_cannot_be_checked_is_not_called_bad(
@@ -369,6 +648,8 @@ def test_a_token_that_cannot_be_checked_is_not_called_bad(
         ({"GATEWAY_JWKS_URL": "http://issuer.example/keys"}, "https"),
         ({"GATEWAY_JWKS_URL": "file:///etc/passwd"}, "https"),
         ({"GATEWAY_JWKS_URL": "https://user:SECRET@issuer.example/keys"}, "without a user"),
+        ({"GATEWAY_JWKS_URL": "https://issuer.example:99999/keys"}, "https"),
+        ({"GATEWAY_JWKS_URL": "https://[issuer/keys"}, "https"),
     ],
 )
 def test_an_issuer_that_is_not_safe_stops_the_start(
