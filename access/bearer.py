@@ -57,8 +57,10 @@ class Bearers:
         if match is None or len(match[1]) > MAX_TOKEN:
             raise _unauthenticated("Send Authorization: Bearer TOKEN.", hints)
         token = match[1]
-        if self.tokens and (grant := self.tokens.find(token)):
-            return grant
+        if self.tokens:
+            await self.tokens.renew()
+            if grant := self.tokens.find(token):
+                return grant
         if self.issuer and token.count(".") == 2:
             return await self._issued(self.issuer, token, hints)
         unknown = "The token is unknown, revoked or expired."

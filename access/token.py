@@ -13,8 +13,9 @@ import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from .files import content, open_plain
 from .settings import SettingsError
-from .tokens import line, read
+from .tokens import examine, line
 
 PREFIX = "mbg_"
 """Tells people and secret scanners what they have found."""
@@ -44,13 +45,15 @@ def make(
 
 
 def _append(file: Path, name: str, entry: str, known: frozenset[str] | None) -> None:
-    if file.exists() and any(other.grant.name == name for other in read(file, known)):
-        raise SettingsError(f"{file} has a token named {name} already")
     try:
-        descriptor = os.open(file, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
-        with os.fdopen(descriptor, "r+b") as appended:
-            content = appended.read()
-            start = "" if not content or content.endswith(b"\n") else "\n"
+        with open_plain(file, os.O_RDWR | os.O_APPEND | os.O_CREAT) as appended:
+            before = content(appended)
+            entries, fault, _ = examine(before, file, known)
+            if fault:
+                raise SettingsError(fault)
+            if any(other.grant.name == name for other in entries):
+                raise SettingsError(f"{file} has a token named {name} already")
+            start = "" if not before or before.endswith(b"\n") else "\n"
             appended.write(f"{start}{entry}\n".encode())
     except OSError as error:
         raise SettingsError(f"{file} cannot be written: {error.strerror}") from error

@@ -1,4 +1,4 @@
-"""The token file: who may call, by the SHA-256 of a token; read again whenever it changes.
+"""The token file: who may call, by the SHA-256 of a token; read again, off the event loop, whenever it changes.
 
 A line for each token, a JSON object; empty lines and lines that begin with # say nothing:
 
@@ -10,7 +10,9 @@ so that a hash needs neither salt nor slowness to keep it.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
+import io
 import json
 import logging
 import re
@@ -22,12 +24,16 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from .files import content, open_plain
 from .settings import SettingsError
+from .tasks import under_way
 
 log = logging.getLogger("access.tokens")
 
 LOOK_EVERY = 1.0
-"""Seconds between looks at the file: how long a revoked token may still work."""
+"""Seconds between looks at the file: how long a revoked token may still work, beside the time that the reading takes."""
+PATIENCE = 1.0
+"""Seconds that requests wait until a changed file is read; then it is read beside them, and they go by the lines read before."""
 COMPLAIN_EVERY = 60.0
 """Seconds between log lines about the same fault of the file."""
 
@@ -71,14 +77,17 @@ class TokenFile:
         self.scopes = scopes
         self.clock = clock
         self.looked = clock()
-        self.version = self._version()
+        self.reading: asyncio.Task[None] | None = None
+        self.version: tuple[int, ...] | None = self._version()  # of what was read; None: to be read
         self.entries = read(path, scopes)
         self.fault = ""  # what is wrong with the file now
+        self.complaint = ""  # what was complained of last
         self.complained = float("-inf")
 
     def find(self, token: str) -> Grant | None:
-        """The grant of `token`; None for one that is unknown, revoked or expired. Takes as long for all of them."""
-        self._look()
+        """The grant of `token` by the lines read last; None for one that is unknown, revoked or expired. Takes as long
+        for all of them.
+        """
         digest = sha256(token.encode("utf-8", "surrogatepass")).digest()
         found = None
         for entry in self.entries:
@@ -86,34 +95,55 @@ class TokenFile:
                 found = entry
         return found.grant if found and found.expires > time.time() else None
 
-    def _look(self) -> None:
-        """Reads the file again when it has changed, and complains while something is wrong with it."""
-        now = self.clock()
-        if now - self.looked < LOOK_EVERY:
-            return
-        self.looked = now
-        version = self._version()
-        if version != self.version:
-            self.version = version
-            self._read_again()
-            self.complained = float("-inf")
-        if self.fault and now - self.complained >= COMPLAIN_EVERY:
-            self.complained = now
-            log.error("%s", self.fault)
+    async def renew(self) -> None:
+        """Looks at the file when it is time to, and has a thread read it when it has changed or could not be read.
 
-    def _read_again(self) -> None:
+        All requests that come meanwhile wait for the same reading: they may be the first for hours, and the token of one
+        may have been revoked long ago.
+        """
+        now = self.clock()
+        reading = under_way(self.reading)
+        if not reading and now - self.looked >= LOOK_EVERY:
+            self.looked = now
+            version = self._version()
+            if version != self.version:
+                self.reading = reading = asyncio.create_task(self._read_beside(version))
+            elif self.fault:
+                self._complain(self.fault)
+        patience = self.looked + PATIENCE - now
+        if reading and patience > 0:
+            await asyncio.wait({reading}, timeout=patience)
+
+    async def _read_beside(self, version: tuple[int, ...]) -> None:
+        # When the system has no thread to give now, the next look tries again.
+        try:
+            await asyncio.to_thread(self._read_again, version)
+        except RuntimeError as error:
+            self.fault = f"the token file {self.path} has changed and cannot be read: {error}"
+        if self.fault:
+            self._complain(self.fault)
+
+    def _read_again(self, version: tuple[int, ...]) -> None:
         """Takes over every line that can be used, so that deleting one revokes its token whatever the others say."""
         try:
-            self.entries, faults = survey(self.path, self.scopes)
+            entries, fault, bad = survey(self.path, self.scopes)
         except SettingsError as error:
+            self.version = None  # what is wrong may pass without a change of the file
             self.fault = f"{error}. The tokens read before stay in force: nothing can be revoked until this is corrected"
             return
-        log.warning("%s read again: %d tokens", self.path, len(self.entries))
-        self.fault = ""
-        if faults:
-            self.fault = (
-                f"{faults[0]}. Lines that cannot be used, which let nobody in: {len(faults)}"
-            )
+        self.entries, self.version = entries, version
+        log.warning("%s read again: %d tokens", self.path, len(entries))
+        self.complaint = ""
+        self.fault = (
+            f"{fault}. Lines that cannot be used, which let nobody in: {bad}" if bad else ""
+        )
+
+    def _complain(self, fault: str) -> None:
+        now = self.clock()
+        if fault != self.complaint or now - self.complained >= COMPLAIN_EVERY:
+            self.complaint = fault
+            self.complained = now
+            log.error("%s", fault)
 
     def _version(self) -> tuple[int, ...]:
         try:
@@ -125,37 +155,51 @@ class TokenFile:
 
 def read(path: Path, scopes: frozenset[str] | None = None) -> list[Entry]:
     """The entries of a file; SettingsError for the first line that cannot be used."""
-    entries, faults = survey(path, scopes)
-    if faults:
-        raise SettingsError(faults[0])
+    entries, fault, _ = survey(path, scopes)
+    if fault:
+        raise SettingsError(fault)
     return entries
 
 
-def survey(path: Path, scopes: frozenset[str] | None) -> tuple[list[Entry], list[str]]:
-    """The entries of a file, and what is wrong with its other lines; SettingsError when it cannot be read."""
+def survey(path: Path, scopes: frozenset[str] | None) -> tuple[list[Entry], str, int]:
+    """As `examine`, of a file; SettingsError when it cannot be read."""
     try:
-        lines = path.read_bytes().splitlines()
+        with open_plain(path) as file:
+            found = content(file)
     except OSError as error:
         raise SettingsError(f"the token file {path} cannot be read: {error.strerror}") from error
+    return examine(found, path, scopes)
+
+
+def examine(
+    content: bytes, path: Path, scopes: frozenset[str] | None
+) -> tuple[list[Entry], str, int]:
+    """The entries in the content of the file at `path`; what is wrong with the first line that cannot be used, empty when
+    all can; how many cannot.
+    """
     entries: list[Entry] = []
-    faults: list[str] = []
-    for number, line in enumerate(lines, 1):
+    taken: set[str | bytes] = set()
+    first = ""
+    bad = 0
+    for number, line in enumerate(io.BytesIO(content), 1):
         if not line.strip() or line.lstrip().startswith(b"#"):
             continue
         try:
-            entries.append(_another(line, scopes, entries))
+            entries.append(_another(line, scopes, taken))
         except SettingsError as error:
-            faults.append(f"the token file {path}, line {number}: {error}")
-    return entries, faults
+            bad += 1
+            first = first or f"the token file {path}, line {number}: {error}"
+    return entries, first, bad
 
 
-def _another(line: bytes, scopes: frozenset[str] | None, entries: list[Entry]) -> Entry:
-    """The entry of a line that comes after `entries`; SettingsError when it cannot be used."""
+def _another(line: bytes, scopes: frozenset[str] | None, taken: set[str | bytes]) -> Entry:
+    """The entry of a line; SettingsError when it cannot be used. `taken` are the names and digests of those above."""
     entry = _entry(line, scopes)
-    if any(entry.grant.name == other.grant.name for other in entries):
+    if entry.grant.name in taken:
         raise SettingsError(f"the name {entry.grant.name} is taken by a line above")
-    if any(entry.digest == other.digest for other in entries):
+    if entry.digest in taken:
         raise SettingsError("the sha256 is that of a line above")
+    taken |= {entry.grant.name, entry.digest}
     return entry
 
 

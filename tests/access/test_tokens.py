@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import hashlib
 import json
+import logging
 import os
 import re
 import stat
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +21,9 @@ from typing import Any
 import pytest
 from responses import RequestsMock
 
-from access import token, tokens
+from access import files, token, tokens
+from access.bearer import Bearers
+from access.refusals import Refused
 from access.settings import SettingsError
 from access.tokens import TokenFile
 from service.config import Settings
@@ -37,6 +44,12 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
         text=True,
         timeout=30,
     )
+
+
+def find(found: TokenFile, secret: str) -> tokens.Grant | None:
+    """The grant of a token, as a request gets it."""
+    asyncio.run(found.renew())
+    return found.find(secret)
 
 
 class TestTheCommand:
@@ -239,9 +252,9 @@ def test_a_file_is_looked_at_once_a_second_at_most(token_file: Tokens) -> None:
     found = TokenFile(token_file.path, clock=lambda: now)
     token_file.path.write_text("")
     now = 0.9
-    assert found.find(secret)
+    assert find(found, secret)
     now = 1.0
-    assert not found.find(secret)
+    assert not find(found, secret)
 
 
 @pytest.mark.parametrize("content", [None, "{"])
@@ -257,14 +270,14 @@ def test_a_file_with_a_fault_is_complained_of_once_a_minute_until_it_is_correcte
     complaints = []
     for moment in (1.0, 2.0, 60.0, 61.0, 62.0, 121.0):
         now = moment
-        found.find("mbg_unknown")
+        find(found, "mbg_unknown")
         complaints.append(sum(record.levelname == "ERROR" for record in caplog.records))
     assert complaints == [1, 1, 1, 2, 2, 3]
     assert all(str(token_file.path) in record.getMessage() for record in caplog.records)
     token_file.path.write_text("# corrected")
     caplog.clear()
     now = 300.0
-    found.find("mbg_unknown")
+    find(found, "mbg_unknown")
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
@@ -276,7 +289,228 @@ def test_a_change_that_keeps_size_and_time_is_seen(token_file: Tokens) -> None:
     token_file.path.write_text("#" + token_file.path.read_text()[1:])
     os.utime(token_file.path, ns=(before.st_atime_ns, before.st_mtime_ns))
     now = 1.0
-    assert not found.find(secret)
+    assert not find(found, secret)
+
+
+def many(number: int) -> bytes:
+    """The lines of so many tokens."""
+    entries = [
+        {"name": f"n{n}", "sha256": hashlib.sha256(b"%d" % n).hexdigest(), "scopes": ["jobs:read"]}
+        for n in range(number)
+    ]
+    return b"".join(json.dumps(entry).encode() + b"\n" for entry in entries)
+
+
+def work(action: Callable[[], object]) -> int:
+    """How many functions are called and generators resumed by `action`: what it costs, on any machine."""
+    count = 0
+
+    def note(_: object, event: str, __: object) -> None:
+        nonlocal count
+        count += event == "call"
+
+    sys.setprofile(note)
+    try:
+        action()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def test_twice_as_many_lines_cost_twice_as_much(tmp_path: Path) -> None:
+    file = tmp_path / "tokens"
+
+    def cost(lines: int) -> int:
+        file.write_bytes(many(lines))
+        return work(lambda: tokens.read(file))
+
+    assert cost(400) < 2.5 * cost(200)
+
+
+def test_others_are_served_while_a_file_is_read(token_file: Tokens) -> None:
+    now = 0.0
+    found = TokenFile(token_file.path, clock=lambda: now)
+    token_file.path.write_bytes(many(2000))
+    now = tokens.LOOK_EVERY
+    turns = 0
+
+    async def turn() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def renew() -> int:
+        turning = asyncio.create_task(turn())
+        await asyncio.sleep(0)
+        before = turns
+        await found.renew()
+        turning.cancel()
+        return turns - before
+
+    assert asyncio.run(renew()) > 10
+    assert len(found.entries) == 2000
+
+
+def test_a_revoked_token_is_refused_to_all_who_come_while_the_file_is_read(
+    token_file: Tokens,
+) -> None:
+    now = 0.0
+    secret = token_file.add("gone", "jobs:read")
+    bearers = Bearers(TokenFile(token_file.path, clock=lambda: now), None)
+    token_file.path.write_bytes(many(200))
+    now = tokens.LOOK_EVERY
+
+    async def calls() -> list[Any]:
+        headers = [(b"authorization", f"Bearer {secret}".encode())]
+        return await asyncio.gather(
+            *(bearers.grant(headers) for _ in range(5)), return_exceptions=True
+        )
+
+    assert [type(end) for end in asyncio.run(calls())] == [Refused] * 5
+
+
+def test_a_reading_that_lasts_holds_nobody_beyond_a_limit(
+    token_file: Tokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a network's file system that has gone away."""
+    now = 0.0
+    secret = token_file.add("gone", "jobs:read")
+    found = TokenFile(token_file.path, clock=lambda: now)
+    token_file.path.write_bytes(b"")
+    back = threading.Event()
+    whole, threads = files.content, []
+
+    def late(file: Any) -> bytes:
+        threads.append(threading.current_thread())
+        back.wait(60)
+        return whole(file)
+
+    monkeypatch.setattr(tokens, "content", late)
+    monkeypatch.setattr(tokens, "PATIENCE", 0.05)
+
+    async def calls() -> None:
+        nonlocal now
+        now = tokens.LOOK_EVERY
+        try:
+            await found.renew()
+            assert found.find(secret)
+            for _ in range(3):
+                now += tokens.LOOK_EVERY
+                later = asyncio.create_task(found.renew())
+                await asyncio.sleep(0)
+                assert later.done()  # without any waiting
+                assert found.find(secret)
+            assert found.reading and not found.reading.done()
+        finally:
+            back.set()
+        await found.reading
+        assert not found.find(secret)
+
+    asyncio.run(calls())
+    assert len(threads) == 1
+
+
+def test_the_tokens_stay_while_no_thread_can_be_had_and_the_file_is_read_as_soon_as_one_can(
+    token_file: Tokens, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = 0.0
+    secret = token_file.add("gone", "jobs:read")
+    found = TokenFile(token_file.path, clock=lambda: now)
+    token_file.path.write_bytes(b"")
+
+    def none(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def calls() -> None:
+        nonlocal now
+        with monkeypatch.context() as without:
+            without.setattr(threading.Thread, "start", none)
+            for _ in range(3):
+                now += tokens.LOOK_EVERY
+                await found.renew()
+                assert found.find(secret)
+        now += tokens.LOOK_EVERY
+        await found.renew()
+        assert not found.find(secret)
+
+    asyncio.run(calls())
+    levels = [record.levelno for record in caplog.records if record.name == "access.tokens"]
+    assert levels.count(logging.ERROR) == 1
+
+
+def test_a_file_that_could_not_be_read_is_read_later_although_it_did_not_change_again(
+    token_file: Tokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    secret = token_file.add("gone", "jobs:read")
+    found = TokenFile(token_file.path, clock=lambda: now)
+    token_file.path.write_bytes(b"")
+
+    def none(*_: Any) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    now = tokens.LOOK_EVERY
+    with monkeypatch.context() as without:
+        without.setattr(tokens, "open_plain", none)
+        assert find(found, secret)
+    now += tokens.LOOK_EVERY
+    assert not find(found, secret)
+
+
+def make_pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def make_large(path: Path) -> None:
+    """A terabyte, of which the disk holds nothing."""
+    path.touch()
+    os.truncate(path, 1 << 40)
+
+
+def make_device(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+NO_FILES = [make_pipe, Path.mkdir, make_device, make_large]
+
+
+@pytest.mark.parametrize("make", NO_FILES)
+def test_what_is_no_plain_file_stops_the_start(
+    make: Callable[[Path], None], tmp_path: Path
+) -> None:
+    make(tmp_path / "tokens")
+    with pytest.raises(SettingsError, match=r"no plain file|larger than 16 MiB"):
+        TokenFile(tmp_path / "tokens")
+
+
+@pytest.mark.parametrize("make", NO_FILES)
+def test_what_is_no_plain_file_takes_no_token_along_that_was_there_before(
+    make: Callable[[Path], None], token_file: Tokens, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = 0.0
+    secret = token_file.add("a", "jobs:read")
+    found = TokenFile(token_file.path, clock=lambda: now)
+    before = token_file.path.read_bytes()
+    token_file.path.unlink()
+    make(token_file.path)
+    for _ in range(2):
+        now += tokens.LOOK_EVERY
+        assert find(found, secret)
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    token_file.path.rename(token_file.path.with_name("old"))
+    token_file.path.write_bytes(before.replace(b'"a"', b'"b"'))
+    now += tokens.LOOK_EVERY
+    assert (grant := find(found, secret)) and grant.name == "b"
+
+
+@pytest.mark.parametrize("make", NO_FILES)
+def test_no_token_can_be_made_for_what_is_no_plain_file(
+    make: Callable[[Path], None], tmp_path: Path
+) -> None:
+    make(tmp_path / "tokens")
+    with pytest.raises(SettingsError, match="cannot be written"):
+        token.make("a", ["jobs:read"], file=tmp_path / "tokens")
 
 
 @pytest.mark.parametrize(
