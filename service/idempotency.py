@@ -17,14 +17,18 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from email.utils import formatdate
+from functools import partial
 from typing import Protocol
 
 import msgspec
 from msgspec import Raw
 
+from telemetry.shared import SharedNumber
+
 from .context import Context
 from .errors import Problem
 from .exchange import Exchange
+from .later import Later
 from .messages import Answer, UpstreamRequest
 from .store import Record, Store, StoreUnavailable
 from .upstream import Upstream
@@ -34,6 +38,13 @@ LOOKS = (0.3, 1.0, 3.0)
 
 RESERVE = 5.0
 """Seconds of a request's time that are kept for those looks; also how much later than its time a request may end."""
+
+RETRY = 5
+"""Seconds after which a caller may repeat for whom the store failed and nothing was sent."""
+
+UNCONFIRMED = 3.0
+"""Seconds after which a claim that nobody confirmed is forgotten: before its caller is back, and after the store's client has
+repeated what was not answered."""
 
 PAUSE = 0.2
 """Seconds between two tries to record an outcome."""
@@ -104,7 +115,19 @@ class Idempotency:
         self.expiry = expiry
         self.reserve = min(RESERVE, timeout / 3)
         self.lease = timeout + RESERVE
-        self.store_failed = False  # what the last claim met, for readiness
+        self.later = Later(expiry)
+        self._failed = SharedNumber()
+
+    @property
+    def store_failed(self) -> bool:
+        """Whether the store failed when it was last needed, by whichever worker that shares this."""
+        return self._failed.value != 0
+
+    def look_again(self) -> None:
+        """Finds out whether a store that failed works again, since it may be long until a call needs it."""
+        with contextlib.suppress(StoreUnavailable):
+            self.store.check()
+            self._failed.value = 0
 
     def send(self, request: UpstreamRequest, exchange: Exchange, context: Context) -> Answer:
         """The answer to `request`, from the upstream or from the record of an earlier call with the same key."""
@@ -116,12 +139,12 @@ class Idempotency:
         try:
             return self._send_keyed(call)
         except StoreUnavailable as error:
-            self.store_failed = True
+            self._failed.value = 1
             log.error("the store of idempotency keys failed: %s", error)
             raise Problem(
                 "idempotency-store-unavailable",
                 "This call sent nothing.",
-                headers=[("Retry-After", "5")],
+                headers=[("Retry-After", f"{RETRY}")],
             ) from error
 
     def _send_unkeyed(self, call: Call) -> Answer:
@@ -142,10 +165,12 @@ class Idempotency:
 
     def _send_keyed(self, call: Call) -> Answer:
         claim = self._claim(call)
-        found = self.store.insert(claim)
-        self.store_failed = False
+        found = self._insert(claim)
         if found is None:
+            self._failed.value = 0
             return self._carry_out(call, claim)
+        if self.store_failed:
+            self.look_again()  # finding a record has not shown that one can be stored
         if found.fingerprint != claim.fingerprint:
             call.context.outcome = "mismatch"
             raise Problem("idempotency-key-reused", "Use a new key for another request.")
@@ -155,6 +180,36 @@ class Idempotency:
         if found.state == "claimed" and found.lease_until > claim.claimed_at:
             raise _in_progress(call)
         return self._settle(call, claim, found)
+
+    def _insert(self, claim: Record) -> Record | None:
+        """As the store's `insert`; None only when the claim is certain to be there, so that its call may be sent.
+
+        A store that loses answers may carry a claim out that nobody knows of, now or later. So it gets one first that it
+        forgets by itself, and only who was told that it is there makes it last.
+        """
+        if not self.store.loses_answers:
+            return self.store.insert(claim)
+        brief = _changed(claim, expires=claim.claimed_at + UNCONFIRMED)
+        found = self.store.insert(brief)
+        if found is None and not self._take(claim, brief, None):
+            raise StoreUnavailable("a claim was not confirmed in time")
+        return found
+
+    def _take(self, record: Record, held: Record, before: Record | None) -> bool:
+        """Stores `record` in the place of `held`; says whether it was. When that fails, nobody holds it: `before` is put back."""
+        try:
+            return self.store.replace(record, held.owner)
+        except StoreUnavailable:
+            self.later.add(partial(self._put_back, before, held, record))
+            raise
+
+    def _put_back(self, before: Record | None, held: Record, record: Record) -> None:
+        # In this order: once `held` is not there, `record` cannot take its place any more, however late it comes.
+        for one in (held, record):
+            if before is None:
+                self.store.delete(one)
+            else:
+                self.store.replace(before, one.owner)
 
     def _carry_out(self, call: Call, claim: Record, earlier: Record | None = None) -> Answer:
         """Sends the call that holds `claim`, and records what became of it; `earlier` was not found, and this is it again."""
@@ -178,8 +233,8 @@ class Idempotency:
 
     def _settle(self, call: Call, claim: Record, found: Record) -> Answer:
         """Finds out what became of an earlier call whose outcome is not recorded; sends again only after the settle window."""
-        taken = _changed(found, owner=claim.owner, state="claimed", lease_until=claim.lease_until)
-        if not self.store.replace(taken, found.owner):
+        taken = _changed(found, state="claimed", lease_until=claim.lease_until)
+        if not self._take(taken, found, _unknown_since(found)):
             raise _in_progress(call)
         recovery = call.recovery
         try:
@@ -194,10 +249,9 @@ class Idempotency:
         if answer is not None:
             call.context.outcome = "reconciled"
             return _replay(self._record(call, taken, answer))
-        now = self.store.now()
         # One that was sent without a tag cannot be told from one that was not sent, whatever is configured now.
         settle = recovery.settle if recovery and taken.tag else math.inf
-        wait = taken.claimed_at + self.lease + settle - now
+        wait = taken.claimed_at + self.lease + settle - claim.claimed_at
         if wait > 0:
             said = (
                 "It may still turn up."
@@ -207,16 +261,14 @@ class Idempotency:
             raise self._still_unknown(call, taken, said, wait)
         if call.left < self.timeout / 2:
             raise self._still_unknown(call, taken, "There was no time left to send it again.", 1)
-        again = _changed(
-            taken, claimed_at=now, lease_until=now + self.lease, expires=self._expires(call, now)
-        )
-        if not self.store.replace(again, taken.owner):
+        again = _changed(taken, claimed_at=claim.claimed_at, expires=claim.expires)
+        if not self._take(again, taken, _unknown_since(taken)):
             raise _in_progress(call)
         call.context.outcome = "resent"
         log.warning(
             "request %s: a call that was not seen in %.0f seconds is sent again with the same tag",
             call.context.request_id,
-            now - taken.claimed_at,
+            claim.claimed_at - taken.claimed_at,
         )
         return self._carry_out(call, again, earlier=taken)
 
@@ -251,14 +303,14 @@ class Idempotency:
         """Frees the key, since nothing was carried out; not that of an earlier call, which perhaps was."""
         call.context.outcome = "released"
         if earlier is None:
-            self._quietly(self.store.delete, claim)
+            self._now_or_later(self.store.delete, claim)
         else:
-            self._quietly(self.store.replace, _unknown_since(earlier), claim.owner)
+            self._now_or_later(self.store.replace, _unknown_since(earlier), claim.owner)
 
     def _unknown(self, call: Call, claim: Record, problem: Problem) -> Problem:
         """What the caller is told when the outcome is not known; the record says so too."""
         call.context.outcome = "unknown"
-        self._quietly(self.store.replace, _unknown_since(claim), claim.owner)
+        self._now_or_later(self.store.replace, _unknown_since(claim), claim.owner)
         repeat = "Repeat with the same Idempotency-Key: the gateway looks for it and never sends it blindly again."
         findable = _findable(call)
         return _outcome_unknown(problem, repeat if findable else _advice(call), keyed=findable)
@@ -266,7 +318,7 @@ class Idempotency:
     def _still_unknown(self, call: Call, taken: Record, detail: str, wait: float) -> Problem:
         """As `_unknown`, for a repeated call; `wait` seconds until repeating makes sense, infinite: it makes none."""
         call.context.outcome = "unknown"
-        self._quietly(self.store.replace, _unknown_since(taken), taken.owner)
+        self._now_or_later(self.store.replace, _unknown_since(taken), taken.owner)
         return Problem(
             "outcome-still-unknown",
             detail,
@@ -292,11 +344,17 @@ class Idempotency:
             time.sleep(PAUSE)
         return done
 
+    def _now_or_later(self, operation: Callable[..., object], *arguments: object) -> None:
+        """Runs a store operation, again and again if it fails: nobody would wait for what a key then seems to be."""
+        if not self._quietly(operation, *arguments):
+            self.later.add(partial(operation, *arguments))
+
     def _quietly(self, operation: Callable[..., object], *arguments: object) -> bool:
         """Runs a store operation whose failure must not hide an outcome that is known; False when it failed."""
         try:
             operation(*arguments)
         except StoreUnavailable as error:
+            self._failed.value = 1
             log.error("an outcome could not be recorded: %s", error)
             return False
         return True
@@ -338,7 +396,7 @@ def _is_object(answer: Answer) -> bool:
 
 
 def _changed(record: Record, **changes: object) -> Record:
-    return msgspec.structs.replace(record, **changes)
+    return msgspec.structs.replace(record, owner=uuid.uuid4().hex, **changes)
 
 
 def _unknown_since(record: Record) -> Record:

@@ -16,21 +16,24 @@ from .store import BUSY, Record, Store, StoreUnavailable
 class RedisStore(Store):
     """Records as hashes with an expiry of Redis's own. What compares and sets is a Lua script, which Redis runs alone.
 
-    The scripts do no harm when they run twice for one operation, so the client may repeat one whose answer was lost.
+    The client repeats a command whose answer was lost, so scripts know what they have done already. One that runs later still
+    finds that the record has another owner, or that what it stores has expired.
     """
+
+    loses_answers = True
 
     PREFIX = "gateway:v1:"
 
     _INSERT = """
-        local found = redis.call('HMGET', KEYS[1], 'owner', 'data')
-        if found[2] and found[1] ~= ARGV[1] then return found[2] end
+        local found = redis.call('HGET', KEYS[1], 'data')
+        if found then return found end
         redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'data', ARGV[2])
         redis.call('PEXPIREAT', KEYS[1], ARGV[3])
         return false
     """
     _REPLACE = """
         local owner = redis.call('HGET', KEYS[1], 'owner')
-        if owner ~= ARGV[4] and owner ~= ARGV[1] then return 0 end
+        if owner ~= ARGV[4] then return owner == ARGV[1] and 1 or 0 end
         redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'data', ARGV[2])
         redis.call('PEXPIREAT', KEYS[1], ARGV[3])
         return 1
@@ -52,8 +55,9 @@ class RedisStore(Store):
 
     def insert(self, record: Record) -> Record | None:
         with self._asking() as client:
-            found = client.eval(self._INSERT, 1, *self._arguments(record))
-            return msgspec.msgpack.decode(found, type=Record) if found else None
+            data = client.eval(self._INSERT, 1, *self._arguments(record))
+            found = msgspec.msgpack.decode(data, type=Record) if data else record
+            return None if found.owner == record.owner else found
 
     def replace(self, record: Record, owner: str) -> bool:
         with self._asking() as client:
@@ -62,10 +66,6 @@ class RedisStore(Store):
     def delete(self, record: Record) -> None:
         with self._asking() as client:
             client.eval(self._DELETE, 1, self.PREFIX + record.id, record.owner)
-
-    def check(self) -> None:
-        with self._asking() as client:
-            client.set(f"{self.PREFIX}check", b"", px=1)
 
     def _arguments(self, record: Record) -> tuple[str, str, bytes, int]:
         return (

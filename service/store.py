@@ -1,7 +1,7 @@
 """The store of idempotency keys, shared by all workers: a SQLite file on one host, Redis for several.
 
 A store knows atomic operations on records and nothing of what they mean; `idempotency` knows that. Every failure of a
-store is StoreUnavailable, and a failed operation may be repeated.
+store is StoreUnavailable, and a failed operation may be repeated; whether it may also have been carried out, the store says.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import os
 import sqlite3
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import msgspec
 
@@ -35,7 +36,8 @@ class Record(msgspec.Struct, kw_only=True):
     """What is known of one key. Times are seconds of the store's clock, which all processes and hosts share.
 
     `state` is claimed (its owner works on it until `lease_until`), unknown (sent, outcome not known) or done (with
-    the answer). `owner` changes with every hand that takes the record; `tag`, by which the call can be found, never.
+    the answer). `owner` is another one after every change, so that a change that comes late, or twice, meets nothing that
+    it could undo; `tag`, by which the call can be found, never changes.
     """
 
     id: str
@@ -54,6 +56,9 @@ class Record(msgspec.Struct, kw_only=True):
 class Store(Protocol):
     """Atomic operations on records, safe across threads, processes and (Redis) hosts."""
 
+    loses_answers: ClassVar[bool]
+    """True when an operation that failed may have been carried out all the same, or still may be at any time."""
+
     def now(self) -> float:
         """Seconds of the clock that records are dated by."""
 
@@ -67,7 +72,20 @@ class Store(Protocol):
         """Forgets the record with this id if it is still this owner's."""
 
     def check(self) -> None:
-        """Raises StoreUnavailable when records could not be stored now."""
+        """Stores a record of no call and forgets it; StoreUnavailable when that, and so a claim, is not possible now."""
+        now, name = self.now(), uuid.uuid4().hex
+        trial = Record(
+            id=f"trial-{name}",
+            owner=name,
+            fingerprint="",
+            tag="",
+            state="claimed",
+            claimed_at=now,
+            lease_until=now,
+            expires=now + BUSY,
+        )
+        self.insert(trial)
+        self.delete(trial)
 
 
 def is_redis(location: str) -> bool:
@@ -91,8 +109,11 @@ def open_store(location: str) -> Store:
 class SQLiteStore(Store):
     """Records in a SQLite file in WAL mode that only its owner may read.
 
-    One connection a process, since SQLite lets one write at a time: threads that wait here wait in turn.
+    One connection a process, since SQLite lets one write at a time: threads that wait here wait in turn. What fails is rolled
+    back before anybody sees it.
     """
+
+    loses_answers = False
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -128,10 +149,6 @@ class SQLiteStore(Store):
     def delete(self, record: Record) -> None:
         with self._writing() as db:
             db.execute("DELETE FROM record WHERE id = ? AND owner = ?", (record.id, record.owner))
-
-    def check(self) -> None:
-        with self._writing() as db:
-            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:

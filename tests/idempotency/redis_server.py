@@ -14,10 +14,12 @@ _READY = re.compile(r"(Ready to accept connections)")
 
 
 @contextmanager
-def redis_server(folder: Path) -> Iterator[str]:
-    """A running server's URL; without redis-server the test is skipped, or fails when CI is set."""
+def redis_server(folder: Path, port: int = 0) -> Iterator[str]:
+    """A running server's URL, on a free port or on one that was free a moment ago; without redis-server the test is skipped, or
+    fails when CI is set.
+    """
     program = needed("redis-server", "apt-get install redis-server")
-    port = free_port()
+    port = port or free_port()
     settings = {"port": port, "bind": "127.0.0.1", "save": "", "appendonly": "no", "dir": folder}
     options = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
     process = start([program, *options], {"PATH": "/usr/bin:/bin"})

@@ -1,7 +1,8 @@
 """Whatever happens in whatever order, no key ever has two jobs, and every success names the one that it has.
 
 Hypothesis makes up histories of calls, lost answers, killed workers, late lists, duplicates, other bodies, failures of the
-store, restarts and clocks that jump, shared out to two workers on one store. The upstream's own ledger is the judge.
+store, restarts and clocks that jump, shared out to two workers on one store. The store may lose answers, as Redis does, and
+carry out late and twice what it was asked. The upstream's own ledger is the judge.
 """
 
 from __future__ import annotations
@@ -9,13 +10,15 @@ from __future__ import annotations
 import json
 import sqlite3
 import tempfile
+from collections import deque
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
+from functools import cache, partial
 from itertools import count, cycle, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 from unittest.mock import patch
 
 import pytest
@@ -26,6 +29,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from service import exchange
+from service.idempotency import RETRY, UNCONFIRMED
+from service.store import Record, SQLiteStore, StoreUnavailable
 from tests.idempotency.api import JOBS, keyed
 from tests.idempotency.conftest import door, settings_for
 
@@ -135,13 +140,50 @@ class Upstream:
             self.meanwhile.pop()()
 
 
+T = TypeVar("T")
+
+
+class LosingStore(SQLiteStore):
+    """Does with each operation what it is told to: carries it out and loses its answer ("lost"), or keeps it for when nobody
+    waits for it any more ("late"), or lets something happen first (any word of `meanwhile`).
+    """
+
+    loses_answers = True
+    losses: ClassVar[deque[str]] = deque()
+    late: ClassVar[list[Callable[[], object]]] = []
+    meanwhile: ClassVar[dict[str, Callable[[], object]]] = {}
+
+    def insert(self, record: Record) -> Record | None:
+        return self._meet(partial(super().insert, record))
+
+    def replace(self, record: Record, owner: str) -> bool:
+        return self._meet(partial(super().replace, record, owner))
+
+    def delete(self, record: Record) -> None:
+        return self._meet(partial(super().delete, record))
+
+    def _meet(self, operation: Callable[[], T]) -> T:
+        loss = self.losses.popleft() if self.losses else ""
+        if loss == "late":
+            self.late.append(operation)
+            raise StoreUnavailable(loss)
+        if loss in self.meanwhile:
+            self.meanwhile[loss]()
+        answer = operation()
+        if loss == "lost":
+            raise StoreUnavailable(loss)
+        return answer
+
+
 class Gateways:
-    """Four gateways in this process on one store, made once for all histories: all that they remember is in the store."""
+    """Gateways in this process on one store, made once for all histories: all that they remember is in the store."""
 
     def __init__(self) -> None:
         self.store = Path(tempfile.mkdtemp()) / "keys.sqlite3"
         self.settings = settings_for(UPSTREAM, self.store, GATEWAY_KEY_EXPIRY=EXPIRY)
-        self.clients = [door(self.settings) for _ in range(4)]
+        self.clients = {False: [door(self.settings) for _ in range(4)]}
+        with patch("service.app.open_store", lambda _: LosingStore(self.store)):
+            self.clients[True] = [door(self.settings) for _ in range(4)]
         self.histories = count()
 
 
@@ -162,14 +204,19 @@ REFUSED = st.builds(
 LATER = st.sampled_from([0, 0, 0, 51, 599, 700])
 SKEWS = st.sampled_from([7200.0, -7200.0, 60.0, 0.0])
 FATES = st.one_of(st.just(Fate(True, "")), LOST, LOST, REFUSED)
+CLAIMS = st.lists(st.sampled_from(["", "lost", "late"]), max_size=3)
+AMENDS = st.lists(st.sampled_from(["", "lost", "late ones first"]), max_size=3)
+LOSSES = st.lists(
+    st.sampled_from(["", "lost", "late", "late ones first", "others first"]), max_size=5
+)
 
 
 class Histories(RuleBasedStateMachine):
     """Ever new keys, of which the last two are used; two bodies; two workers of the four at a time."""
 
-    @initialize(skew=SKEWS)
-    def begin(self, skew: float) -> None:
-        """Everything works; the clock may be wrong from the start."""
+    @initialize(skew=SKEWS, losing=st.booleans())
+    def begin(self, skew: float, losing: bool) -> None:
+        """Everything works; the clock may be wrong from the start. `losing`: the store may lose answers."""
         self.running = ExitStack()
         enter = self.running.enter_context
         self.store = gateways().store
@@ -177,33 +224,48 @@ class Histories(RuleBasedStateMachine):
         self.keys = ["0"]
         self.time = Time()
         self.time.skew = skew
+        self.losing = losing
+        self.owed: list[Callable[[], object]] = []  # what the workers mean to tell the store later
+        LosingStore.losses.clear()
+        LosingStore.late.clear()
+        LosingStore.meanwhile.update(
+            {"late ones first": self.what_was_late_comes, "others first": self._others_come}
+        )
         self.upstream = Upstream(self.time)
         for module in ("idempotency", "store"):
             enter(patch(f"service.{module}.time", self.time))
         enter(patch("service.store.BUSY", 0.001))
+        enter(patch("service.later.Later.add", lambda _, operation: self.owed.append(operation)))
         mistral = enter(responses.RequestsMock(assert_all_requests_are_fired=False))
         json_type: dict[str, Any] = {"content_type": "application/json"}
         mistral.add_callback("POST", f"{UPSTREAM}/batch/jobs", self.upstream.create, **json_type)
         mistral.add_callback("GET", f"{UPSTREAM}/batch/jobs", self.upstream.list, **json_type)
-        self.next_worker = cycle(gateways().clients)
+        self.next_worker = cycle(gateways().clients[losing])
         self.workers = [next(self.next_worker), next(self.next_worker)]
 
     def teardown(self) -> None:
         if hasattr(self, "running"):
             self.running.close()
 
-    def _create(self, worker: int, age: int, hours: int) -> None:
+    def _create(self, worker: int, age: int, hours: int) -> Any:
+        self.last = (1 - worker, age, hours)  # what another one asks for who overtakes it
         key = self.keys[-1 - age % len(self.keys)]
         body = {"endpoint": "/v1/ocr", "timeout_hours": hours, "metadata": {"key": key}}
         headers = keyed(f"{key}-{self.history}")
         answer = self.workers[worker].post(JOBS, json=body, headers=headers)
         if answer.status_code == 500 and self.upstream.killed:
             self.upstream.killed = False
-            return
+            return answer
         assert answer.status_code in (200, 400, 409, 422, 429, 502, 503, 504), answer.text
         if answer.status_code == 200:
             (made,) = [job for job in self.upstream.jobs if job.id == answer.json()["id"]]
             assert (made.key, made.body["timeout_hours"]) == (key, hours)
+        return answer
+
+    def _others_come(self) -> None:
+        """A worker stands still, and meanwhile another one gets the same key."""
+        self.time.true += UNCONFIRMED + 1
+        self._create(*self.last)
 
     @rule(later=LATER, worker=WORKERS, age=AGES, hours=HOURS, fate=FATES, blind=st.booleans())
     def call(
@@ -238,6 +300,65 @@ class Histories(RuleBasedStateMachine):
             db.rollback()
             db.close()
 
+    @precondition(lambda self: self.losing)
+    @rule(worker=WORKERS, age=AGES, hours=HOURS, fate=FATES, losses=LOSSES)
+    def call_whose_store_loses_answers(
+        self, worker: int, age: int, hours: int, fate: Fate, losses: list[str]
+    ) -> None:
+        """The store does as `losses` say with the first operations of a call."""
+        LosingStore.losses.extend(losses)
+        self.call(0, worker, age, hours, fate, False)
+        LosingStore.losses.clear()
+
+    @precondition(lambda self: self.losing)
+    @rule(other=WORKERS, hours=HOURS, claim=CLAIMS, amends=AMENDS, late_first=st.booleans())
+    def who_is_told_that_nothing_was_sent_gets_the_job_by_repeating(
+        self, other: int, hours: int, claim: list[str], amends: list[str], late_first: bool
+    ) -> None:
+        """Whatever became of the claim in the store, once that answers again."""
+        self.a_new_key()
+        LosingStore.losses.extend(claim)
+        sends = self.upstream.sends
+        answer = self._create(0, 0, hours)
+        LosingStore.losses.clear()
+        if answer.status_code != 503:
+            return
+        assert self.upstream.sends == sends
+        if late_first:
+            self.what_was_late_comes()
+        self.the_store_answers(amends)
+        self.the_store_answers([])
+        self.what_was_late_comes()
+        self.time.true += RETRY
+        assert self._create(other, 0, hours).status_code == 200
+        assert self.upstream.sends == sends + 1
+
+    @rule()
+    def what_was_late_comes(self) -> None:
+        """What the store was asked by those who have given up is carried out, and once more."""
+        late, LosingStore.late[:] = LosingStore.late[:], []
+        for operation in late * 2:
+            operation()
+
+    @rule(age=AGES, hours=HOURS, fate=FATES)
+    def call_during_which_what_was_late_comes(self, age: int, hours: int, fate: Fate) -> None:
+        """While the upstream works on it."""
+        self.upstream.meanwhile = [self.what_was_late_comes]
+        self.call(0, 0, age, hours, fate, False)
+        self.upstream.meanwhile = []
+
+    @rule(losses=AMENDS)
+    def the_store_answers(self, losses: list[str]) -> None:
+        """The workers tell it what they owe it, until it fails again."""
+        LosingStore.losses.extend(losses)
+        while self.owed:
+            try:
+                self.owed[0]()
+            except StoreUnavailable:
+                break
+            self.owed.pop(0)
+        LosingStore.losses.clear()
+
     @rule()
     def a_new_key(self) -> None:
         """Somebody wants another job."""
@@ -260,7 +381,8 @@ class Histories(RuleBasedStateMachine):
 
     @rule(worker=WORKERS)
     def restart(self, worker: int) -> None:
-        """A worker that knows nothing takes a worker's place."""
+        """A worker that knows nothing, and owes nothing, takes a worker's place."""
+        self.owed.clear()
         self.workers[worker] = next(self.next_worker)
 
     @invariant()
@@ -277,11 +399,28 @@ TestHistories.settings = settings(max_examples=200, stateful_step_count=25)
 TestHistories.pytestmark = [pytest.mark.timeout(900)]  # type: ignore[attr-defined]
 
 
-def test_the_workers_of_the_histories_do_share_a_store() -> None:
+@pytest.mark.parametrize("losing", [False, True])
+def test_the_workers_of_the_histories_do_share_a_store(losing: bool) -> None:
     machine = Histories()
-    machine.begin(0.0)
+    machine.begin(0.0, losing)
     for worker in (0, 1, 0, 1):
         machine.call(0, worker, 0, 1, Fate(True, ""), False)
         machine.restart(worker)
     machine.teardown()
     assert machine.upstream.sends == 1
+
+
+def test_a_repetition_that_the_store_learns_of_late_does_not_make_the_next_one_come_early() -> None:
+    machine = Histories()
+    machine.begin(0.0, losing=True)
+    machine.call(0, 0, 0, 1, Fate(False, "reset"), False)
+    machine.time_passes(700)
+    machine.call_whose_store_loses_answers(0, 0, 1, Fate(True, ""), ["", "", "late"])
+    machine.restart(0)
+    machine.time_passes(700)
+    machine.call(0, 0, 0, 1, Fate(True, "reset", LATEST), False)
+    assert machine.upstream.sends == 2
+    machine.what_was_late_comes()
+    machine.call(0, 0, 0, 1, Fate(True, ""), False)
+    machine.teardown()
+    assert machine.upstream.sends == 2

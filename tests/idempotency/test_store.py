@@ -15,7 +15,8 @@ import msgspec
 import pytest
 import redis
 
-from service.store import SCHEMA_VERSION, Record, Store, StoreUnavailable, open_store
+from service.idempotency import RETRY, UNCONFIRMED
+from service.store import BUSY, SCHEMA_VERSION, Record, Store, StoreUnavailable, open_store
 from tests.idempotency.redis_server import redis_server
 
 Open = Callable[[], Store]
@@ -147,8 +148,26 @@ def test_of_many_processes_that_open_a_new_store_at_once_one_gets_each_claim(loc
     assert (numbers, won.empty()) == (list(range(40)), True)
 
 
-def test_a_store_that_works_passes_its_check(store: Store) -> None:
+def test_a_change_that_was_made_once_is_not_made_again_after_others(store: Store) -> None:
+    first = record(store)
+    taken = changed(first, owner="two")
+    done = changed(first, owner="three", state="done")
+    store.insert(first)
+    assert [store.replace(taken, "one"), store.replace(done, "two")] == [True, True]
+    assert store.replace(taken, "one") is False
+    store.delete(taken)
+    assert store.insert(record(store, owner="four")) == done
+
+
+def test_a_store_that_works_passes_its_check_and_keeps_nothing_of_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inserted: list[Record] = []
+    insert = store.insert
+    monkeypatch.setattr(store, "insert", lambda trial: insert(trial) or inserted.append(trial))
     store.check()
+    (trial,) = inserted
+    assert insert(changed(trial, owner="another")) is None
 
 
 # SQLite
@@ -262,6 +281,28 @@ def test_an_operation_whose_answer_was_lost_may_be_repeated(redis_url: str) -> N
     assert [store.insert(first) for _ in range(2)] == [None, None]
     assert [store.replace(taken, "one") for _ in range(2)] == [True, True]
     assert store.insert(first) == taken
+
+
+def test_a_claim_that_comes_once_more_changes_nothing(redis_url: str) -> None:
+    store = open_store(redis_url)
+    brief = record(store, id="once more", expires=store.now() + 3)
+    confirmed = changed(brief, owner="two", expires=store.now() + 3600)
+    store.insert(brief)
+    store.replace(confirmed, "one")
+    store.insert(brief)
+    assert store.insert(record(store, id="once more", owner="three")) == confirmed
+
+
+def test_a_claim_that_comes_when_it_has_expired_is_not_kept(redis_url: str) -> None:
+    store = open_store(redis_url)
+    late = record(store, id="late", expires=store.now() - 0.001)
+    store.insert(late)
+    assert store.replace(changed(late, owner="two", expires=store.now() + 3600), "one") is False
+    assert store.insert(record(store, id="late", owner="three")) is None
+
+
+def test_a_claim_that_nobody_confirmed_is_forgotten_when_its_caller_is_back() -> None:
+    assert BUSY < UNCONFIRMED < RETRY
 
 
 def test_a_redis_that_was_restarted_is_used_again_at_once(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import requests
 from tests.e2e.gateway import Gateway, gateway_process
 from tests.idempotency.api import CREATE, JOBS, creates, jobs, keyed
 from tests.idempotency.processes import kill_workers, workers
+from tests.idempotency.redis_proxy import redis_proxy
 from tests.idempotency.redis_server import redis_server
 from tests.processes import Sandbox
 
@@ -167,6 +168,20 @@ def test_two_hosts_that_share_a_redis_make_one_job_although_one_is_killed(
             kill_workers(gateway)
         assert one_job_for_all(callers, sandbox)
         assert callers.statuses <= {200, 409, "connection error"}
+    assert len(creates(sandbox)) == 1
+
+
+def test_fifty_callers_of_two_hosts_get_one_job_although_redis_stands_still_for_longer_than_they_wait(
+    start: Start, sandbox: Sandbox, tmp_path: Path, waiting: Any
+) -> None:
+    with redis_server(tmp_path) as url, redis_proxy(url) as proxy:
+        gateways = start(proxy.url, 2, 2)
+        proxy.interfere("stopped", at=20)
+        callers = Callers(gateways)
+        assert waiting(lambda: 503 in callers.statuses)
+        proxy.stop_interfering()
+        assert one_job_for_all(callers, sandbox)
+        assert callers.statuses <= {200, 409, 503}
     assert len(creates(sandbox)) == 1
 
 
