@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import logging
 import math
-import multiprocessing
 import threading
 import time
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from urllib.parse import urlencode
 from access.settings import SettingsError
 from openapi.contract import Authentication
 from telemetry.logs import hide
+from telemetry.shared import SharedNumber
 
 from .config import Settings
 
@@ -51,13 +51,14 @@ class Key:
         self._checked = time.monotonic()
         self._complained = float("-inf")
         self._lock = threading.Lock()
-        self._refused_at = multiprocessing.Value("d", -math.inf, lock=False)
+        self._refused_at = SharedNumber()
+        self._refused_at.value = -math.inf
         self._current = render(self._authentication, self._read())
 
     @property
     def refused(self) -> bool:
         """True from the upstream's 401 until a success, until another key is read, or until it is time to try again."""
-        return bool(time.monotonic() - self._refused_at.value < REFUSAL_PERIOD)
+        return time.monotonic() - self._refused_at.value < REFUSAL_PERIOD
 
     def current(self) -> Credentials:
         """The credentials to send now."""

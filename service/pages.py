@@ -6,7 +6,12 @@ script a strict Content-Security-Policy forbids.
 
 from __future__ import annotations
 
+import asyncio
 import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from html import escape
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,6 +31,9 @@ from .document import with_tokens
 from .errors import DOCUMENTATION, PROBLEMS
 from .idempotency import Idempotency
 from .key import Key
+
+LOOK_PERIOD = 2.0
+"""Seconds between two looks, by one worker, at what has failed."""
 
 _CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self';"
@@ -59,30 +67,60 @@ _START = """window.ui = SwaggerUIBundle({
 """
 
 
+@dataclass
+class Check:
+    """One thing that readiness speaks of: `failed` says whether, `word` how. Without what is `vital` no request can succeed.
+
+    `look` finds out whether it works again, where nothing else does; it may take seconds.
+    """
+
+    failed: Callable[[], bool]
+    word: str
+    vital: bool = False
+    look: Callable[[], None] | None = None
+    next_look: float = -math.inf
+
+    def look_again(self) -> None:
+        """Has a thread look, once in a while and never two at once: what it finds is for the next who asks."""
+        if self.look and time.monotonic() > self.next_look:
+            self.next_look = math.inf
+            try:
+                asyncio.get_running_loop().run_in_executor(None, self._look, self.look)
+            except RuntimeError:  # there are too many threads
+                self.next_look = time.monotonic() + LOOK_PERIOD
+
+    def _look(self, look: Callable[[], None]) -> None:
+        try:
+            look()
+        finally:
+            self.next_look = time.monotonic() + LOOK_PERIOD
+
+
 class Readiness:
-    """Whether requests can succeed now, by what the last ones met: asked often, so it asks nobody."""
+    """Whether requests can succeed now, by what the last ones met in any worker: asked often, so it waits for nobody."""
 
     def __init__(self, key: Key, idempotency: Idempotency) -> None:
-        self.key = key
-        self.idempotency = idempotency
+        self.checks = {
+            "key": Check(lambda: key.refused, "refused by the upstream", vital=True),
+            "store": Check(
+                lambda: idempotency.store_failed, "unavailable", look=idempotency.look_again
+            ),
+            "audit": Check(audit.losing, "lines are lost"),
+        }
 
     async def page(self, _: Request) -> Response:
         """503 while the upstream refuses the key; 200, but degraded, while creates with a key are refused or audit lines lost."""
-        checks = {
-            "key": "refused by the upstream" if self.key.refused else "ok",
-            "store": "unavailable" if self.idempotency.store_failed else "ok",
-            "audit": "lines are lost" if audit.losing() else "ok",
-        }
-        status = (
-            "unavailable"
-            if self.key.refused
-            else "degraded"
-            if self.idempotency.store_failed or audit.losing()
-            else "ok"
-        )
-        code = 503 if status == "unavailable" else 200
+        failed = {name: check for name, check in self.checks.items() if check.failed()}
+        vital = any(check.vital for check in failed.values())
+        for check in failed.values():
+            check.look_again()
         return JSONResponse(
-            {"status": status, "checks": checks}, code, {"cache-control": "no-store"}
+            {
+                "status": "unavailable" if vital else "degraded" if failed else "ok",
+                "checks": {n: c.word if n in failed else "ok" for n, c in self.checks.items()},
+            },
+            503 if vital else 200,
+            {"cache-control": "no-store"},
         )
 
 

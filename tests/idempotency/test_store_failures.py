@@ -6,19 +6,21 @@ import resource
 import sqlite3
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from starlette.testclient import TestClient
 
 from service.store import BUSY, SQLiteStore, StoreUnavailable
-from tests.e2e.gateway import gateway_process
+from tests.e2e.gateway import Gateway, gateway_process
 from tests.idempotency.api import CREATE, JOBS, creates, jobs, keyed
 from tests.idempotency.conftest import Clock, MakeGateway
 from tests.idempotency.processes import workers
-from tests.processes import Sandbox
+from tests.idempotency.redis_server import redis_server
+from tests.processes import Sandbox, wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -74,6 +76,10 @@ def refused(answer: Any) -> bool:
         "/problems#idempotency-store-unavailable",
         "5",
     )
+
+
+def created(answer: Any) -> Any:
+    return answer if answer.is_success else None
 
 
 def everything_else_goes_on(client: TestClient) -> bool:
@@ -191,6 +197,7 @@ def test_an_answer_that_cannot_be_recorded_is_given_all_the_same_and_found_by_it
         waiting(lambda: creates(sandbox)[1:])
         with locked(store):
             made = first.result()
+        assert client.get("/readyz").json()["checks"]["store"] == "unavailable"
     assert made.status_code == 200
     assert client.post(JOBS, json=CREATE, headers=keyed()).status_code == 409
     clock.advance(50)
@@ -234,6 +241,8 @@ def test_a_refusal_is_told_although_its_key_cannot_be_freed(
         with locked(store):
             assert first.result().status_code == 404
     assert len(jobs(sandbox)) == 1
+    corrected = waiting(lambda: created(client.post(JOBS, json=CREATE, headers=keyed())))
+    assert "Idempotency-Replayed" not in corrected.headers
 
 
 def test_a_full_disk_refuses_calls_with_a_key_until_there_is_room(
@@ -252,3 +261,102 @@ def test_a_full_disk_refuses_calls_with_a_key_until_there_is_room(
         resource.prlimit(worker, resource.RLIMIT_FSIZE, unlimited)
         assert gateway.post(JOBS, CREATE, headers=keyed("full-0")).status_code == 200
     assert len(creates(sandbox)) == 3
+
+
+# Readiness
+
+
+@contextmanager
+def damaged_file(gateway: Gateway, folder: Path) -> Iterator[None]:
+    for file in folder.iterdir():
+        file.write_bytes(b"\xff" * 8192)
+    yield
+    for file in folder.iterdir():
+        file.unlink()
+
+
+@contextmanager
+def full_disk(gateway: Gateway, folder: Path) -> Iterator[None]:
+    limits = {pid: resource.prlimit(pid, resource.RLIMIT_FSIZE) for pid in workers(gateway)}
+    for pid, (_, most) in limits.items():
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (100, most))
+    yield
+    for pid, limit in limits.items():
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, limit)
+
+
+@pytest.mark.parametrize("trouble", [damaged_file, full_disk], ids=lambda trouble: trouble.__name__)
+def test_all_workers_say_that_the_store_fails_and_when_it_works_again(
+    sandbox: Sandbox, store: Path, trouble: Any
+) -> None:
+    with gateway_process(f"{sandbox.url}/v1", GATEWAY_STORE=store, WEB_CONCURRENCY=3) as gateway:
+        assert all(gateway.post(JOBS, CREATE, headers=keyed(f"{n}")).ok for n in range(12))
+        with trouble(gateway, store.parent):
+            assert refused(gateway.post(JOBS, CREATE, headers=keyed("another")))
+            assert words(gateway) == {"unavailable"}
+        wait_until(lambda: words(gateway) == {"ok"})
+
+
+def test_all_workers_say_that_redis_is_gone_and_when_it_is_back(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    with ExitStack() as running:
+        with redis_server(tmp_path) as url:
+            gateway = running.enter_context(
+                gateway_process(f"{sandbox.url}/v1", GATEWAY_STORE=url, WEB_CONCURRENCY=3)
+            )
+            assert gateway.post(JOBS, CREATE, headers=keyed()).ok
+        assert refused(gateway.post(JOBS, CREATE, headers=keyed("another")))
+        assert words(gateway) == {"unavailable"}
+        with redis_server(tmp_path, urlsplit(url).port or 0):
+            wait_until(lambda: words(gateway) == {"ok"})
+
+
+def words(gateway: Gateway) -> set[str]:
+    """What the workers say of their store; any of them is asked."""
+    pages = [gateway.get("/readyz") for _ in range(20)]
+    assert {page.status_code for page in pages} == {200}
+    said = {(page.json()["status"], page.json()["checks"]["store"]) for page in pages}
+    assert said <= {("ok", "ok"), ("degraded", "unavailable")}
+    return {word for _, word in said}
+
+
+def word(client: TestClient) -> str:
+    """What readiness says after it has looked again."""
+    for _ in range(2):
+        said = client.get("/readyz").json()["checks"]["store"]
+    return str(said)
+
+
+@pytest.mark.usefixtures("always_looking")
+def test_readiness_finds_out_by_itself_and_not_before_it_is_true(
+    gateway: MakeGateway, store: Path
+) -> None:
+    client = gateway()
+    client.post(JOBS, json=CREATE, headers=keyed())
+    with locked(store):
+        client.post(JOBS, json=CREATE, headers=keyed("another"))
+        assert word(client) == "unavailable"
+    assert word(client) == "ok"
+
+
+@pytest.mark.usefixtures("always_looking")
+def test_readiness_believes_no_store_that_can_be_read_and_not_claimed_in(
+    gateway: MakeGateway, store: Path
+) -> None:
+    client = gateway()
+    client.post(JOBS, json=CREATE, headers=keyed())
+    with sqlite3.connect(store) as db:
+        db.execute(
+            "CREATE TRIGGER no_more BEFORE INSERT ON record BEGIN SELECT RAISE(FAIL, 'no'); END"
+        )
+    db.close()
+    assert refused(client.post(JOBS, json=CREATE, headers=keyed("another")))
+    assert client.post(JOBS, json=CREATE, headers=keyed()).is_success  # a replay
+    assert word(client) == "unavailable"
+
+
+@pytest.fixture
+def always_looking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Readiness looks again whenever it is asked."""
+    monkeypatch.setattr("service.pages.LOOK_PERIOD", -1.0)

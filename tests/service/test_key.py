@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,14 @@ def test_a_refused_key_is_logged_once_a_minute(
     for _ in range(5):
         client.get("/v1/batch/jobs")
     assert caplog.text.count("refuses the key") == 1
+
+
+def test_all_workers_know_of_a_refusal_that_one_of_them_met(settings: Settings) -> None:
+    key = service.key.Key(settings)
+    worker = multiprocessing.get_context("fork").Process(target=lambda: key.refuse(key.current()))
+    worker.start()
+    worker.join()
+    assert (worker.exitcode, key.refused) == (0, True)
 
 
 def test_liveness_does_not_depend_on_the_key(mistral: RequestsMock, client: TestClient) -> None:
