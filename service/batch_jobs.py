@@ -2,6 +2,8 @@
 
 A created job carries a tag in its metadata, by which it is found in the list; a cancelled job is found by its id.
 Source: Mistral's OpenAPI document (metadata: names of 1 to 32, values of 1 to 512 characters; list: newest first).
+
+What is found decides whether a call is sent again, so each look has a connection of its own: nothing but its answer can come there.
 """
 
 from __future__ import annotations
@@ -118,7 +120,7 @@ class Created:
         left = deadline - time.monotonic()
         if left <= 0:
             raise Problem("upstream-timeout", "There was no time to look at all jobs.")
-        answer = self.upstream.send(fill(self.listing, Inputs(query=query)), Exchange(), left)
+        answer = self.upstream.send(fill(self.listing, Inputs(query=query)), Exchange(fresh=True), left)
         return _decoded(answer.body, _Page)
 
 
@@ -143,7 +145,7 @@ class Cancelled:
 
     def find(self, request: UpstreamRequest, tag: str, since: float, limit: float) -> Answer | None:
         """The job, if it is no longer under way."""
-        answer = self.upstream.send(self._getting(request), Exchange(), max(0.1, limit))
+        answer = self.upstream.send(self._getting(request), Exchange(fresh=True), max(0.1, limit))
         return None if _decoded(answer.body, _Job).status in _UNDER_WAY else answer
 
     def _getting(self, request: UpstreamRequest) -> UpstreamRequest:

@@ -11,6 +11,7 @@ import contextlib
 import socket
 import threading
 import time
+from http.client import HTTPResponse
 from typing import Any
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -18,13 +19,19 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import NewConnectionError
 from urllib3.util.connection import create_connection
 
-from .names import name
+from .http11 import Response, speaks
+from .names import Unasked, name
+from .pool import NoThread, start_thread
 
 
 class Exchange:
-    """One upstream request and its answer. `sent`: bytes of it have left; `over`: ended from outside."""
+    """One upstream request and its answer. `sent`: bytes of it have left; `over`: ended from outside.
 
-    def __init__(self) -> None:
+    `fresh`: over a connection of its own, on which there can be no answer to anything else; reads share kept ones otherwise.
+    """
+
+    def __init__(self, *, fresh: bool = False) -> None:
+        self.fresh = fresh
         self.deadline = float("inf")
         self.over = False
         self.sent = False
@@ -66,12 +73,15 @@ class _Watched:
 
     exchange: Exchange | None = None
     sock: socket.socket | None
+    response_class: type[HTTPResponse] = Response
 
     def _new_conn(self) -> socket.socket:
         """As urllib3's, whose limit is for each address and not for the name: here, the exchange's deadline holds for all."""
         own: Any = self
         try:
             return self._connect_to_any(name(own._dns_host).addresses(self._left()))
+        except Unasked as error:  # our fault, and not the upstream's
+            raise NoThread from error
         except OSError as error:
             raise NewConnectionError(own, str(error)) from error
 
@@ -107,6 +117,9 @@ class _Watched:
                 exchange.over or time.monotonic() > exchange.deadline
             ):  # also of a process that was stopped
                 raise TimeoutError
+            if not exchange.sent and self.sock and speaks(self.sock, self.sock.recv):
+                # Also on a new connection: no answer to a request that has not left (RFC 9112 section 9.2).
+                raise ConnectionAbortedError("the upstream spoke first, or ended the connection")
             exchange.sent = True
         return super().send(data)  # type: ignore[misc]
 
@@ -132,7 +145,7 @@ POOLS = {"http": _HTTPPool, "https": _HTTPSPool}
 
 
 class Watch:
-    """Ends exchanges whose deadline has passed. One thread a process, started with the first exchange: after any fork."""
+    """Ends exchanges whose deadline has passed. One thread, started when it is first needed: after any fork."""
 
     PERIOD = 0.25
     """Seconds between looks: how late an end may come."""
@@ -142,14 +155,17 @@ class Watch:
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
 
-    def add(self, exchange: Exchange) -> None:
-        """Watches `exchange` until it is removed."""
-        self._exchanges.add(exchange)
+    def start(self) -> None:
+        """Has the thread run. Raises NoThread."""
         if self._thread is None:
             with self._lock:
                 if self._thread is None:
-                    self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
-                    self._thread.start()
+                    self._thread = start_thread("watch", self._run)
+
+    def add(self, exchange: Exchange) -> None:
+        """Watches `exchange` until it is removed. Raises NoThread: nothing may be sent that nobody would end."""
+        self.start()
+        self._exchanges.add(exchange)
 
     def remove(self, exchange: Exchange) -> None:
         """Stops watching `exchange`."""
@@ -162,3 +178,7 @@ class Watch:
             for exchange in self._exchanges.copy():
                 if exchange.deadline < now and not exchange.over:
                     exchange.abandon()
+
+
+WATCH = Watch()
+"""The process's."""

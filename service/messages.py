@@ -166,6 +166,14 @@ def decipher(
             headers=_retry_after(headers),
         )
     raise _refusal(operation, status, headers, error, passed)
+    if not 200 <= status < 600:
+        # RFC 9110 section 15: there are no such statuses; those below 200 are never an answer.
+        raise Problem(
+            "upstream-bad-response",
+            f"The upstream answered with the status {status}, which is none.",
+            upstream_status=status,
+            retryable=operation.safe,
+        )
 
 
 def _refusal(

@@ -18,6 +18,10 @@ MOST = 8
 """Threads that may wait for the resolver at a time, each for a question that it does not answer."""
 
 
+class Unasked(OSError):
+    """The system has no thread to give that would ask the resolver."""
+
+
 class Name:
     """The name of a server. Thread-safe."""
 
@@ -49,8 +53,8 @@ class Name:
                 )
                 try:
                     asking.start()
-                except RuntimeError as error:  # the system has no thread to give now
-                    raise OSError(str(error)) from error
+                except RuntimeError as error:
+                    raise Unasked(str(error)) from error
                 self._latest = latest
                 self._begun = now
                 self._waiting += 1

@@ -31,6 +31,7 @@ from .document import with_tokens
 from .errors import DOCUMENTATION, PROBLEMS
 from .idempotency import Idempotency
 from .key import Key
+from .pool import NoThread
 
 LOOK_PERIOD = 2.0
 """Seconds between two looks, by one worker, at what has failed."""
@@ -136,7 +137,13 @@ class Pages:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and is_page(scope["path"]):
-            await self.router(scope, receive, send)
+            try:
+                await self.router(scope, receive, send)
+            except RuntimeError as error:
+                # Of anyio, whose threads read files and make the page of metrics.
+                if "start new thread" in str(error):
+                    raise NoThread from error
+                raise
         else:
             await self.app(scope, receive, send)
 

@@ -12,10 +12,31 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from queue import SimpleQueue
-from threading import Thread
+from threading import Lock, Thread
 from typing import Any
 
+from .errors import Problem
+
 _Call = tuple["_Ended", asyncio.Future[Any], "Turn"]
+
+
+class NoThread(Problem):
+    """The system has no thread to give now; nothing was begun."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "overloaded", "The system gives this process no thread.", headers=[("Retry-After", "1")]
+        )
+
+
+def start_thread(name: str, run: Callable[[], object]) -> Thread:
+    """A daemon thread that has begun to `run`. Raises NoThread."""
+    thread = Thread(target=run, name=name, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise NoThread from error
+    return thread
 
 
 class Turn:
@@ -37,42 +58,53 @@ class Turn:
 class Pool:
     """At most so many threads, each started by the first call that finds no other free: so after any fork.
 
-    They are daemons, which asyncio and the interpreter do not wait for; the interpreter's exit waits until each has
-    finished the calls that it was given.
+    Where the system gives fewer, calls wait for those that there are. They are daemons, which asyncio and the interpreter do
+    not wait for; the interpreter's exit waits until each has finished the calls that it was given.
     """
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, name: str = "request") -> None:
         self.limit = threads
+        self.name = name
         self._threads: list[Thread] = []
-        self._free: deque[None] = deque()  # an entry for each thread that waits for a call
+        self._spare = 0  # threads that have no call; negative: calls that have no thread
+        self._counting = Lock()
         self._calls: SimpleQueue[_Call | None] = SimpleQueue()
         self._ended: _Ended | None = None
+
+    @property
+    def waits(self) -> bool:
+        """Whether a call waits for a thread: the last one that was submitted, or more."""
+        return self._spare < 0
 
     def submit(self, call: Callable[[], Any] | Turn) -> asyncio.Future[Any]:
         """Has a thread call it; the future of the running loop gets the result, or the exception.
 
-        Whoever takes a turn before a thread does keeps it from being called, and settles the future.
+        Whoever takes a turn before a thread does keeps it from being called, and settles the future. Raises NoThread when there
+        is none and none to be had.
         """
         loop = asyncio.get_running_loop()
         ended = self._ended
         if ended is None or ended.loop is not loop:
             ended = self._ended = _Ended(loop)
-        try:
-            self._free.pop()
-        except IndexError:
-            self._start()
+        with self._counting:
+            if not self._spare > 0 and len(self._threads) < self.limit:
+                self._start()
+            self._spare -= 1
         future = loop.create_future()
         self._calls.put((ended, future, call if isinstance(call, Turn) else Turn(call)))
         return future
 
     def _start(self) -> None:
+        try:
+            thread = start_thread(f"{self.name}-{len(self._threads)}", self._serve)
+        except NoThread:
+            if self._threads:
+                return
+            raise
         if not self._threads:
             atexit.register(self._finish)
-        if len(self._threads) < self.limit:
-            name = f"request-{len(self._threads)}"
-            thread = Thread(target=self._serve, name=name, daemon=True)
-            thread.start()
-            self._threads.append(thread)
+        self._threads.append(thread)
+        self._spare += 1
 
     def _serve(self) -> None:
         while work := self._calls.get():
@@ -81,12 +113,13 @@ class Pool:
 
     def _carry_out(self, ended: _Ended, future: asyncio.Future[Any], turn: Turn) -> None:
         result = error = None
-        call = turn.take()
+        call = None if future.cancelled() else turn.take()
         try:
             result = call() if call else None
         except BaseException as raised:  # whatever it is, it belongs to whoever awaits the call
             error = raised
-        self._free.append(None)
+        with self._counting:
+            self._spare += 1
         if call:
             ended.add(future, result, error)
 

@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from .context import context
 from .errors import Problem
-from .exchange import Exchange
+from .exchange import WATCH, Exchange
 from .messages import UpstreamRequest
 from .pool import Pool, Turn
 from .validation import REQUEST
@@ -37,7 +37,6 @@ class ThreadedWSGI:
 
     def __init__(self, app: WSGIApp, *, threads: int, queue: int) -> None:
         self.app = app
-        self.threads = threads
         self.limit = threads + queue
         self.calls: set[asyncio.Future[Any]] = set()
         self.pool = Pool(threads)
@@ -55,8 +54,9 @@ class ThreadedWSGI:
         turn = Turn(partial(contextvars.copy_context().run, self._call, environ))
         safe = request.operation.safe
         del request, environ  # from here on the turn alone has the body
+        WATCH.start()  # before a thread that could take its place
         call = self.pool.submit(turn)
-        if len(self.calls) >= self.threads:
+        if self.pool.waits:
             call.get_loop().call_later(PATIENCE, _give_up, call, turn)
         self.calls.add(call)
         call.add_done_callback(self._finished)

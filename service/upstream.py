@@ -22,7 +22,7 @@ from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from .config import Settings
 from .errors import Problem
-from .exchange import POOLS, Exchange, Watch
+from .exchange import POOLS, WATCH, Exchange
 from .key import Credentials, Key
 from .messages import Answer, UpstreamRequest, decipher
 from .upstream_records import UpstreamCall
@@ -34,7 +34,7 @@ _CHUNK = 1 << 20
 
 
 class Upstream:
-    """The API behind the gateway: over kept connections for safe requests, over a new one for each other."""
+    """The API behind the gateway: over kept connections for safe requests; over a new one for each other, or when an exchange wants it."""
 
     def __init__(self, settings: Settings, key: Key) -> None:
         contract = settings.contract
@@ -52,18 +52,17 @@ class Upstream:
             "Accept": "application/json",
             "Accept-Encoding": "identity",
         }
-        self.watch = Watch()
 
     def send(
         self, request: UpstreamRequest, exchange: Exchange, limit: float | None = None
     ) -> Answer:
         """The upstream's answer; Problem for everything else, within `limit` seconds (None: GATEWAY_TIMEOUT)."""
         exchange.deadline = time.monotonic() + (self.total if limit is None else limit)
-        self.watch.add(exchange)
+        WATCH.add(exchange)
         try:
             return self._send_with_key(request, exchange)
         finally:
-            self.watch.remove(exchange)
+            WATCH.remove(exchange)
 
     def _send_with_key(self, request: UpstreamRequest, exchange: Exchange) -> Answer:
         credentials = self.key.current()
@@ -117,9 +116,11 @@ class Upstream:
         call: UpstreamCall,
     ) -> tuple[requests.Response, bytes]:
         prepared = self._prepare(request, credentials, call.headers if self.trace else {})
+        adapter = self.kept if request.operation.safe and not exchange.fresh else self.fresh
+        if adapter is self.fresh:
+            prepared.headers["Connection"] = "close"
         exchange.begin()
         try:
-            adapter = self.kept if request.operation.safe else self.fresh
             response = adapter.send(prepared, stream=True, timeout=self.timeouts)
         except requests.RequestException as error:
             raise NothingReceived(isinstance(error, requests.ReadTimeout)) from error
@@ -145,8 +146,6 @@ class Upstream:
         self, request: UpstreamRequest, credentials: Credentials, trace: Mapping[str, str]
     ) -> requests.PreparedRequest:
         headers = {**self.headers, **trace, **request.headers, **credentials.headers}
-        if not request.operation.safe:
-            headers["Connection"] = "close"
         if request.body is not None:
             headers["Content-Type"] = "application/json"
             headers["Content-Length"] = str(len(request.body))
@@ -214,7 +213,9 @@ class NothingReceived(Exception):
             )
         if self.timed_out or exchange.over:
             return _timeout(request)
-        return _unusable(request, "The upstream closed the connection without an answer.")
+        return _unusable(
+            request, "The upstream ended the connection, or answered with what is not HTTP/1.1."
+        )
 
 
 def _timeout(request: UpstreamRequest) -> Problem:

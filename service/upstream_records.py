@@ -38,6 +38,8 @@ class UpstreamCall:
     ) -> None:
         if isinstance(error, Problem):
             self.error = error.slug
+        if self.status >= 600:  # no status, which is found out when the answer is deciphered
+            self.error = self.error or "upstream-bad-response"
         seconds = time.perf_counter() - self.begun
         if self.own:
             self.own.upstream_status = self.status

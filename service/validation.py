@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -25,6 +26,7 @@ from .bodies import BodyReader, Content
 from .context import context
 from .errors import Problem
 from .messages import Inputs, UpstreamRequest, fill
+from .pool import Pool
 
 MAX_QUERY_PARAMETERS = 200
 
@@ -40,6 +42,9 @@ LEAST_RATE = 1 << 16
 LARGE = 1 << 18
 """Bytes of a body from which on it is counted, and a thread reads it, so that other requests do not wait meanwhile."""
 
+READERS = 4
+"""Large bodies that are read at the same time; others wait for their turn."""
+
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 REQUEST = "gateway.request"
 
@@ -51,6 +56,7 @@ class Validation:
         self.app = app
         self.max_body = max_body
         self.room = Room(ROOM * max_body)
+        self.pool = Pool(READERS, "body")
         self.readers = {
             operation.id: RequestReader(operation) for operation in contract.operations.values()
         }
@@ -85,7 +91,7 @@ class Validation:
             if len(content) < LARGE:
                 scope[REQUEST] = reader.read(scope, content)
             else:
-                scope[REQUEST] = await asyncio.to_thread(reader.read, scope, content)
+                scope[REQUEST] = await self.pool.submit(partial(reader.read, scope, content))
             del content
             await self.app(scope, receive, send)
         finally:

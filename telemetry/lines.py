@@ -84,20 +84,24 @@ class Lines:
         if not self._gathering:
             self._gathering = True
             self._wake.set()
-            if self._thread is None:
-                self._start()
+        if self._thread is None:
+            self._start()
 
     def flush(self, seconds: float) -> None:
         """Waits until all lines are written, `seconds` at most."""
         end = time.monotonic() + seconds
+        if self._waiting and self._thread is None:
+            self._start()
         while (self._waiting or self._writing) and time.monotonic() < end:
             time.sleep(GATHER / 4)
 
     def _start(self) -> None:
-        with self._lock:
+        """Starts the thread. When the system has none to give, the lines wait for the next that comes, which tries again."""
+        with self._lock, contextlib.suppress(RuntimeError):
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="lines", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="lines", daemon=True)
+                thread.start()
+                self._thread = thread
 
     def _run(self) -> None:
         while True:

@@ -8,13 +8,20 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 
+from service.config import Settings
+from service.exchange import WATCH, Exchange
+from service.key import Key
+from service.messages import Inputs, fill
 from service.names import MOST, Name
+from service.pool import NoThread
+from service.upstream import Upstream
 from tests.deploy.gateways import JOBS, job
 from tests.deploy.hosts import MIDDLE, Token, gateway_on, hosts
 from tests.idempotency.conftest import door, settings_for
@@ -184,3 +191,17 @@ def test_a_system_that_has_no_thread_to_give_is_asked_again_by_the_next(
             with pytest.raises(OSError, match="thread"):
                 asked.addresses(1)
     assert asked.addresses(5)
+
+
+def test_a_call_whose_upstream_nobody_can_look_up_is_told_that_the_gateway_is_busy(
+    monkeypatch: pytest.MonkeyPatch, settings: Settings
+) -> None:
+    def none_left(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    settings = replace(settings, upstream_url="http://localhost:9/v1")
+    listing = fill(settings.contract.operations["listbatchjobs"], Inputs())
+    WATCH.start()
+    with monkeypatch.context() as patch, pytest.raises(NoThread):
+        patch.setattr(threading.Thread, "start", none_left)
+        Upstream(settings, Key(settings)).send(listing, Exchange())

@@ -10,17 +10,21 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 import pytest
 from starlette.types import Message
 
 import service.threads
 from openapi.contract import load
+from service.app import create_app
+from service.config import Settings
 from service.context import open_context
 from service.errors import Problem
+from service.exchange import Exchange, Watch
 from service.messages import UpstreamRequest
-from service.pool import Pool, Turn
+from service.pool import NoThread, Pool, Turn
 from service.threads import ThreadedWSGI
-from service.validation import REQUEST
+from service.validation import LARGE, REQUEST
 
 
 def test_no_thread_is_started_before_a_call_needs_it() -> None:
@@ -45,6 +49,81 @@ def test_calls_run_at_once_up_to_the_limit_and_the_rest_waits_its_turn() -> None
         return await asyncio.gather(*(pool.submit(wait) for _ in range(6)))
 
     assert len(set(asyncio.run(six()))) == 3
+
+
+class System:
+    """Has threads to give, or none."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.threads = True
+        self._start = threading.Thread.start
+        monkeypatch.setattr(threading.Thread, "start", lambda thread: self.start(thread))
+
+    def start(self, thread: threading.Thread) -> None:
+        if not self.threads:
+            raise RuntimeError("can't start new thread")
+        self._start(thread)
+
+
+@pytest.fixture
+def system(monkeypatch: pytest.MonkeyPatch) -> System:
+    return System(monkeypatch)
+
+
+def test_calls_wait_for_the_threads_that_there_are_when_the_system_has_no_more(
+    system: System,
+) -> None:
+    pool = Pool(3)
+
+    async def one_and_more() -> set[str]:
+        names = {await pool.submit(name_of_thread)}
+        system.threads = False
+        return names | set(await asyncio.gather(*(pool.submit(name_of_thread) for _ in range(9))))
+
+    assert asyncio.run(one_and_more()) == {"request-0"}
+
+
+def test_a_pool_grows_again_after_the_system_had_no_threads(system: System) -> None:
+    pool, together = Pool(3), threading.Barrier(3)
+
+    async def few_and_many() -> list[int]:
+        await pool.submit(name_of_thread)
+        system.threads = False
+        await asyncio.gather(*(pool.submit(name_of_thread) for _ in range(9)))
+        system.threads = True
+        return await asyncio.gather(*(pool.submit(lambda: together.wait(10)) for _ in range(3)))
+
+    assert sorted(asyncio.run(few_and_many())) == [0, 1, 2]
+
+
+def test_nothing_is_begun_when_there_is_no_thread_at_all(system: System) -> None:
+    pool = Pool(3)
+    begun: list[str] = []
+
+    async def never_and_then() -> str:
+        system.threads = False
+        with pytest.raises(NoThread) as caught:
+            pool.submit(lambda: begun.append("never"))
+        assert (caught.value.slug, caught.value.headers) == ("overloaded", (("Retry-After", "1"),))
+        system.threads = True
+        return await pool.submit(name_of_thread)
+
+    assert (asyncio.run(never_and_then()), begun) == ("request-0", [])
+
+
+def test_a_cancelled_call_is_not_begun() -> None:
+    pool, go_on = Pool(1), threading.Event()
+    begun: list[str] = []
+
+    async def cancel() -> None:
+        busy = pool.submit(lambda: go_on.wait(10))
+        pool.submit(lambda: begun.append("cancelled")).cancel()
+        go_on.set()
+        await busy
+        await pool.submit(lambda: begun.append("wanted"))
+
+    asyncio.run(cancel())
+    assert begun == ["wanted"]
 
 
 def test_an_exception_reaches_whoever_awaits_the_call_and_spares_the_thread() -> None:
@@ -234,6 +313,76 @@ def test_a_request_that_finds_no_free_thread_in_time_is_refused_and_never_begun(
 
     asyncio.run(wait())
     assert app.begun == ["/first"]
+
+
+def test_a_request_is_refused_too_when_the_system_gives_fewer_threads_than_it_may_have(
+    monkeypatch: pytest.MonkeyPatch, system: System
+) -> None:
+    monkeypatch.setattr(service.threads, "PATIENCE", 0.05)
+    app = Held()
+
+    async def wait() -> None:
+        served = ThreadedWSGI(app, threads=5, queue=5)
+        first = asking(served, "/first")
+        await until(lambda: app.begun)
+        system.threads = False
+        with pytest.raises(Problem) as caught:
+            await asking(served, "/second")
+        assert caught.value.slug == "overloaded"
+        app.go_on.set()
+        assert (await first)[0]["status"] == 200
+
+    asyncio.run(wait())
+    assert app.begun == ["/first"]
+
+
+def test_no_request_is_begun_that_nobody_would_end_in_time(
+    monkeypatch: pytest.MonkeyPatch, system: System
+) -> None:
+    watch, app = Watch(), Held()
+    app.go_on.set()
+    monkeypatch.setattr(service.threads, "WATCH", watch)
+
+    async def never_and_then() -> None:
+        served = ThreadedWSGI(app, threads=5, queue=5)
+        system.threads = False
+        with pytest.raises(NoThread):
+            await asking(served, "/first")
+        with pytest.raises(NoThread):
+            watch.add(Exchange())
+        system.threads = True
+        assert (await asking(served, "/second"))[0]["status"] == 200
+
+    asyncio.run(never_and_then())
+    assert app.begun == ["/second"]
+
+
+CREATE = {"endpoint": "/v1/ocr", "requests": [{"body": {"x": "y" * LARGE}}]}
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "/metrics"), ("GET", "/docs/assets/swagger-ui.css"), ("POST", "/v1/batch/jobs")],
+    ids=["metrics", "a file", "a large body"],
+)
+def test_what_needs_another_thread_than_a_request_s_is_refused_too(
+    method: str, path: str, settings: Settings, system: System
+) -> None:
+    app = create_app(settings)
+
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            await client.get("/livez")  # so that all of it is there
+            system.threads = False
+            try:
+                return await client.request(method, path, json=CREATE if method == "POST" else None)
+            finally:
+                system.threads = True
+
+    answer = asyncio.run(ask())
+    assert (answer.status_code, answer.json()["type"]) == (503, "/problems#overloaded")
+    assert answer.headers["retry-after"] == "1"
 
 
 def test_the_process_ends_after_the_calls_that_it_was_given() -> None:

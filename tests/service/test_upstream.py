@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import socket
-import ssl
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,71 +15,11 @@ from starlette.testclient import TestClient
 from service.app import create_app
 from service.config import Settings
 from service.exchange import Exchange
+from tests.service.upstream import Behaviour, upstream
 
 ID = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
 CREATE = {"endpoint": "/v1/ocr"}
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
-
-
-Behaviour = Callable[[socket.socket, int], object]
-
-
-@contextmanager
-def upstream(
-    behave: Behaviour, certificate: tuple[str, str] | None = None
-) -> Iterator[tuple[int, list[bytes]]]:
-    """A server on a free port that reads one request per connection, notes it, and calls `behave(socket, nth)`."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    received: list[bytes] = []
-    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER) if certificate else None
-    if tls and certificate:
-        tls.load_cert_chain(*certificate)
-
-    def serve() -> None:
-        while True:
-            try:
-                peer, _ = listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=answer, args=(peer,), daemon=True).start()
-
-    def answer(plain: socket.socket) -> None:
-        with suppress(OSError), tls.wrap_socket(plain, server_side=True) if tls else plain as peer:
-            received.append(read_request(peer))
-            behave(peer, len(received))
-
-    thread = threading.Thread(target=serve, daemon=True)
-    thread.start()
-    try:
-        yield listener.getsockname()[1], received
-    finally:
-        listener.shutdown(socket.SHUT_RDWR)
-        listener.close()
-        thread.join()
-
-
-def some(peer: socket.socket) -> bytes:
-    if not (data := peer.recv(65536)):
-        raise ConnectionError
-    return data
-
-
-def read_request(peer: socket.socket) -> bytes:
-    data = b""
-    while b"\r\n\r\n" not in data:
-        data += some(peer)
-    head, _, body = data.partition(b"\r\n\r\n")
-    length = next(
-        (
-            int(line[15:])
-            for line in head.split(b"\r\n")
-            if line.lower().startswith(b"content-length:")
-        ),
-        0,
-    )
-    while len(body) < length:
-        body += some(peer)
-    return head + b"\r\n\r\n" + body
 
 
 @pytest.fixture

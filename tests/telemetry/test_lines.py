@@ -17,6 +17,7 @@ from urllib.parse import quote
 import pytest
 
 from telemetry import audit, lines, logs
+from tests.processes import wait_until
 
 log = logging.getLogger("gateway.test")
 SECRET = 'sk-CANARY-"quoted"\\+/=&'
@@ -391,3 +392,18 @@ def test_an_answers_id_is_found_only_in_a_small_object() -> None:
         b'{"x": "%s", "id": "a"}' % (b"y" * audit.MAX_PARSED),
     ):
         assert audit.subject(body) == ""
+
+
+@pytest.mark.parametrize("later", [b"", b"two\n"], ids=["the end", "another line"])
+def test_a_line_that_no_thread_can_write_waits_for_one(
+    later: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    written = lines.Lines(tmp_path / "log", lambda count: b"%d lost\n" % count)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", none_left)
+        written.put(b"one\n")
+    written.put(later) if later else written.flush(10)  # as the end of a process does
+    assert wait_until(lambda: (tmp_path / "log").read_bytes() == b"one\n" + later)

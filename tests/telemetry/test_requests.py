@@ -265,17 +265,25 @@ def test_a_limited_upstream_is_counted(mistral: RequestsMock, client: TestClient
 
 
 def test_an_upstream_without_an_answer_is_counted_by_the_kind_of_failure(
-    mistral: RequestsMock, client: TestClient
+    answer: dict[str, Any], error: str, mistral: RequestsMock, client: TestClient
 ) -> None:
     labels = {
         "http_request_method": "POST",
         "http_route": "/batch/jobs",
         "http_response_status_code": "",
         "server_address": "127.0.0.1",
-        "error_type": "upstream-unreachable",
+        "error_type": error,
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        ({"body": requests.ConnectTimeout()}, "upstream-unreachable"),
+        ({"status": 999, "json": {}}, "upstream-bad-response"),
+    ],
+    ids=["no connection", "a status that HTTP does not have"],
+)
     }
     before = _value("http_client_request_duration_seconds_count", **labels)
-    mistral.post(JOBS, body=requests.ConnectTimeout())
+    mistral.post(JOBS, **answer)
     client.post("/v1/batch/jobs", json=CREATE)
     assert _value("http_client_request_duration_seconds_count", **labels) == before + 1
 
