@@ -24,7 +24,7 @@ from openapi.contract import Contract, Operation, path_variables
 from .errors import Problem
 from .exchange import Exchange
 from .idempotency import Recovery
-from .messages import Answer, Inputs, UpstreamRequest, fill
+from .messages import UNREADABLE, Answer, Inputs, UpstreamRequest, fill, legible, read_json
 from .upstream import Upstream
 
 TAG = "gw_op"
@@ -92,24 +92,28 @@ class Created:
         """The tagged job as the answer to its creation. The tag is compared here: how the list filters is not documented."""
         if not self.tagging:
             return None
-        for job in self._jobs(since, time.monotonic() + limit):
+        for listed, job in self._jobs(since, time.monotonic() + limit):
             if _tag(job) == tag:
-                return Answer(200, "application/json", bytes(job))
+                return Answer(200, "application/json", _original(listed, job))
         return None
 
-    def _jobs(self, since: float, deadline: float) -> Iterator[Raw]:
-        """All jobs since then; Problem when not all could be looked at, from which nothing may be concluded."""
+    def _jobs(self, since: float, deadline: float) -> Iterator[tuple[bytes, Raw]]:
+        """All jobs since then, each with the answer that lists it.
+
+        Problem when not all could be looked at, from which nothing may be concluded.
+        """
         seen = 0
         for number in range(PAGES):
-            page = self._page(number, since, deadline)
-            yield from page.data
+            answer = self._page(number, since, deadline)
+            page = _decoded(answer, _Page)
+            yield from ((answer, job) for job in page.data)
             seen += len(page.data)
             # A short page may be all that the upstream gives at a time, so it ends the list only when the total agrees.
             if not page.data or (len(page.data) < PAGE_SIZE and seen >= (page.total or math.inf)):
                 return
         raise Problem("upstream-answer-too-large", f"There are more than {seen} jobs to look at.")
 
-    def _page(self, number: int, since: float, deadline: float) -> _Page:
+    def _page(self, number: int, since: float, deadline: float) -> bytes:
         earliest = datetime.fromtimestamp(since - CLOCK_SLACK, UTC)
         query = (
             ("page", str(number)),
@@ -120,8 +124,8 @@ class Created:
         left = deadline - time.monotonic()
         if left <= 0:
             raise Problem("upstream-timeout", "There was no time to look at all jobs.")
-        answer = self.upstream.send(fill(self.listing, Inputs(query=query)), Exchange(fresh=True), left)
-        return _decoded(answer.body, _Page)
+        asked = fill(self.listing, Inputs(query=query))
+        return self.upstream.send(asked, Exchange(fresh=True), left).body
 
 
 class Cancelled:
@@ -181,8 +185,18 @@ def _tag(job: Raw) -> Any:
     return metadata.get(TAG) if isinstance(metadata, dict) else None
 
 
+def _original(listed: bytes, job: Raw) -> bytes:
+    """The bytes of `job` as they are in the answer, which may have been read with something in their place.
+
+    They are where it is found first: no text has its tag in it but its own.
+    """
+    text = bytes(job)
+    begin = legible(listed).index(text)
+    return listed[begin : begin + len(text)]
+
+
 def _decoded(content: bytes | Raw, shape: type[_Shape]) -> _Shape:
     try:
-        return msgspec.json.decode(content, type=shape)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        return read_json(content, shape)
+    except UNREADABLE as error:
         raise Problem("upstream-bad-response", "The upstream's answer has another form.") from error

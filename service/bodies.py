@@ -73,7 +73,10 @@ def _parse(content: Content, schema: Schema) -> tuple[Any, Any]:
 
 def _reason(error: msgspec.DecodeError) -> str:
     """What is wrong and at which byte, without a piece of the body."""
-    return str(error).removeprefix("JSON is malformed: ").partition(" - at ")[0]
+    said = str(error).removeprefix("JSON is malformed: ").partition(" - at ")[0]
+    # In other words than these msgspec does not say that a \u escape is half of a surrogate pair.
+    half = said.startswith(("Input data was truncated", "unexpected end of hex escape"))
+    return f"{said}, or half of a surrogate pair" if half else said
 
 
 def _read(raw: Raw, schema: Schema) -> tuple[Any, Any]:

@@ -29,7 +29,7 @@ from .context import Context
 from .errors import Problem
 from .exchange import Exchange
 from .later import Later
-from .messages import Answer, UpstreamRequest
+from .messages import UNREADABLE, Answer, UpstreamRequest, read_json
 from .store import Record, Store, StoreUnavailable
 from .upstream import Upstream
 
@@ -389,8 +389,8 @@ class Idempotency:
 
 def _is_object(answer: Answer) -> bool:
     try:
-        msgspec.json.decode(answer.body, type=dict[str, Raw])
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        read_json(answer.body, dict[str, Raw])
+    except UNREADABLE:
         return False
     return True
 

@@ -1,7 +1,7 @@
 """What is sent upstream and what its answer means, as pure functions: no socket, no clock, no settings.
 
 `fill` makes an upstream request from one operation and checked inputs; `decipher` makes an answer or a problem
-from a status, headers and bytes.
+from a status, headers and bytes. `read_json` is how every answer is read that the gateway reads itself.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
 import msgspec
@@ -32,6 +32,37 @@ _LIMITS = re.compile(r"(?:x-ratelimit-|ratelimit)[a-z0-9_-]*")
 
 # Anything that a server on the way could read as another path, or as the end of this one.
 _CHANGES_PATH = re.compile(r"^\.*$|\.\.|[\x00-\x1f\x7f/\\?#]|%(?:00|23|2e|2f|3f|5c)", re.IGNORECASE)
+
+
+# RFC 8259 section 8.2: an escape for half of a surrogate pair may stand alone, though it is no character. Found from the
+# start of a row of backslashes, since after an even number of them a u is a letter; whole pairs are walked past.
+_HALF = re.compile(
+    rb"""(?<!\\)(?:\\\\)*+
+    (?:(?:\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})++|(\\u[dD][89a-fA-F][0-9a-fA-F]{2}))""",
+    re.VERBOSE,
+)
+
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What `read_json` raises for what is not JSON, is nested too deeply, or has another shape."""
+
+_Shape = TypeVar("_Shape")
+
+
+def read_json(content: bytes | Raw, shape: type[_Shape]) -> _Shape:
+    """`content` as `shape`, with U+FFFD for each half of a surrogate pair that stands alone. Raises UNREADABLE."""
+    try:
+        return msgspec.json.decode(content, type=shape)
+    except msgspec.DecodeError:  # also for such a half, which msgspec does not take
+        return msgspec.json.decode(legible(content), type=shape)
+
+
+def legible(content: bytes | bytearray | Raw) -> bytearray:
+    """A copy of JSON text, as long as it is, with U+FFFD for each half of a surrogate pair that stands alone."""
+    copy = bytearray(content)
+    for found in _HALF.finditer(content):
+        if found[1]:
+            copy[found.start(1) : found.end(1)] = rb"\ufffd"
+    return copy
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +166,14 @@ def decipher(
     `headers` is case-insensitive; `passed_headers` are lower-case names of answer headers that reach the caller
     beside those that every gateway passes (see `_passes`).
     """
+    if not 200 <= status < 600:
+        # RFC 9110 section 15: there are no such statuses; those below 200 are never an answer.
+        raise Problem(
+            "upstream-bad-response",
+            f"The upstream answered with the status {status}, which is none.",
+            upstream_status=status,
+            retryable=operation.safe,
+        )
     content_type = headers.get("Content-Type", "")
     is_json = _is_json(content_type)
     passing = (
@@ -166,14 +205,6 @@ def decipher(
             headers=_retry_after(headers),
         )
     raise _refusal(operation, status, headers, error, passed)
-    if not 200 <= status < 600:
-        # RFC 9110 section 15: there are no such statuses; those below 200 are never an answer.
-        raise Problem(
-            "upstream-bad-response",
-            f"The upstream answered with the status {status}, which is none.",
-            upstream_status=status,
-            retryable=operation.safe,
-        )
 
 
 def _refusal(
@@ -222,8 +253,8 @@ def _is_whole_json(is_json: bool, content: bytes) -> bool:
     try:
         if not content.isascii():
             content.decode()  # msgspec does not look inside what it leaves as bytes
-        msgspec.json.decode(content, type=Raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        read_json(content, Raw)
+    except UNREADABLE:
         return False
     return is_json
 
@@ -245,8 +276,8 @@ def _json_error(content: bytes) -> Any:
     if len(content) > MAX_ERROR_BODY:
         return {"note": f"error body of {len(content)} bytes left out"}
     try:
-        return msgspec.json.decode(content)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return read_json(content, object)
+    except UNREADABLE:
         return None
 
 

@@ -17,6 +17,7 @@ from telemetry import audit, logs, metrics, spans
 from .config import Settings, refuse_start
 from .context import Context, current, open_context
 from .errors import Problem
+from .messages import legible
 
 LEFT = 499
 """The status of a request whose client left before its answer; never sent. nginx logs the same."""
@@ -244,7 +245,8 @@ class Records:
 
 def _audited(own: Context, scope: Scope, fields: dict[str, Any]) -> dict[str, Any]:
     length = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-    subject = audit.subject(own.body) if own.problem is None else ""
+    read = legible(own.body) if len(own.body) <= audit.MAX_PARSED else b""
+    subject = audit.subject(read) if own.problem is None else ""
     return {
         **fields,
         "id": subject or own.path_values[:128],

@@ -24,7 +24,7 @@ from .config import Settings
 from .errors import Problem
 from .exchange import POOLS, WATCH, Exchange
 from .key import Credentials, Key
-from .messages import Answer, UpstreamRequest, decipher
+from .messages import UNREADABLE, Answer, UpstreamRequest, decipher, read_json
 from .upstream_records import UpstreamCall
 
 REPEATS = 2
@@ -188,8 +188,8 @@ def _scrub(content: bytes, status: int, credentials: Credentials) -> bytes:
     """An error body without our key, should the upstream echo it, in whatever JSON escapes."""
     if status < 400:
         return content
-    with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        content = msgspec.json.encode(msgspec.json.decode(content))
+    with contextlib.suppress(*UNREADABLE):
+        content = msgspec.json.encode(read_json(content, object))
     for secret in credentials.secrets:
         for spelling in (secret, msgspec.json.encode(secret.decode())[1:-1]):
             content = content.replace(spelling, b"***")

@@ -60,7 +60,7 @@ def entry(message: str, fields: logs.Fields) -> None:
     logs.event(log, logging.INFO, message, fields)
 
 
-def subject(body: bytes) -> str:
+def subject(body: bytes | bytearray) -> str:
     """The `id` member of a small JSON answer; empty for every other answer."""
     if len(body) > MAX_PARSED:
         return ""

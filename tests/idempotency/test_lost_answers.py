@@ -234,6 +234,44 @@ def test_a_job_is_found_on_a_later_page_however_the_upstream_pages(
     assert (answer.status_code, answer.json()["id"], answer.json()["new"]) == (200, "mine", 1.5)
 
 
+HALF = rb'"model": "\ud83d",  "x": "\\ud83d\ud83d\ude00"'
+"""Members with half of a surrogate pair, which is JSON (RFC 8259 section 8.2)."""
+
+
+def test_a_job_with_half_of_a_surrogate_pair_is_recorded_and_replayed_byte_for_byte(
+    gateway: MakeGateway,
+) -> None:
+    upstream = "http://127.0.0.1:9/v1"
+    body = b'{"id": "mine", %s}' % HALF
+    with responses.RequestsMock() as mistral:
+        create = mistral.post(f"{upstream}/batch/jobs", body=body, content_type="application/json")
+        client = gateway(upstream)
+        answers = [client.post(JOBS, json=CREATE, headers=keyed()).content for _ in range(2)]
+    assert (answers, create.call_count) == ([body, body], 1)
+
+
+def test_a_lost_job_with_half_of_a_surrogate_pair_is_found_as_it_is_in_the_list(
+    gateway: MakeGateway,
+) -> None:
+    upstream = "http://127.0.0.1:9/v1"
+    job: list[bytes] = []
+
+    def create(request: Any) -> tuple[int, dict[str, str], str]:
+        metadata = json.dumps(json.loads(request.body)["metadata"]).encode()
+        job.append(b'{"id": "mine", %s, "metadata": %s}' % (HALF, metadata))
+        return 502, {}, "<html></html>"
+
+    def page(request: Any) -> tuple[int, dict[str, str], bytes]:
+        other = b'{"id": "other", %s}' % HALF
+        return 200, {}, b'{"x": "\\udc00", "data": [%s,  %s], "total": 2}' % (other, job[0])
+
+    with responses.RequestsMock() as mistral:
+        mistral.add_callback("POST", f"{upstream}/batch/jobs", create, content_type="text/html")
+        mistral.add_callback("GET", f"{upstream}/batch/jobs", page, content_type="application/json")
+        answer = gateway(upstream).post(JOBS, json=CREATE, headers=keyed())
+    assert (answer.status_code, answer.content) == (200, job[0])
+
+
 @pytest.mark.parametrize(
     "page", [{}, {"data": None}, {"total": 0}, {"data": {}}, {"data": [7]}, []]
 )

@@ -213,6 +213,15 @@ def test_a_changing_call_has_an_audit_line_and_a_reading_one_has_none(
     assert "CANARY" not in str(audited)
 
 
+def test_an_audit_line_names_its_job_though_the_answer_has_half_of_a_surrogate_pair(
+    audited: list[dict[str, Any]], mistral: RequestsMock, client: TestClient
+) -> None:
+    body = rf'{{"id":"{ID}","model":"\ud83d"}}'
+    mistral.post(JOBS, body=body, content_type="application/json")
+    assert client.post("/v1/batch/jobs", json=CREATE).text == body
+    assert audited[0]["id"] == ID
+
+
 def test_a_refused_changing_call_is_audited_with_what_it_was_about(
     audited: list[dict[str, Any]], mistral: RequestsMock, client: TestClient
 ) -> None:
@@ -264,6 +273,14 @@ def test_a_limited_upstream_is_counted(mistral: RequestsMock, client: TestClient
     assert _value("gateway_upstream_ratelimited_total") == before + 1
 
 
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        ({"body": requests.ConnectTimeout()}, "upstream-unreachable"),
+        ({"status": 999, "json": {}}, "upstream-bad-response"),
+    ],
+    ids=["no connection", "a status that HTTP does not have"],
+)
 def test_an_upstream_without_an_answer_is_counted_by_the_kind_of_failure(
     answer: dict[str, Any], error: str, mistral: RequestsMock, client: TestClient
 ) -> None:
@@ -273,14 +290,6 @@ def test_an_upstream_without_an_answer_is_counted_by_the_kind_of_failure(
         "http_response_status_code": "",
         "server_address": "127.0.0.1",
         "error_type": error,
-@pytest.mark.parametrize(
-    ("answer", "error"),
-    [
-        ({"body": requests.ConnectTimeout()}, "upstream-unreachable"),
-        ({"status": 999, "json": {}}, "upstream-bad-response"),
-    ],
-    ids=["no connection", "a status that HTTP does not have"],
-)
     }
     before = _value("http_client_request_duration_seconds_count", **labels)
     mistral.post(JOBS, **answer)
