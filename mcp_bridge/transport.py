@@ -1,7 +1,7 @@
 """Connections to the REST service, as a transport for requests of httpx2's.
 
 httpx2's own pool asks the operating system about every idle connection for every request, which is half of what a
-tool call costs; asyncio tells by itself when a connection ends. HTTP/1.1 to one server, requests and answers whole;
+tool call costs; here it is asked about the one that is used. HTTP/1.1 to one server, requests and answers whole;
 httptools reads the answers, as it reads what comes to uvicorn.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import select
 
 import httptools
 import httpx2
@@ -84,7 +85,7 @@ class Connections(httpx2.AsyncBaseTransport):
         oldest = asyncio.get_running_loop().time() - KEPT_SECONDS
         while self.kept:
             connection = self.kept.pop()
-            if connection.used >= oldest and not connection.transport.is_closing():
+            if connection.used >= oldest and connection.silent():
                 return connection
             connection.transport.abort()
         return None
@@ -102,6 +103,10 @@ class Connections(httpx2.AsyncBaseTransport):
             raise httpx2.ConnectTimeout("no connection in time") from error
         except OSError as error:  # ssl's errors are, too
             raise httpx2.ConnectError("no connection") from error
+        except (
+            RuntimeError
+        ) as error:  # the system has no thread to give that would look up the name
+            raise httpx2.ConnectError("no thread") from error
         return connection
 
     async def _exchange(
@@ -172,6 +177,17 @@ class _Connection(asyncio.Protocol):
                 late.cancel()
             self.answer, self.headers, self.body = None, [], []
             self.used = loop.time()
+
+    def silent(self) -> bool:
+        """Whether the server has neither said anything nor ended the connection since the last answer.
+
+        Also what asyncio has not come to yet: it would be taken for the answer to the next request.
+        """
+        if self.transport.is_closing():
+            return False
+        waiting = select.poll()
+        waiting.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return not waiting.poll(0)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]

@@ -6,10 +6,13 @@ Expectations: RFC 9112 for what an answer is, RFC 9110 for what may be sent twic
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import select
 import socket
 import ssl
 import struct
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -40,12 +43,14 @@ class Server:
         self.piece = piece
         self.arrived: list[tuple[int, bytes]] = []  # number of the connection, request
         self.connections = 0
+        self.writers: list[asyncio.StreamWriter] = []
         self.asked = asyncio.Event()
         self.hung_up = asyncio.Event()
         self.go = asyncio.Event()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        self.writers.append(writer)
         number = self.connections
         try:
             while request := await _request(reader):
@@ -204,6 +209,45 @@ async def test_what_comes_unasked_is_no_later_request_s_answer() -> None:
         server.go.set()
         await server.hung_up.wait()
         assert (await ask(connections)).content == b"ok"
+
+
+@pytest.mark.parametrize(
+    "more",
+    [b"garbage\r\n\r\n", b"\0", OK, OK[:20], b"HTTP/1.1 103 Early Hints\r\n\r\n", b"ok"],
+)
+async def test_what_comes_with_an_answer_is_no_later_request_s_answer(more: bytes) -> None:
+    server = Server(OK + more, OK.replace(b"ok", b"OK"))
+    async with connected(server) as connections:
+        assert (await ask(connections)).content == b"ok"
+        assert (await ask(connections)).content == b"OK"
+    assert server.connections == 2
+
+
+async def test_what_came_unasked_while_the_loop_did_something_else_is_no_later_request_s_answer() -> (
+    None
+):
+    server = Server(OK, OK.replace(b"ok", b"OK"))
+    async with connected(server) as connections:
+        await ask(connections)
+        (kept,) = connections.kept
+        serving = server.writers[0].get_extra_info("socket")
+        os.write(serving.fileno(), OK.replace(b"ok", b"no"))
+        readable, _, _ = select.select([kept.transport.get_extra_info("socket")], [], [], 10)
+        assert readable  # and the loop has had no turn in which to read it
+        assert (await ask(connections)).content == b"OK"
+    assert server.connections == 2
+
+
+async def test_a_name_that_no_thread_looks_up_is_told_as_no_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def none_left(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async with Connections("http://nowhere.invalid") as connections:
+        with monkeypatch.context() as patch, pytest.raises(httpx2.ConnectError):
+            patch.setattr(threading.Thread, "start", none_left)
+            await ask(connections)
 
 
 async def test_a_connection_with_unsent_rest_of_a_request_is_not_used_again() -> None:
