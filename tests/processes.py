@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -16,13 +17,15 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO, Any
 
 ROOT = Path(__file__).parent.parent
-_given: set[int] = set()  # ports
+# Ports below those that the system gives to clients, a range for each process that runs tests.
+_RUNNER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_ports = random.sample(range(12_000 + 5_000 * (_RUNNER % 4), 17_000 + 5_000 * (_RUNNER % 4)), 5_000)
 READY = re.compile(r"ready on (http://\S+)")
 # Proxies that the environment names are not for loopback.
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -102,11 +105,9 @@ def store_file() -> Iterator[Path]:
 def free_port() -> int:
     """A port of loopback that was free a moment ago, for programs that cannot choose one themselves; never one twice."""
     while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-        if port not in _given:
-            _given.add(port)
+        port = _ports.pop()
+        with suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
             return port
 
 

@@ -17,6 +17,8 @@ from bench.subjects import Subject
 from bench.upstream import Upstream
 from tests.tools_available import needed
 
+pytestmark = pytest.mark.exclusive
+
 GATEWAY = replace(subjects.GATEWAY, command=(sys.executable, *subjects.GATEWAY.command[1:]))
 DEAF = Subject("deaf", (sys.executable, "-m", "bench.slow", "{port}", "0"))
 """Answers every request with the job, and asks nobody."""

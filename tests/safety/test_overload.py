@@ -20,6 +20,8 @@ from tests.e2e.gateway import Gateway, Stack, gateway_process
 from tests.idempotency.processes import workers
 from tests.processes import sandbox_process
 
+pytestmark = pytest.mark.exclusive
+
 THREADS, QUEUE = 16, 8
 UPSTREAM = 0.5
 """Seconds that the upstream takes for each answer."""

@@ -16,6 +16,8 @@ import pytest
 from access import token
 from access.tokens import TokenFile
 
+pytestmark = pytest.mark.exclusive
+
 TOKENS = 10
 SAMPLES = 10_000
 BOUND = 0.05
