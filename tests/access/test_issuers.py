@@ -24,7 +24,7 @@ from joserfc.jwk import ECKey, KeySet, RSAKey
 from responses import RequestsMock
 from starlette.testclient import TestClient
 
-from access import issuers
+from access import issuers, tokens
 from access.bearer import Bearers
 from access.issuers import Issuer, KeysUnavailable, Untrusted, fetch_keys, scopes_of
 from access.refusals import Refused
@@ -245,17 +245,23 @@ def test_two_subjects_are_two_callers(
 
 
 def test_tokens_of_a_file_work_beside_it(
-    gateway: Make, key_server: KeyServer, token_file: Tokens, mistral: RequestsMock
+    gateway: Make,
+    key_server: KeyServer,
+    token_file: Tokens,
+    mistral: RequestsMock,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(tokens, "LOOK_EVERY", 3600.0)  # however long a start takes
     mistral.get(UPSTREAM + JOBS, json={})
-    listed = token_file.add("a", "jobs:read")
+    secret = token_file.add("before", "jobs:read")
     client = gateway(
         GATEWAY_JWT_ISSUER=ISSUER,
         GATEWAY_JWT_AUDIENCE=AUDIENCE,
         GATEWAY_JWKS_URL=key_server.url,
         GATEWAY_TOKENS_FILE=token_file.path,
     )
-    assert status(client, listed) == 200
+    assert status(client, secret) == 200
+    assert status(client, token_file.add("a", "jobs:read")) == 401  # added a moment ago
     assert status(client, token()) == 200
 
 
