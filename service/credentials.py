@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from access.files import content, open_plain
 from access.settings import SettingsError
 from access.shown import length, path
 from openapi.contract import Contract
@@ -55,7 +56,8 @@ def _secret(names: tuple[str, ...], environ: Mapping[str, str]) -> str:
 
 def _read_secret(name: str, file: str) -> str:
     try:
-        return Path(file).read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")
+        with open_plain(Path(file)) as opened:
+            return content(opened).decode().removesuffix("\n").removesuffix("\r")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise SettingsError(f"{name} ({path(file)}) cannot be read: {reason}") from error

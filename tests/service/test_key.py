@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import multiprocessing
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,18 @@ def test_a_new_key_in_the_file_is_used_without_a_restart(
     replace_file(key_file, "second-key\n")
     client.get("/v1/batch/jobs")
     assert sent_keys(mistral) == ["Bearer first-key", "Bearer second-key"]
+
+
+@pytest.mark.usefixtures("no_wait")
+def test_a_pipe_in_the_place_of_the_file_holds_no_request(
+    key_file: Path, mistral: RequestsMock, client: TestClient
+) -> None:
+    """Nobody writes to it: to open it would take for ever."""
+    mistral.get(JOBS, json={})
+    key_file.unlink()
+    os.mkfifo(key_file)
+    assert client.get("/v1/batch/jobs").status_code == 200
+    assert sent_keys(mistral) == ["Bearer first-key"]
 
 
 @pytest.mark.usefixtures("no_wait")
