@@ -21,7 +21,7 @@ def test_every_test_that_the_page_names_exists(page: Path) -> None:
         f"{file}::{name}"
         for name, file in named
         if not re.search(
-            rf"^((async )?def {name}\(|{name} = )", (ROOT / file).read_text(), re.MULTILINE
+            rf"^ *((async )?def {name}\(|{name} = )", (ROOT / file).read_text(), re.MULTILINE
         )
     ]
     assert named
