@@ -76,13 +76,18 @@ def near_name(name: str, properties: dict[str, Schema] | Iterable[str]) -> str |
     spellings = {letters(known): known for known in schemas}
     for known, schema in schemas.items():
         spellings |= {letters(alias): known for alias in schema.get("x-aliases", ())}
-    near = get_close_matches(letters(name)[:64], spellings, n=1, cutoff=_NEAR)
+    near = get_close_matches(letters(name[:200])[:64], spellings, n=1, cutoff=_NEAR)
     return spellings[near[0]] if near else None
 
 
 def pointer_token(token: str | int) -> str:
     """`token` as one step of a JSON pointer (RFC 6901 section 3), cut at a length that no honest name has."""
     return str(token)[:100].replace("~", "~0").replace("/", "~1")
+
+
+def size_fault(at: str, rule: str, limit: int) -> Fault:
+    """The fault of a value that breaks `rule`, such as maxItems, whose limit is given."""
+    return Fault(at, _SENTENCES[rule](limit))
 
 
 def letters(name: str) -> str:
@@ -188,9 +193,9 @@ def _size_faults(value: Any, schema: Schema, at: str) -> Iterator[Fault]:
         ("minItems", "maxItems") if isinstance(value, list) else ("minProperties", "maxProperties")
     )
     if len(value) > schema.get(most, math.inf):
-        yield Fault(at, _SENTENCES[most](schema[most]))
+        yield size_fault(at, most, schema[most])
     if len(value) < schema.get(least, 0):
-        yield Fault(at, _SENTENCES[least](schema[least]))
+        yield size_fault(at, least, schema[least])
 
 
 # What is said of an object as a whole, and not of any of its parts.

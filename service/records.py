@@ -141,7 +141,8 @@ class Records:
 
     def _finish(self, own: Context, scope: Scope, begun: float) -> None:
         self._tell(own, scope, time.perf_counter() - begun)
-        own.body, own.call = b"", None  # an idle connection keeps its last context
+        # An idle connection keeps its last context; from a problem's traceback hangs all that was read of a refused body.
+        own.body, own.call, own.problem = b"", None, None
 
     def _headers(self, own: Context, begun: float) -> list[tuple[bytes, bytes]]:
         headers = []

@@ -42,9 +42,6 @@ LEAST_RATE = 1 << 16
 LARGE = 1 << 18
 """Bytes of a body from which on it is counted, and a thread reads it, so that other requests do not wait meanwhile."""
 
-READERS = 4
-"""Large bodies that are read at the same time; others wait for their turn."""
-
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 REQUEST = "gateway.request"
 
@@ -56,7 +53,8 @@ class Validation:
         self.app = app
         self.max_body = max_body
         self.room = Room(ROOM * max_body)
-        self.pool = Pool(READERS, "body")
+        # One at a time: it is work for the processor alone, and what it builds is in memory once.
+        self.reading = Pool(1, "reading")
         self.readers = {
             operation.id: RequestReader(operation) for operation in contract.operations.values()
         }
@@ -91,7 +89,7 @@ class Validation:
             if len(content) < LARGE:
                 scope[REQUEST] = reader.read(scope, content)
             else:
-                scope[REQUEST] = await self.pool.submit(partial(reader.read, scope, content))
+                scope[REQUEST] = await self.reading.submit(partial(reader.read, scope, content))
             del content
             await self.app(scope, receive, send)
         finally:
