@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mcp_bridge.callers import Callers
 from mcp_bridge.config import Settings, check_access
+from mcp_bridge.messages import Messages
 from mcp_bridge.server import build_server
 from telemetry import audit
 
@@ -58,7 +59,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
     return Callers(
-        Hardened(app),
+        Hardened(app, Messages(app, max_body=settings.max_body)),
         door=settings.door(),
         bearers=settings.bearers(),
         rates=settings.rates(),
@@ -86,8 +87,10 @@ class Hardened:
     hand it on. Only POST has a use here: the SDK answers a GET with a stream that never ends.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, endpoint: ASGIApp) -> None:
+        """`endpoint` is for what is POSTed to the endpoint, `app` for all else."""
         self.app = app
+        self.endpoint = endpoint
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         app = self.app
@@ -99,7 +102,7 @@ class Hardened:
                 if scope["method"] != "POST":
                     app = Response(status_code=405, headers={"Allow": "POST"})
                 else:
-                    app = CancelledByLeaving(app)
+                    app = CancelledByLeaving(self.endpoint)
         await app(scope, receive, send)
 
 

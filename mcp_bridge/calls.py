@@ -16,11 +16,17 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 import msgspec
+from msgspec import Raw
 from pydantic_core import PydanticSerializationError, to_json
 
+from mcp_bridge.messages import LARGE
 from mcp_bridge.tools import KEY, KEY_HEADER, Argument, CallableTool
 from openapi.checks import UNREADABLE
 from openapi.contract import Schema
+from openapi.reading import TEXT, TooLarge, holds_more, read
+
+BUILT = 300_000
+"""Values that are made of one text where reading it needs more than its schema, as JSON within a text does: some 40 MB."""
 
 
 class BadArguments(ValueError):
@@ -41,14 +47,20 @@ class RestCall:
     body: bytes | None
 
 
-def rest_call(tool: CallableTool, given: Mapping[str, Any], caller: str) -> RestCall:
-    """The request that calling `tool` with `given` means; BadArguments when it cannot be sent.
+def rest_call(tool: CallableTool, given: Mapping[str, Any] | Raw, caller: str) -> RestCall:
+    """The request that calling `tool` with `given`, or its JSON text, means; BadArguments when it cannot be sent.
 
     `caller` tells callers apart: the same arguments from two of them are not a repeat.
     """
     try:
-        return _request(tool, plain(tool, given), caller)
-    except (PydanticSerializationError, UnicodeEncodeError, RecursionError) as error:
+        arguments = _from_text(tool, given) if isinstance(given, Raw) else plain(tool, given)
+        return _request(tool, arguments, caller)
+    except (
+        PydanticSerializationError,
+        UnicodeError,
+        RecursionError,
+        msgspec.DecodeError,
+    ) as error:
         raise BadArguments([f"what is given {UNREADABLE}"]) from error
 
 
@@ -72,7 +84,7 @@ def _request(tool: CallableTool, arguments: Mapping[str, Any], caller: str) -> R
     body = None
     if tool.operation.body and (tool.operation.body.required or members or "body" in arguments):
         headers["Content-Type"] = "application/json"
-        body = _json(arguments.get("body", members))
+        body = _body(arguments.get("body", members))
     target = f"{path}?{urlencode(query, quote_via=quote)}" if query else path
     return RestCall(tool.operation.method, target, headers, body)
 
@@ -87,6 +99,46 @@ def plain(tool: CallableTool, given: Mapping[str, Any]) -> dict[str, Any]:
     if faults:
         raise BadArguments(faults)
     return {**tool.declared.defaults, **_advertised(tool), **arguments}
+
+
+def _from_text(tool: CallableTool, text: Raw) -> dict[str, Any]:
+    """As `plain`, for the JSON of large arguments: what is for the body stays text, unless it has to be read in another way."""
+    try:
+        written, value = read(text, tool.check.schema)
+    except TooLarge as error:
+        raise BadArguments([f"{dotted(f.pointer)} {f.detail}" for f in error.faults]) from error
+    if not isinstance(value, dict):
+        raise BadArguments(["what is given must be an object"])
+    arguments = {n: v for n, v in value.items() if not _left_out(tool.arguments.get(n), v)}
+    if isinstance(written, Raw):
+        written = msgspec.json.decode(text, type=dict[str, Raw])
+    texts = {
+        n: t if isinstance(t, Raw) else Raw(msgspec.json.encode(t)) for n, t in written.items()
+    }
+    if faults := [*_faults(tool, arguments)]:
+        if _is_dense(text):
+            raise BadArguments(faults)
+        # A text where one is wanted means nothing else, so no more of it has to be built.
+        return plain(
+            tool,
+            {
+                name: value if _wants_text(tool, name) else msgspec.json.decode(texts[name])
+                for name, value in arguments.items()
+            },
+        )
+    for name in arguments:
+        if tool.arguments[name].location in ("member", "body"):
+            arguments[name] = texts[name]
+    return {**tool.declared.defaults, **_advertised(tool), **arguments}
+
+
+def _wants_text(tool: CallableTool, name: str) -> bool:
+    return name in tool.arguments and tool.arguments[name].schema.get("type") == "string"
+
+
+def _is_dense(text: Raw) -> bool:
+    """True when so many values are in a text that as objects they would be many times its size."""
+    return holds_more(text, max(BUILT, len(text) // TEXT))
 
 
 def _advertised(tool: CallableTool) -> dict[str, Any]:
@@ -127,7 +179,8 @@ def _read(schema: Schema, value: Any) -> Any:
     """
     if isinstance(value, str) and schema.get("type", "string") != "string":
         with suppress(ValueError, RecursionError):
-            return _read(schema, json.loads(value))
+            if not _is_dense(Raw(value.encode())):
+                return _read(schema, json.loads(value))
     item = schema.get("items", {}).get("type")
     if (isinstance(value, str) and item == "string") or (
         isinstance(value, dict) and item == "object"
@@ -192,12 +245,51 @@ def _json(value: Any) -> bytes:
     return to_json(value, inf_nan_mode="constants")
 
 
+def _body(value: Any) -> bytes:
+    """As `_json`, for what may be a text, or an object with texts in it."""
+    if isinstance(value, Raw):
+        return bytes(value)
+    if not (isinstance(value, dict) and any(isinstance(m, Raw) for m in value.values())):
+        return _json(value)
+    pieces: list[Any] = []
+    for name, member in value.items():
+        pieces += [b"," if pieces else b"{", _json(name), b":"]
+        pieces.append(member if isinstance(member, Raw) else _json(member))
+    return b"".join([*pieces, b"}"])
+
+
 def _key(caller: str, tool: CallableTool, arguments: Mapping[str, Any]) -> str:
     """The Idempotency-Key of a call: made from the caller's own key, else from all arguments.
 
     The caller is part of it either way, since REST sees one caller only, the bridge.
     """
-    meant = {KEY: arguments[KEY]} if arguments.get(KEY) else dict(arguments)
-    action = msgspec.json.encode([caller, tool.declared.name, meant], order="deterministic")
-    digest = base64.b32encode(hashlib.sha256(action).digest())
-    return f"mcp-{digest.decode().rstrip('=').lower()}"
+    meant = {KEY: arguments[KEY]} if arguments.get(KEY) else arguments
+    digest = hashlib.sha256(b"[%b,%b,{" % (_ordered(caller), _ordered(tool.declared.name)))
+    for index, name in enumerate(sorted(meant)):
+        digest.update(b"%b%b:" % (b"," if index else b"", _ordered(name)))
+        for piece in _pieces(meant[name]):
+            digest.update(piece)
+    digest.update(b"}]")
+    return f"mcp-{base64.b32encode(digest.digest()).decode().rstrip('=').lower()}"
+
+
+def _pieces(value: Any) -> Iterator[bytes | memoryview]:
+    """The one JSON that all spellings of `value` have; a text's an item at a time, and as it is spelt where that is large."""
+    if not isinstance(value, Raw):
+        yield _ordered(value)
+    elif memoryview(value)[0] == ord("[") and not _is_dense(value):
+        yield b"["
+        for index, item in enumerate(msgspec.json.decode(value, type=list[Raw])):
+            yield b"," if index else b""
+            yield _one_spelling(item)
+        yield b"]"
+    else:
+        yield _one_spelling(value)
+
+
+def _one_spelling(text: Raw) -> bytes | memoryview:
+    return memoryview(text) if len(text) >= LARGE else _ordered(msgspec.json.decode(text))
+
+
+def _ordered(value: Any) -> bytes:
+    return msgspec.json.encode(value, order="deterministic")

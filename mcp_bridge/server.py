@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from difflib import get_close_matches
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -20,7 +23,7 @@ from mcp.server.caching import CacheHint
 from mcp.types import INVALID_PARAMS, CallToolRequestParams, PaginatedRequestParams
 
 from access.tokens import Grant
-from mcp_bridge import callers
+from mcp_bridge import callers, messages
 from mcp_bridge.answers import failed, failure, refused, success, unanswered
 from mcp_bridge.calls import BadArguments, RestCall, rest_call
 from mcp_bridge.config import Settings
@@ -135,6 +138,8 @@ class Bridge:
         self.tools = tools
         self.settings = settings
         self.scopes = scopes
+        # Not anyio's threads: its futures are in a cycle with the exception and all that was read, until it is collected.
+        self.reading = ThreadPoolExecutor(1, "reading")
         looks = [name for name, tool in tools.items() if tool.declared.read_only]
         self.checks = " or ".join(looks) or "the operator"
 
@@ -146,7 +151,7 @@ class Bridge:
         request_id = _received(context, "x-request-id", _REQUEST_ID) or str(uuid.uuid4())
         started = time.monotonic()
         try:
-            result = await self._result(context, tool, params.arguments or {}, request_id)
+            result = await self._result(context, tool, params, request_id)
         except Exception:  # the outermost edge: the SDK tells older clients an exception's text
             log.exception("%s broke in the bridge, request %s", params.name, request_id)
             result = unanswered(
@@ -195,7 +200,7 @@ class Bridge:
         return f"Unknown tool {name[:128]!r}: {known}"
 
     async def _result(
-        self, context: Context, tool: CallableTool, arguments: dict[str, Any], request_id: str
+        self, context: Context, tool: CallableTool, params: CallToolRequestParams, request_id: str
     ) -> dict[str, Any]:
         grant = _grant(context)
         if grant and (needed := self.lacks(grant, tool)):
@@ -204,7 +209,7 @@ class Bridge:
                 " Nothing was sent; only the gateway's operator can help."
             )
         try:
-            call = rest_call(tool, arguments, _caller(context))
+            call = await self._call(context, tool, params)
         except BadArguments as error:
             return refused(tool, error.faults)
         traced = {name: _received(context, name, pattern) for name, pattern in _TRACE.items()}
@@ -228,9 +233,29 @@ class Bridge:
         if not answer.is_success:
             return failed(tool, answer.status_code, answer.headers, answer.content, self.checks)
         try:
-            return success(tool, call, answer.headers, answer.content, self.settings.result_limit)
+            return await self._success(tool, call, answer)
         except (ValueError, RecursionError):
             return unanswered(tool, "answered with what cannot be passed on", self.checks)
+
+    async def _success(
+        self, tool: CallableTool, call: RestCall, answer: httpx2.Response
+    ) -> dict[str, Any]:
+        """The result for a 2xx answer. A large one is read beside the event loop, one at a time."""
+        given = (tool, call, answer.headers, answer.content, self.settings.result_limit)
+        if len(answer.content) < messages.LARGE:
+            return success(*given)
+        return await asyncio.get_running_loop().run_in_executor(self.reading, success, *given)
+
+    async def _call(
+        self, context: Context, tool: CallableTool, params: CallToolRequestParams
+    ) -> RestCall:
+        """The request that the call means. A large one is read beside the event loop, one at a time."""
+        text = messages.arguments(context.request.scope) if context.request is not None else None
+        if text is None:
+            return rest_call(tool, params.arguments or {}, _caller(context))
+        reading = partial(rest_call, tool, text, _caller(context))
+        del text  # it is as large as the request that is made of it
+        return await asyncio.get_running_loop().run_in_executor(self.reading, reading)
 
 
 def _caller(context: Context) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
+from msgspec import Raw
 
 from mcp_bridge.calls import BadArguments, RestCall, rest_call
 from mcp_bridge.tools import CallableTool
@@ -281,3 +282,53 @@ class TestIdempotencyKey:
     def test_fits_every_store_of_keys(self, tools: Tools) -> None:
         key = self.key(tools["create-batch-job"], CREATE)
         assert len(key) <= 64 and key.replace("-", "").isalnum()
+
+
+SPELT = [
+    {"endpoint": "/v1/ocr", "requests": [{"body": {"b": 1, "a": [1.5, None, 'é"\\']}}], "metadata": {"z": "1", "a": "2"}},
+    {"endpoint": "/v1/ocr", "requests": [{"body": {}}], "model": None, "idempotency_key": "mine"},
+    {"endpoint": "/v1/ocr", "requests": {"body": {}}},
+    {"endpoint": "/v1/ocr", "requests": '[{"body": {"x": 1}}]'},
+    {"body": {"endpoint": "/v1/ocr", "requests": [{"body": {}}]}},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("given", SPELT)
+def test_arguments_as_text_mean_what_they_mean_as_objects(tools: Tools, given: Any) -> None:
+    one = rest_call(tools["create-batch-job"], given, "test")
+    other = rest_call(tools["create-batch-job"], Raw(json.dumps(given, indent=2).encode()), "test")
+    assert (one.target, one.headers) == (other.target, other.headers)  # with the same key
+    assert json.loads(one.body or b"") == json.loads(other.body or b"")
+
+
+def test_arguments_as_text_go_where_those_of_other_tools_go(tools: Tools, odd_tools: Tools) -> None:
+    for tool, given in [
+        (tools["list-batch-jobs"], {"metadata": {"project": "x"}, "page": 2, "status": ["FAILED"]}),
+        (odd_tools["replace-thing"], {"name": "a", "body": {"x": [1, {"y": None}]}}),
+    ]:
+        one, other = (
+            rest_call(tool, each, "test") for each in (given, Raw(json.dumps(given).encode()))
+        )
+        assert (one.target, one.headers) == (other.target, other.headers)
+        assert one.body == other.body or json.loads(one.body or b"") == json.loads(
+            other.body or b""
+        )
+
+
+@pytest.mark.parametrize(
+    ("given", "fault"),
+    [
+        (b"[]", "what is given must be an object"),
+        (b'{"endpoint": "/v1/ocr", "requests": [%b]}', "requests must have at most 10000 items"),
+        (b'{"endpoint": "/v1/ocr", "requests": "[%b]"}', "requests must be null or an array"),
+        (b'{"endpoint": "/v1/ocr", "body": {"requests": [%b]}}', "body"),
+        (b'{"endpoint": "/v1/ocr", "requests": [{"body": {"x": "\\ud83d"}}]}', "what is given"),
+    ],
+)
+def test_arguments_as_text_that_cannot_be_sent_are_refused(
+    tools: Tools, given: bytes, fault: str
+) -> None:
+    text = given % b",".join([b"{}"] * 300_001) if b"%b" in given else given
+    with pytest.raises(BadArguments) as caught:
+        rest_call(tools["create-batch-job"], Raw(text), "test")
+    assert any(each.startswith(fault) for each in caught.value.faults)
