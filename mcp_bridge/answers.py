@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from itertools import accumulate, islice, takewhile
 from typing import Any
 
 from pydantic_core import to_json
@@ -14,7 +15,14 @@ from pydantic_core import to_json
 from mcp_bridge.calls import RestCall, dotted
 from mcp_bridge.tools import KEY, NOTE, CallableTool
 
+LEVELS = 10
+"""Levels at which a result is cut, each of which takes another look at all that is below it."""
+
+MEMBERS = 100
+"""Members of an object up to which none is left out."""
+
 _SAID_LIMIT = 500
+_COMPACT = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
 _REPEAT = (
     "This is the result of an earlier call with the same idempotency key, as it was then; nothing"
     f" was done again. To do it once more on purpose, call with an {KEY} that was never used."
@@ -113,17 +121,22 @@ def unanswered(tool: CallableTool, what: str, checks: str) -> dict[str, Any]:
     return failure(f"{failed_how} {_NOT_CALLERS_FAULT} {then}")
 
 
-def shorten(value: Any, budget: int, place: str, cuts: list[str]) -> Any:
+def shorten(
+    value: Any, budget: int, place: str, cuts: list[str], *, size: int = -1, depth: int = 0
+) -> Any:
     """`value` with its longest lists, then texts, cut until its JSON has about `budget` characters.
 
-    `cuts` receives a phrase for each cut, by the path `place` to it.
+    `cuts` receives a phrase for each cut, by the path `place` to it. `size` is how many characters it has, where that is known.
     """
-    if len(compact(value)) <= budget:
+    if (len(compact(value)) if size < 0 else size) <= budget:
         return value
+    if isinstance(value, dict | list) and depth == LEVELS:
+        cuts.append(f"{place} is left out")
+        return type(value)()
     if isinstance(value, dict):
-        return _shorten_members(value, budget, place, cuts)
+        return _shorten_members(value, budget, place, cuts, depth)
     if isinstance(value, list):
-        return _shorten_list(value, budget, place, cuts)
+        return _shorten_list(value, budget, place, cuts, depth)
     if isinstance(value, str):
         room = max(budget - 2, 0)
         cuts.append(f"{place} has the first {room} of {len(value)} characters")
@@ -133,24 +146,33 @@ def shorten(value: Any, budget: int, place: str, cuts: list[str]) -> Any:
 
 def compact(value: Any) -> str:
     """`value` as JSON without spaces."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    return _COMPACT.encode(value)
 
 
 def _shorten_members(
-    value: dict[str, Any], budget: int, place: str, cuts: list[str]
+    value: dict[str, Any], budget: int, place: str, cuts: list[str], depth: int
 ) -> dict[str, Any]:
-    """Small members stay whole; the large ones share what these leave."""
+    """Small members stay whole; the large ones share what these leave. Of very many the first ones stay."""
+    if len(value) > MEMBERS:
+        ends = accumulate(len(compact(name)) + 2 for name in value)
+        first = sum(1 for _ in takewhile(budget.__ge__, ends))
+        if first < len(value):
+            cuts.append(f"{place or 'the result'} has the first {first} of {len(value)} members")
+            value = dict(islice(value.items(), first))
     sizes = {name: len(compact(member)) for name, member in value.items()}
     left = budget - sum(len(compact(name)) + 2 for name in value)
     kept = {}
     for position, name in enumerate(sorted(value, key=sizes.__getitem__)):
         share = max(left // (len(value) - position), 0)
-        kept[name] = shorten(value[name], share, f"{place}.{name}".lstrip("."), cuts)
+        at = f"{place}.{name}".lstrip(".")
+        kept[name] = shorten(value[name], share, at, cuts, size=sizes[name], depth=depth + 1)
         left -= min(sizes[name], share)
     return {name: kept[name] for name in value}
 
 
-def _shorten_list(value: list[Any], budget: int, place: str, cuts: list[str]) -> list[Any]:
+def _shorten_list(
+    value: list[Any], budget: int, place: str, cuts: list[str], depth: int
+) -> list[Any]:
     """The first items that fit; when not even one does, the first one shortened."""
     kept: list[Any] = []
     left = budget - 1
@@ -159,8 +181,9 @@ def _shorten_list(value: list[Any], budget: int, place: str, cuts: list[str]) ->
         if left < 0:
             break
         kept.append(item)
-    if not kept and isinstance(value[0], dict):
-        kept = [shorten(value[0], budget - 2, f"{place}.0".lstrip("."), cuts)]
+    if not kept and value and isinstance(value[0], dict):
+        at = f"{place}.0".lstrip(".")
+        kept = [shorten(value[0], budget - 2, at, cuts, depth=depth + 1)]
     if len(kept) < len(value):
         cuts.append(f"{place} has the first {len(kept)} of {len(value)} items")
     return kept

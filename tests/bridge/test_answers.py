@@ -127,6 +127,24 @@ class TestShortening:
         made = shorten({"result": "x" * 5000}, 1000, "", cuts)
         assert 900 < len(made["result"]) < 1000 and "of 5000 characters" in cuts[0]
 
+    def test_leaves_out_what_is_too_large_many_levels_down(self) -> None:
+        value: Any = ["x" * 5000]
+        for _ in range(300):
+            value = {"a": value}
+        cuts: list[str] = []
+        made = shorten({"id": 1, "b": value}, 1000, "", cuts)
+        assert made["id"] == 1 and len(compact(made)) < 100
+        assert cuts == [f"b{'.a' * 9} is left out"]
+
+    def test_cuts_an_object_of_very_many_members(self) -> None:
+        cuts: list[str] = []
+        made = shorten({"data": {f"k{number}": 1 for number in range(5000)}}, 1000, "", cuts)
+        assert 50 < len(made["data"]) < 500
+        assert cuts == [f"data has the first {len(made['data'])} of 5000 members"]
+
+    def test_leaves_nothing_of_lists_for_which_there_is_no_room(self) -> None:
+        assert shorten({"a": [], "b": "x" * 50}, 5, "", []) == {"a": [], "b": ""}
+
     @pytest.mark.parametrize("limit", [0, 10, 100, 500, 2000])
     def test_never_goes_far_over_any_limit(self, limit: int) -> None:
         made = shorten(self.job(50), limit, "", [])

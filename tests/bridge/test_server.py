@@ -65,6 +65,16 @@ async def test_a_call_gives_data_and_the_same_as_text(bridge: Make, rest: Rest, 
     assert text(result) == f'{{"id":"{JOB}","status":"A_NEW_STATUS","new":null}}'
 
 
+async def test_a_large_answer_is_a_result_like_any_other(
+    bridge: Make, rest: Rest, era: str
+) -> None:
+    rest.answers({"id": JOB, "outputs": [{"a": "x" * 100}] * 10_000})
+    async with bridge(era) as client:
+        result = await client.call_tool("get-batch-job", {"job_id": JOB, "inline": True})
+    assert result.structured_content["id"] == JOB
+    assert "of 10000 items" in result.structured_content["_note"]
+
+
 async def test_bad_arguments_are_a_result_and_nothing_is_sent(
     bridge: Make, rest: Rest, era: str
 ) -> None:
