@@ -41,8 +41,8 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
 
     async def ready(_: Request) -> Response:
         rest = await _is_ready(settings.rest_url, tls)
-        ready = "ready, but audit lines are lost" if audit.losing() else "ready"
-        status = ready if rest else "the REST service is not ready"
+        word = "ready, but audit lines are lost" if audit.losing() else "ready"
+        status = word if rest else "the REST service is not ready"
         return JSONResponse({"status": status}, status_code=200 if rest else 503)
 
     app = server.streamable_http_app(

@@ -103,9 +103,7 @@ class Connections(httpx2.AsyncBaseTransport):
             raise httpx2.ConnectTimeout("no connection in time") from error
         except OSError as error:  # ssl's errors are, too
             raise httpx2.ConnectError("no connection") from error
-        except (
-            RuntimeError
-        ) as error:  # the system has no thread to give that would look up the name
+        except RuntimeError as error:  # there is no thread to look up the name
             raise httpx2.ConnectError("no thread") from error
         return connection
 

@@ -55,6 +55,8 @@ class Later:
                     time.sleep(PAUSE)
                     continue
                 log.error("the store failed for too long, an operation is given up: %s", error)
+            except Exception:  # a thread's outermost edge: the others are owed all the same
+                log.exception("an operation that the store owes is given up")
             with self._lock:
                 self._owed.popleft()
                 if not self._owed:

@@ -204,7 +204,7 @@ def _fixed(content: str, media_type: str, headers: dict[str, str] | None = None)
 
 
 def _metrics(version: str) -> Any:
-    # Not async, so that a thread of Starlette's own runs it: reading all workers' files takes a while.
+    # Not async, so that a thread of Starlette's own runs it: adding all workers' figures takes a while.
     def page(_: Request) -> Response:
         return Response(metrics.page(version), media_type=metrics.CONTENT_TYPE)
 

@@ -246,8 +246,9 @@ class Records:
 
 def _audited(own: Context, scope: Scope, fields: dict[str, Any]) -> dict[str, Any]:
     length = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-    read = legible(own.body) if len(own.body) <= audit.MAX_PARSED else b""
-    subject = audit.subject(read) if own.problem is None else ""
+    subject = audit.subject(own.body) if own.problem is None else ""
+    if not subject and own.problem is None and len(own.body) <= audit.MAX_PARSED:
+        subject = audit.subject(legible(own.body))
     return {
         **fields,
         "id": subject or own.path_values[:128],

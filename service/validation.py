@@ -34,10 +34,10 @@ ROOM = 8
 """Bodies of the greatest size that may be under way in one worker; smaller ones may be more."""
 
 PATIENCE = 20.0
-"""Seconds that any body may take to come; a large one may take longer, as long as it comes at LEAST_RATE."""
+"""Seconds that each PIECE of a body, and what is left after the last, may take to come."""
 
-LEAST_RATE = 1 << 16
-"""Bytes a second, from the first on."""
+PIECE = 1_310_720
+"""Bytes: 64 KiB for each second of PATIENCE."""
 
 LARGE = 1 << 18
 """Bytes of a body from which on it is counted, and a thread reads it, so that other requests do not wait meanwhile."""
@@ -284,8 +284,8 @@ def _query(raw: bytes) -> list[tuple[str, str]]:
 async def _content(scope: Scope, receive: Receive, limit: int, place: Place) -> bytearray:
     """The whole body.
 
-    Problem: content-too-large before a body over `limit` bytes is read, or as soon as it grows over; request-timeout when it
-    comes more slowly than LEAST_RATE.
+    Problem: content-too-large before a body over `limit` bytes is read, or as soon as it grows over; request-timeout when a
+    piece of it takes longer than PATIENCE.
     """
     too_large = Problem(
         "content-too-large", f"A body may have at most {limit} bytes (GATEWAY_MAX_BODY)."
@@ -294,14 +294,20 @@ async def _content(scope: Scope, receive: Receive, limit: int, place: Place) -> 
     if length.isdecimal() and int(length[:19]) > limit:
         raise too_large
     content = bytearray()
-    begun = asyncio.get_running_loop().time()
+    whole = 0  # bytes of the pieces that are here
     try:
-        async with asyncio.timeout_at(begun + PATIENCE) as patience:
+        async with asyncio.timeout(PATIENCE) as patience:
             while await _grow(content, receive):
                 if len(content) > limit:
                     raise too_large
                 _count(place, content)
-                patience.reschedule(begun + PATIENCE + len(content) / LEAST_RATE)
+                if (
+                    patience.expired()
+                ):  # also when what came in that instant swallowed the cancellation
+                    raise TimeoutError
+                if len(content) - whole >= PIECE:
+                    whole = len(content)
+                    patience.reschedule(asyncio.get_running_loop().time() + PATIENCE)
     except TimeoutError as error:
         raise Problem("request-timeout", f"{len(content)} bytes of the body came.") from error
     if len(content) > limit:

@@ -121,9 +121,12 @@ class Worker(gasgi.ASGIWorker):  # type: ignore[misc]
         closing.cancel()
 
     async def _close_idle(self) -> None:
-        """Closes what was idle twice in a row; a busy connection closes by itself after its answer."""
+        """Closes what was idle twice in a row, and what only lingers; a busy connection closes by itself after its answer."""
         idle: set[Protocol] = set()
         while True:
+            for lingering in [protocol.lingering for protocol in self.connections]:
+                if lingering:
+                    lingering.stop()
             for protocol in idle:
                 if protocol.idle:
                     protocol._keepalive_timeout()

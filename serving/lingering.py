@@ -10,7 +10,7 @@ import asyncio
 from contextlib import suppress
 
 LONGEST = 30.0
-"""Seconds after an answer for which its client may go on sending."""
+"""Seconds after an answer has left for which its client may go on sending."""
 
 SILENCE = 5.0
 """Seconds without a byte after which it is taken to be through."""
@@ -48,7 +48,17 @@ class Lingering:
         """Waits no more."""
         self._timer.cancel()
 
+    def stop(self) -> None:
+        """Ends the connection now, unless the answer is still leaving."""
+        if not self.transport.get_write_buffer_size():
+            self.transport.abort()
+
     def _look(self) -> None:
+        if (
+            self.transport.get_write_buffer_size()
+        ):  # a slow reader, to whom everything so far was no time
+            self._heard = self._loop.time()
+            self._end = self._heard + LONGEST
         until = min(self._end, self._heard + SILENCE)
         if self._loop.time() >= until:
             self.transport.abort()

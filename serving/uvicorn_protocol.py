@@ -2,7 +2,9 @@
 
 - A request that comes before the one ahead of it is answered (pipelining) ends the connection after that answer; uvicorn
   keeps all that come, with no bound.
-- A head that does not end is refused; httptools takes any length.
+- A head that does not end is refused, and so are trailers of a body (RFC 9112 section 7.1.2), which nobody here reads;
+  httptools takes any length of both.
+- An upgrade is ignored (RFC 9110 section 7.8) without a word.
 - An answer before its request was read arrives (`lingering`).
 """
 
@@ -17,7 +19,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from .lingering import Lingering
 
 MAX_HEAD = 64 << 10
-"""Bytes that a request's line and headers may have while they have not ended."""
+"""Bytes that a request's line and headers may have while they have not ended, and its trailers."""
 
 
 class Pipelined(Exception):
@@ -52,15 +54,15 @@ class Protocol(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            self._unsupported_upgrade_warning()
+            return
         except httptools.HttpParserError:
             if not self.pipelined:
                 self.send_400_response("Invalid HTTP request received.")
             return
         if self.in_head:
             self.head_size += len(data)
-            if self.head_size > MAX_HEAD:
-                self.send_400_response(f"The head has more than {MAX_HEAD} bytes.")
+        if self.head_size > MAX_HEAD and self.in_message:
+            self.send_400_response(f"The head or the trailers have more than {MAX_HEAD} bytes.")
 
     def on_message_begin(self) -> None:
         if self.cycle is not None and not self.cycle.response_complete:
@@ -71,13 +73,25 @@ class Protocol(HttpToolsProtocol):
         self.head_size = 0
         super().on_message_begin()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.in_head:
+            super().on_header(name, value)
+        else:  # a trailer
+            self.head_size += len(name) + len(value)
+
     def on_headers_complete(self) -> None:
         self.in_head = False
+        self.head_size = 0
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         self.in_message = False
         super().on_message_complete()
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        if self.lingering:
+            self.lingering.stop()
 
     def end(self, transport: asyncio.Transport) -> None:
         """Closes `transport`, at once when the request was read to its end."""
@@ -85,6 +99,10 @@ class Protocol(HttpToolsProtocol):
             return
         if self.in_message or self.pipelined:
             self.lingering = Lingering(transport)
+            if self.cycle is not None and not self.cycle.response_complete:
+                # Nothing is answered any more, and nothing more of the body comes.
+                self.cycle.disconnected = True
+                self.cycle.message_event.set()
         else:
             transport.close()
 

@@ -49,6 +49,8 @@ def open_exporter(service: str, version: str, kind: str) -> None:
                 _exporter = Spans(service, version, kind)
             except ImportError as error:
                 log.error("no traces: %s; pip install 'mistral-batch-gateway[otel]'", error)
+            except RuntimeError as error:  # there is no thread for the exporter
+                log.error("no traces: %s", error)
 
 
 _opening = threading.Lock()

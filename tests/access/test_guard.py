@@ -365,7 +365,7 @@ def running(sandbox: Sandbox, tmp_path_factory: Any) -> Iterator[Gateway]:
         (JOBS, ["localhost", "localhost"], 400),
         (JOBS, ["localhost", "evil.example"], 400),
         (JOBS, ["evil.example", "localhost"], 400),
-        (f"http://evil.example{JOBS}", ["localhost"], 404),
+        (f"http://evil.example{JOBS}", ["localhost"], 421),
         (f"http://evil.example{JOBS}", ["evil.example"], 421),
         (f"//evil.example{JOBS}", ["localhost"], 404),
     ],

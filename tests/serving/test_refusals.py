@@ -119,8 +119,23 @@ def test_what_gunicorn_cannot_read_is_answered_although_more_is_sent(gateway: Ga
     assert answer.startswith(b"HTTP/1.1 414")
 
 
+def test_a_body_that_the_bridge_cannot_read_is_refused_once_and_without_a_traceback() -> None:
+    message = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n"
+    with bridge_process("http://127.0.0.1:9") as (url, process):
+        port = int(url.rpartition(":")[2].partition("/")[0])
+        for _ in range(5):
+            with socket.create_connection(("127.0.0.1", port), 10) as peer:
+                peer.sendall(message)
+                answer = b"".join(iter(lambda: peer.recv(65536), b""))
+            assert answer.count(b"HTTP/1.1 ") == 1
+        process.terminate()
+        assert "Traceback" not in (process.stdout.read() if process.stdout else "")
+
+
 class Transport(asyncio.Transport):
     """What is done to a connection."""
+
+    unsent = 0  # bytes of the answer
 
     def __init__(self) -> None:
         super().__init__()
@@ -131,6 +146,9 @@ class Transport(asyncio.Transport):
 
     def write_eof(self) -> None:
         self.half_closed = True
+
+    def get_write_buffer_size(self) -> int:
+        return self.unsent
 
     def resume_reading(self) -> None:
         self.reading = True
@@ -152,6 +170,25 @@ def test_a_client_that_falls_silent_is_left_and_one_that_sends_on_is_not(
             await asyncio.sleep(0.1)
             end.discard(1)
         return transport.ended.done(), await asyncio.wait_for(transport.ended, 10)
+
+    assert asyncio.run(lingered()) == (False, "aborted")
+
+
+def test_a_client_that_reads_its_answer_slowly_gets_all_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lingering, "SILENCE", 0.05)
+    monkeypatch.setattr(lingering, "LONGEST", 0.1)
+
+    async def lingered() -> tuple[bool, str]:
+        transport = Transport()
+        transport.unsent = 1
+        end = Lingering(transport)
+        await asyncio.sleep(0.3)
+        end.stop()
+        cut = transport.ended.done()
+        transport.unsent = 0
+        return cut, await asyncio.wait_for(transport.ended, 10)
 
     assert asyncio.run(lingered()) == (False, "aborted")
 
