@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from openapi.reading import check_utf8
+from serving.patience import patience
 
 LARGE = 1 << 18
 """Bytes of a message that the SDK may read; as objects they are some 20 MB at worst."""
@@ -24,12 +25,6 @@ LARGE = 1 << 18
 ROOM = 64 << 20
 """Bytes of messages that may be under way in one worker, one of the greatest size at least. On its way to the REST service
 a message is in memory up to four times."""
-
-PATIENCE = 20.0
-"""Seconds that any message may take to come; a large one may take longer, as long as it comes at LEAST_RATE."""
-
-LEAST_RATE = 1 << 16
-"""Bytes a second, from the first on."""
 
 _ARGUMENTS = "mcp_bridge.arguments"
 _OVERLOADED = -32000  # the first of those that JSON-RPC 2.0 section 5.1 leaves to servers
@@ -86,16 +81,15 @@ class Messages:
             return []
         content = bytearray()
         loop = asyncio.get_running_loop()
-        begun = loop.time()
         try:
-            async with asyncio.timeout_at(begun + PATIENCE) as patience:
+            async with patience() as came:
                 while True:
                     last = await receive()
                     content += last.get("body", b"")
                     place.grow(len(content))
                     if not last.get("more_body") or len(content) > self.max_body:
                         break
-                    patience.reschedule(begun + PATIENCE + len(content) / LEAST_RATE)
+                    came(len(content))
         except TimeoutError:
             raise _Refused(408, INVALID_REQUEST, "the message came too slowly.") from None
         if last["type"] != "http.request":

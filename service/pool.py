@@ -122,6 +122,8 @@ class Pool:
             self._spare += 1
         if call:
             ended.add(future, result, error)
+        # The error's traceback keeps this frame: with them in it, a large body would stay until the garbage collector comes.
+        del call, turn, future, result, error
 
     def _finish(self) -> None:
         for _ in self._threads:
@@ -156,3 +158,4 @@ class _Ended:
                 future.set_result(result)
             else:
                 future.set_exception(error)
+            del future, result, error  # as in `_carry_out`

@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from access.bearer import require
 from openapi.checks import Check, Fault, near_name, pointer_token
 from openapi.contract import Contract, Operation, Parameter, path_variables
+from serving.patience import patience
 
 from .bodies import BodyReader, Content
 from .context import context
@@ -32,12 +33,6 @@ MAX_QUERY_PARAMETERS = 200
 
 ROOM = 8
 """Bodies of the greatest size that may be under way in one worker; smaller ones may be more."""
-
-PATIENCE = 20.0
-"""Seconds that each PIECE of a body, and what is left after the last, may take to come."""
-
-PIECE = 1_310_720
-"""Bytes: 64 KiB for each second of PATIENCE."""
 
 LARGE = 1 << 18
 """Bytes of a body from which on it is counted, and a thread reads it, so that other requests do not wait meanwhile."""
@@ -285,7 +280,7 @@ async def _content(scope: Scope, receive: Receive, limit: int, place: Place) -> 
     """The whole body.
 
     Problem: content-too-large before a body over `limit` bytes is read, or as soon as it grows over; request-timeout when a
-    piece of it takes longer than PATIENCE.
+    piece of it takes too long.
     """
     too_large = Problem(
         "content-too-large", f"A body may have at most {limit} bytes (GATEWAY_MAX_BODY)."
@@ -294,20 +289,13 @@ async def _content(scope: Scope, receive: Receive, limit: int, place: Place) -> 
     if length.isdecimal() and int(length[:19]) > limit:
         raise too_large
     content = bytearray()
-    whole = 0  # bytes of the pieces that are here
     try:
-        async with asyncio.timeout(PATIENCE) as patience:
+        async with patience() as came:
             while await _grow(content, receive):
                 if len(content) > limit:
                     raise too_large
                 _count(place, content)
-                if (
-                    patience.expired()
-                ):  # also when what came in that instant swallowed the cancellation
-                    raise TimeoutError
-                if len(content) - whole >= PIECE:
-                    whole = len(content)
-                    patience.reschedule(asyncio.get_running_loop().time() + PATIENCE)
+                came(len(content))
     except TimeoutError as error:
         raise Problem("request-timeout", f"{len(content)} bytes of the body came.") from error
     if len(content) > limit:

@@ -61,8 +61,6 @@ class Bridge:
             connection.request("POST", "/mcp", message, {**HEADERS, **(MODERN if modern else {})})
             answer = connection.getresponse()
             return answer.status, json.load(answer)
-        except ConnectionError:  # it was refused before all of it was sent
-            return 503, {}
         finally:
             connection.close()
 

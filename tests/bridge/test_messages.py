@@ -10,6 +10,7 @@ import pytest
 
 from mcp_bridge import messages
 from mcp_bridge.messages import LARGE, Messages, arguments
+from serving import patience
 
 Received = list[dict[str, Any]]
 BULK = "x" * LARGE
@@ -123,7 +124,7 @@ def test_messages_for_which_there_is_no_room_are_refused_until_others_are_done(
 
 
 def test_a_message_that_comes_too_slowly_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(messages, "PATIENCE", 0.01)
+    monkeypatch.setattr(patience, "SECONDS", 0.01)
 
     async def asked() -> tuple[int, Any]:
         return await post(Messages(Endpoint(), max_body=100), b"x", ends=False)

@@ -16,6 +16,7 @@ from starlette.types import Message
 from service import validation
 from service.errors import Problem
 from service.validation import ROOM, Place, Room
+from serving import patience
 from tests.e2e.gateway import Gateway, gateway_process
 from tests.processes import Sandbox
 
@@ -64,7 +65,7 @@ def content(pieces: list[bytes], pause: float, limit: int = 1 << 20) -> bytes | 
 
 
 def test_a_body_that_comes_too_slowly_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(validation, "PATIENCE", 0.1)
+    monkeypatch.setattr(patience, "SECONDS", 0.1)
     assert content([b"x"] * 1000, 0.01) == "request-timeout"
 
 
@@ -72,14 +73,14 @@ def test_a_large_body_may_take_as_long_as_it_comes_at_the_least_rate(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It takes several times as long as a body without bytes may."""
-    monkeypatch.setattr(validation, "PATIENCE", 0.5)
-    monkeypatch.setattr(validation, "PIECE", 100)
+    monkeypatch.setattr(patience, "SECONDS", 0.5)
+    monkeypatch.setattr(patience, "PIECE", 100)
     assert content([b"x" * 100] * 20, 0.1) == b"x" * 2000
 
 
 def test_what_came_fast_is_no_time_for_what_comes_slowly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(validation, "PATIENCE", 0.2)
-    monkeypatch.setattr(validation, "PIECE", 100)
+    monkeypatch.setattr(patience, "SECONDS", 0.2)
+    monkeypatch.setattr(patience, "PIECE", 100)
     assert content([b"x" * 100_000] + [b"x"] * 1000, 0.01) == "request-timeout"
 
 
@@ -87,8 +88,8 @@ def test_a_piece_that_comes_just_when_the_time_is_over_is_too_late(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """gunicorn waits by asyncio.wait_for, which lets a result win over a cancellation in Python 3.11."""
-    monkeypatch.setattr(validation, "PATIENCE", 0.05)
-    monkeypatch.setattr(validation, "PIECE", 1)
+    monkeypatch.setattr(patience, "SECONDS", 0.05)
+    monkeypatch.setattr(patience, "PIECE", 1)
 
     async def read() -> None:
         loop = asyncio.get_running_loop()
@@ -108,14 +109,14 @@ def test_a_piece_that_comes_just_when_the_time_is_over_is_too_late(
 
 
 def test_a_body_that_falls_silent_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(validation, "PATIENCE", 0.1)
+    monkeypatch.setattr(patience, "SECONDS", 0.1)
     assert content([b"x"], 60) == "request-timeout"
 
 
 def test_a_slow_body_is_answered_408_and_can_be_sent_again(
     app: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(validation, "PATIENCE", 0.1)
+    monkeypatch.setattr(patience, "SECONDS", 0.1)
     headers = {"host": "localhost", "content-type": "application/json", "content-length": "9"}
     scope = {
         "type": "http",
