@@ -142,8 +142,9 @@ class Issuer:
 
     async def _refresh(self) -> None:
         try:
-            keys, unused = read_keys(await fetch_keys(self.keys_url, self.tls))
-        except (OSError, *_ODD, RuntimeError) as error:  # the last: no thread to look up the name
+            content = await fetch_keys(self.keys_url, self.tls)
+            keys, unused = await asyncio.to_thread(read_keys, content)  # many take a while
+        except (OSError, *_ODD, RuntimeError) as error:  # the last: no thread for it
             log.error("the keys at %s cannot be had: %s", self.keys_url, error)
             return
         self.keys, self.fetched = keys, self.clock()
@@ -215,10 +216,16 @@ def read_keys(content: bytes) -> tuple[list[Key], str]:
     return keys, said
 
 
+_PRIVATE = frozenset(
+    {"d", "p", "q", "dp", "dq", "qi", "oth"}
+)  # RFC 7518 sections 6.2.2, 6.3.2; RFC 8037 section 2
+
+
 def _key(member: Any) -> Key:
     if not isinstance(member, dict):
         raise TypeError("no object")
-    key = JWKRegistry.import_key(member)
+    # What is private in it has no business there, and takes long to check.
+    key = JWKRegistry.import_key({n: v for n, v in member.items() if n not in _PRIVATE})
     key.check_key_op("verify")
     key.ensure_kid()
     if not any(_fits(key, algorithm) for algorithm in ALGORITHMS):

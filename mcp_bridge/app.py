@@ -73,10 +73,12 @@ async def _live(_: Request) -> Response:
 
 
 async def _is_ready(rest_url: str, tls: ssl.SSLContext) -> bool:
+    url = f"{rest_url.rstrip('/')}/readyz"
     async with httpx2.AsyncClient(verify=tls, trust_env=False, timeout=_PROBE_SECONDS) as client:
         try:
-            return (await client.get(f"{rest_url.rstrip('/')}/readyz")).is_success
-        except httpx2.TransportError:
+            async with asyncio.timeout(_PROBE_SECONDS), client.stream("GET", url) as answer:
+                return answer.is_success
+        except (httpx2.HTTPError, TimeoutError):
             return False
 
 

@@ -4,6 +4,8 @@
   whole graceful limit. This one closes them.
 - An answer before its request was read ends the connection: that is announced, and the answer arrives (`lingering`).
 - Requests that come without waiting for answers (pipelining) are read only as they are answered.
+- A body in tiny chunks is refused: each costs its reader far more than its sender.
+- Who reads nothing of an answer for a while is left, since the answer is in memory.
 - An upgrade to WebSocket is ignored (RFC 9110 section 7.8), so that its request is answered as any other.
 - A request target in absolute form is understood (RFC 9112 section 3.2.2).
 
@@ -17,6 +19,7 @@ import re
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
+from gunicorn.asgi.parser import ParseError  # type: ignore[import-untyped]
 from gunicorn.asgi.protocol import ASGIProtocol  # type: ignore[import-untyped]
 from gunicorn.workers import gasgi  # type: ignore[import-untyped]
 
@@ -24,6 +27,13 @@ from .lingering import Lingering
 
 QUIET = 1.0
 """Seconds for which a connection must have been idle, so that no request is on its way over it."""
+
+CHUNKS = 4096
+SMALL = 64
+"""A body of more chunks than CHUNKS has at least so many bytes in each, on the average."""
+
+UNREAD = 30.0
+"""Seconds in which a client must read something of an answer that waits for it."""
 
 _ABSOLUTE = re.compile(rb"https?://([^/@]+)(/.*)?", re.IGNORECASE)
 
@@ -33,7 +43,11 @@ class Protocol(ASGIProtocol):  # type: ignore[misc]
 
     lingering: Lingering | None = None
     refused = False  # by gunicorn itself, who could not read what came
+    chunks = size = 0  # of the present body
+    unsent = 0  # bytes of an answer, when the client was last looked at
+    reader: asyncio.TimerHandle | None = None
     _body_receiver: Any
+    _current_request: Any
     _closed: bool
 
     def connection_made(self, transport: Any) -> None:
@@ -42,6 +56,8 @@ class Protocol(ASGIProtocol):  # type: ignore[misc]
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.worker.connections.discard(self)
+        if self.reader:
+            self.reader.cancel()
         if self.lingering:
             self.lingering.over()
         super().connection_lost(exc)
@@ -51,6 +67,36 @@ class Protocol(ASGIProtocol):  # type: ignore[misc]
             self.lingering.discard(len(data))
         else:
             super().data_received(data)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._look_at_reader()
+
+    def resume_writing(self) -> None:
+        if self.reader:
+            self.reader.cancel()
+        self.unsent = 0
+        super().resume_writing()
+
+    def _look_at_reader(self) -> None:
+        waiting = self.transport.get_write_buffer_size()
+        if self.unsent and waiting >= self.unsent:
+            self.transport.abort()
+            return
+        self.unsent = waiting
+        self.reader = asyncio.get_running_loop().call_later(UNREAD, self._look_at_reader)
+
+    def _on_headers_complete(self) -> Any:
+        self.chunks = self.size = 0
+        return super()._on_headers_complete()
+
+    def _on_body(self, chunk: bytes) -> None:
+        if self._current_request.chunked:
+            self.chunks += 1
+            self.size += len(chunk)
+            if self.chunks > CHUNKS and self.size < SMALL * self.chunks:
+                raise ParseError("the body comes in too many small chunks")
+        super()._on_body(chunk)
 
     @property
     def idle(self) -> bool:
@@ -73,7 +119,7 @@ class Protocol(ASGIProtocol):  # type: ignore[misc]
             super()._close_transport()
             return
         self._closed = True  # nothing is answered any more
-        self._callback_parser = self._body_receiver = None
+        self._callback_parser = self._body_receiver = self._current_request = None
         if receiver is not None:
             receiver.signal_disconnect()
         self.lingering = Lingering(self.transport)

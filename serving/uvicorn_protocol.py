@@ -4,8 +4,8 @@
   keeps all that come, with no bound.
 - A head that does not end is refused, and so are trailers of a body (RFC 9112 section 7.1.2), which nobody here reads;
   httptools takes any length of both.
-- An upgrade is ignored (RFC 9110 section 7.8) without a word.
-- An answer before its request was read arrives (`lingering`).
+- After a request that asks for an upgrade the connection ends: httptools takes its body for another request.
+- An answer before its request was read says that the connection ends, and arrives (`lingering`).
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ class Protocol(HttpToolsProtocol):
     head_size = 0
     in_head = False
     in_message = False
+    keep_alive = False  # of the present request
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -54,6 +55,7 @@ class Protocol(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
+            self._end_after_answer()
             return
         except httptools.HttpParserError:
             if not self.pipelined:
@@ -66,8 +68,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         if self.cycle is not None and not self.cycle.response_complete:
-            self.pipelined = True
-            self.cycle.keep_alive = False
+            self._end_after_answer()
             raise Pipelined  # all that the parser can be stopped by
         self.in_head = self.in_message = True
         self.head_size = 0
@@ -83,10 +84,20 @@ class Protocol(HttpToolsProtocol):
         self.in_head = False
         self.head_size = 0
         super().on_headers_complete()
+        # Until all of the request is here, an answer to it ends the connection, and says so (RFC 9112 section 9.6).
+        self.keep_alive, self.cycle.keep_alive = self.cycle.keep_alive, False
 
     def on_message_complete(self) -> None:
         self.in_message = False
+        if not self.cycle.response_started:
+            self.cycle.keep_alive = self.keep_alive
         super().on_message_complete()
+
+    def _end_after_answer(self) -> None:
+        """Reads no more than what came, and ends the connection after the answer to the present request."""
+        self.pipelined = True
+        if self.cycle is not None:
+            self.cycle.keep_alive = False
 
     def shutdown(self) -> None:
         super().shutdown()

@@ -19,6 +19,9 @@ import pytest
 from tests.processes import free_port, start, stop, wait_for_line
 from tests.tools_available import NODE_MODULES, needed, needed_package
 
+outputs: dict[int, list[str]] = {}
+"""Every line that a bridge of `bridge_process` wrote, by its process id."""
+
 SERVING = re.compile(r'serving MCP at (http://[^\s"]+)')
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -60,7 +63,7 @@ def bridge_process(rest_url: str, **settings: str) -> Iterator[tuple[str, subpro
     environ = environment(BRIDGE_REST_URL=rest_url, BRIDGE_PORT="0", **settings)
     process = start([sys.executable, "-m", "mcp_bridge"], environ)
     try:
-        yield wait_for_line(process, SERVING, []), process
+        yield wait_for_line(process, SERVING, outputs.setdefault(process.pid, [])), process
     finally:
         end(process)
 

@@ -18,7 +18,7 @@ import pytest
 
 from serving import lingering
 from serving.lingering import Lingering
-from tests.bridge.processes import bridge_process
+from tests.bridge.processes import bridge_process, outputs
 from tests.e2e.gateway import Gateway, gateway_process
 from tests.tools_available import tool_python
 
@@ -128,8 +128,36 @@ def test_a_body_that_the_bridge_cannot_read_is_refused_once_and_without_a_traceb
                 peer.sendall(message)
                 answer = b"".join(iter(lambda: peer.recv(65536), b""))
             assert answer.count(b"HTTP/1.1 ") == 1
-        process.terminate()
-        assert "Traceback" not in (process.stdout.read() if process.stdout else "")
+    assert "Traceback" not in "".join(outputs[process.pid])
+
+
+def test_what_follows_a_request_for_an_upgrade_is_no_request_to_the_bridge() -> None:
+    """httptools reads the body of such a request as the next one."""
+    hidden = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    head = (
+        b"POST /livez HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        b"Connection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: %d\r\n\r\n" % len(hidden)
+    )
+    with bridge_process("http://127.0.0.1:9") as (url, _):
+        port = int(url.rpartition(":")[2].partition("/")[0])
+        with socket.create_connection(("127.0.0.1", port), 10) as peer:
+            peer.sendall(head)
+            answer = peer.recv(65536)
+            peer.sendall(hidden)
+            answer += b"".join(iter(lambda: peer.recv(65536), b""))
+    assert answer.count(b"HTTP/1.1 ") == 1
+    assert b"connection: close" in answer
+
+
+def test_the_bridge_ends_a_connection_whose_request_it_answered_unread() -> None:
+    head = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100000000000\r\n\r\n"
+    with bridge_process("http://127.0.0.1:9") as (url, _):
+        port = int(url.rpartition(":")[2].partition("/")[0])
+        with socket.create_connection(("127.0.0.1", port), 10) as peer:
+            peer.sendall(head)
+            answer = b"".join(iter(lambda: peer.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert b"connection: close" in answer
 
 
 class Transport(asyncio.Transport):

@@ -21,6 +21,7 @@ from tests.e2e.gateway import Gateway, gateway_process
 from tests.processes import Sandbox
 
 JOBS = "/v1/batch/jobs"
+JSON = {"Content-Type": "application/json"}
 LIMIT = 4 << 20
 HEAD = f"POST {JOBS} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 
@@ -43,6 +44,22 @@ def test_bodies_that_announce_the_most_and_trickle_do_not_keep_others_from_sendi
             trickling.enter_context(peer).sendall(message)
         assert gateway.get("/livez").status_code == 200  # what was sent before is being read
         assert gateway.post(JOBS, create).status_code == 200
+
+
+def test_a_body_in_tiny_chunks_is_refused_and_costs_nobody_else_a_turn(gateway: Gateway) -> None:
+    head = f"{HEAD}Transfer-Encoding: chunked\r\n\r\n".encode()
+    with socket.create_connection(("127.0.0.1", gateway.port), 10) as peer:
+        peer.sendall(head + b"1\r\n \r\n" * 43_000)
+        answer = b"".join(iter(lambda: peer.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 400")
+
+
+def test_a_body_in_chunks_of_a_line_is_taken(gateway: Gateway, sandbox: Sandbox) -> None:
+    line = json.dumps({"body": {"messages": [{"role": "user", "content": "x" * 30}]}})
+    parts = ['{"endpoint": "/v1/chat/completions", "model": "m", "requests": [', line]
+    parts += [f",{line}"] * 6000 + ["]}"]
+    answer = gateway.post(JOBS, data=(part.encode() for part in parts), headers=JSON)
+    assert answer.status_code == 200
 
 
 def content(pieces: list[bytes], pause: float, limit: int = 1 << 20) -> bytes | str:
