@@ -23,10 +23,10 @@ from mcp_bridge.messages import LARGE
 from mcp_bridge.tools import KEY, KEY_HEADER, Argument, CallableTool
 from openapi.checks import UNREADABLE
 from openapi.contract import Schema
-from openapi.reading import TEXT, TooLarge, holds_more, read
+from openapi.reading import TEXT, TooLarge, holds_more, read, values_in
 
 BUILT = 300_000
-"""Values that are made of one text where reading it needs more than its schema, as JSON within a text does: some 40 MB."""
+"""Values that are made of one call where reading it needs more than its schema, as JSON within texts does: some 40 MB."""
 
 
 class BadArguments(ValueError):
@@ -91,10 +91,11 @@ def _request(tool: CallableTool, arguments: Mapping[str, Any], caller: str) -> R
 
 def plain(tool: CallableTool, given: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments in their one plain form, defaults filled in; BadArguments with every fault."""
-    arguments, faults = _unwrapped(tool, given)
+    texts = _Texts()
+    arguments, faults = _unwrapped(tool, given, texts)
     arguments = {n: v for n, v in arguments.items() if not _left_out(tool.arguments.get(n), v)}
     if tool.check.faults(arguments):
-        arguments = _read(tool.check.schema, arguments)
+        arguments = texts.read(tool.check.schema, arguments)
     faults += _faults(tool, arguments)
     if faults:
         raise BadArguments(faults)
@@ -149,12 +150,14 @@ def _advertised(tool: CallableTool) -> dict[str, Any]:
     return {each.name: each.schema["default"] for each in members if "default" in each.schema}
 
 
-def _unwrapped(tool: CallableTool, given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def _unwrapped(
+    tool: CallableTool, given: Mapping[str, Any], texts: _Texts
+) -> tuple[dict[str, Any], list[str]]:
     """The arguments with the members of a `body` that the tool does not have put beside them."""
     arguments = dict(given)
     if "body" in tool.arguments or "body" not in arguments or not tool.operation.body:
         return arguments, []
-    body = _read({"type": "object"}, arguments.pop("body"))
+    body = texts.read({"type": "object"}, arguments.pop("body"))
     if not isinstance(body, dict):
         return arguments, ["body must be an object, or left out with its members as arguments"]
     twice = [name for name in body if arguments.get(name, body[name]) != body[name]]
@@ -172,26 +175,39 @@ def _left_out(argument: Argument | None, value: Any) -> bool:
     return value is None and argument is not None and not argument.required
 
 
-def _read(schema: Schema, value: Any) -> Any:
-    """`value` with JSON text read where no text is expected, and one item in place of a list.
+class _Texts:
+    """The JSON in texts of one call, of which no more than BUILT values are built altogether."""
 
-    What can be read in no such way stays for the check.
-    """
-    if isinstance(value, str) and schema.get("type", "string") != "string":
-        with suppress(ValueError, RecursionError):
-            if not _is_dense(Raw(value.encode())):
-                return _read(schema, json.loads(value))
-    item = schema.get("items", {}).get("type")
-    if (isinstance(value, str) and item == "string") or (
-        isinstance(value, dict) and item == "object"
-    ):
-        return _read(schema, [value])
-    if isinstance(value, dict):
-        known = schema.get("properties", {})
-        return {name: _read(known.get(name, {}), member) for name, member in value.items()}
-    if isinstance(value, list):
-        return [_read(schema.get("items", {}), item) for item in value]
-    return value
+    def __init__(self) -> None:
+        self.left = BUILT
+
+    def read(self, schema: Schema, value: Any) -> Any:
+        """`value` with JSON text read where no text is expected, and one item in place of a list.
+
+        What can be read in no such way stays for the check.
+        """
+        if isinstance(value, str) and schema.get("type", "string") != "string":
+            with suppress(ValueError, RecursionError):
+                return self.read(schema, self._json(value))
+        item = schema.get("items", {}).get("type")
+        if (isinstance(value, str) and item == "string") or (
+            isinstance(value, dict) and item == "object"
+        ):
+            return self.read(schema, [value])
+        if isinstance(value, dict):
+            known = schema.get("properties", {})
+            return {name: self.read(known.get(name, {}), member) for name, member in value.items()}
+        if isinstance(value, list):
+            return [self.read(schema.get("items", {}), item) for item in value]
+        return value
+
+    def _json(self, text: str) -> Any:
+        """What the text is as JSON; ValueError when it is none, or has too much in it."""
+        found = values_in(Raw(text.encode()), self.left)
+        if found > self.left:
+            raise ValueError
+        self.left -= found
+        return json.loads(text)
 
 
 def _faults(tool: CallableTool, arguments: Mapping[str, Any]) -> Iterator[str]:

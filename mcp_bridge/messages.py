@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import msgspec
 from mcp.types import INVALID_REQUEST, PARSE_ERROR
@@ -86,8 +87,10 @@ class Messages:
                 while True:
                     last = await receive()
                     content += last.get("body", b"")
+                    if len(content) > self.max_body:
+                        break
                     place.grow(len(content))
-                    if not last.get("more_body") or len(content) > self.max_body:
+                    if not last.get("more_body"):
                         break
                     came(len(content))
         except TimeoutError:
@@ -96,7 +99,10 @@ class Messages:
             return [_part(content, more=True), last]
         if len(content) < LARGE or last.get("more_body"):
             return [_part(content, more=last.get("more_body", False))]
-        small, scope[_ARGUMENTS] = await loop.run_in_executor(self.reading, _parted, content)
+        parting = loop.run_in_executor(self.reading, _parted, content)
+        place.reading = parting
+        # Goes on when the client leaves: until it has ended, the message is in memory.
+        small, scope[_ARGUMENTS] = await asyncio.shield(parting)
         return [_part(small, more=False)]
 
 
@@ -106,6 +112,7 @@ class _Place:
     def __init__(self, messages: Messages) -> None:
         self.messages = messages
         self.size = 0
+        self.reading: asyncio.Future[Any] | None = None  # what needs the message
 
     def grow(self, size: int) -> None:
         """Takes `size` bytes in all."""
@@ -116,9 +123,16 @@ class _Place:
         self.size = size
 
     def leave(self) -> None:
-        """Gives all of it back."""
+        """Gives all of it back, when nobody reads the message any more."""
+        if self.reading and not self.reading.done():
+            self.reading.add_done_callback(self._left)
+            return
         self.messages.room += self.size
         self.size = 0
+
+    def _left(self, reading: asyncio.Future[Any]) -> None:
+        reading.exception()  # nobody is there to be told of it
+        self.leave()
 
 
 class _Params(msgspec.Struct, omit_defaults=True):

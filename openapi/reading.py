@@ -31,6 +31,9 @@ TEXT = 100
 SHORT = 1024
 """Bytes of a text or number that is built without a look at its schema."""
 
+FEW = 1000
+"""Items, or members of items, that are built however few the schema allows, so that all that is wrong in them is told."""
+
 SLICE = 1 << 16
 """Bytes that are looked through at a time, so that other threads have their turn."""
 
@@ -74,7 +77,12 @@ def check_utf8(content: bytes | bytearray) -> None:
 
 def holds_more(text: Raw, limit: int) -> bool:
     """True when a JSON array or object has more than `limit` values in it; nothing is built, at the speed of C."""
-    return len(text) > limit and _survey(text, limit)[0] > limit  # a value has a byte at least
+    return len(text) > limit and values_in(text, limit) > limit  # a value has a byte at least
+
+
+def values_in(text: Raw, limit: int) -> int:
+    """How many values a JSON array or object has in it, counted until they are more than `limit`."""
+    return _survey(text, limit)[0]
 
 
 def _survey(text: Raw, limit: int) -> tuple[int, bool]:
@@ -176,7 +184,7 @@ class _Reading:
     def _objects(self, raw: Raw, schema: Schema, at: str) -> tuple[Any, Any]:
         """As `read`, for an array of described objects."""
         # No more than a few members an object, or else the objects are counted first, which takes as long again.
-        few = 4 * schema.get("maxItems", VALUES)
+        few = max(4 * schema.get("maxItems", VALUES), FEW)
         try:
             objects, count = self._counted(raw, _FILLED, at, few)
         except (TooLarge, msgspec.ValidationError):
@@ -251,11 +259,12 @@ def _look_through(raw: Raw, schema: Schema, at: str) -> bool:
 
     TooLarge when there are more than the schema allows, or in a long array at the first item that is something else.
     """
-    _items.seen, _items.most = 0, schema.get("maxItems", VALUES)
+    limit = schema.get("maxItems", VALUES)
+    _items.seen, _items.most = 0, max(limit, FEW)
     try:
         msgspec.json.decode(raw, type=list[_Item])
     except _TooMany:
-        raise TooLarge(size_fault(at, "maxItems", _items.most)) from None
+        raise TooLarge(size_fault(at, "maxItems", limit)) from None
     except msgspec.ValidationError:
         if not holds_more(raw, VALUES):
             return False

@@ -79,16 +79,20 @@ class Validation:
         self, reader: RequestReader, scope: Scope, receive: Receive, send: Send
     ) -> None:
         place = Place(self.room)
+        reading: asyncio.Future[Any] | None = None
         try:
             content = await _content(scope, receive, self.max_body, place)
             if len(content) < LARGE:
                 scope[REQUEST] = reader.read(scope, content)
             else:
-                scope[REQUEST] = await self.reading.submit(partial(reader.read, scope, content))
+                reading = self.reading.submit(partial(reader.read, scope, content))
+                reading.add_done_callback(lambda read: read.cancelled() or read.exception())
+                # Goes on when the client leaves: until it has ended, the body is in memory.
+                scope[REQUEST] = await asyncio.shield(reading)
             del content
             await self.app(scope, receive, send)
         finally:
-            place.leave(context(scope).call)
+            place.leave(reading if reading and not reading.done() else context(scope).call)
 
 
 class Room:

@@ -31,7 +31,7 @@ class Protocol(HttpToolsProtocol):
 
     lingering: Lingering | None = None
     pipelined = False
-    head_size = 0
+    head_size = 0  # bytes of a head or of trailers that have not ended
     in_head = False
     in_message = False
     keep_alive = False  # of the present request
@@ -52,6 +52,7 @@ class Protocol(HttpToolsProtocol):
         if self.pipelined:
             return
         self._unset_keepalive_if_required()
+        self.head_size += len(data)  # if nobody is told of it
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -61,8 +62,6 @@ class Protocol(HttpToolsProtocol):
             if not self.pipelined:
                 self.send_400_response("Invalid HTTP request received.")
             return
-        if self.in_head:
-            self.head_size += len(data)
         if self.head_size > MAX_HEAD and self.in_message:
             self.send_400_response(f"The head or the trailers have more than {MAX_HEAD} bytes.")
 
@@ -75,10 +74,8 @@ class Protocol(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self.in_head:
+        if self.in_head:  # else it is a trailer
             super().on_header(name, value)
-        else:  # a trailer
-            self.head_size += len(name) + len(value)
 
     def on_headers_complete(self) -> None:
         self.in_head = False
@@ -87,8 +84,13 @@ class Protocol(HttpToolsProtocol):
         # Until all of the request is here, an answer to it ends the connection, and says so (RFC 9112 section 9.6).
         self.keep_alive, self.cycle.keep_alive = self.cycle.keep_alive, False
 
+    def on_body(self, body: bytes) -> None:
+        self.head_size = 0
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
         self.in_message = False
+        self.head_size = 0
         if not self.cycle.response_started:
             self.cycle.keep_alive = self.keep_alive
         super().on_message_complete()

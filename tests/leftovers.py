@@ -7,6 +7,7 @@ ending. Processes and sockets are seen where there is /proc.
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import signal
@@ -105,6 +106,7 @@ def _things(allowed: Things | None = None) -> Things:
 
 
 def _threads() -> Iterator[tuple[threading.Thread, str]]:
+    gc.collect()  # an executor's threads end with it
     for thread in threading.enumerate():
         if not thread.daemon and thread is not threading.main_thread():
             yield thread, f"thread {thread.name}"

@@ -332,3 +332,12 @@ def test_arguments_as_text_that_cannot_be_sent_are_refused(
     with pytest.raises(BadArguments) as caught:
         rest_call(tools["create-batch-job"], Raw(text), "test")
     assert any(each.startswith(fault) for each in caught.value.faults)
+
+
+def test_json_in_texts_is_read_only_up_to_a_number_of_values_in_a_call(tools: Tools) -> None:
+    """Each text by itself would be read; as objects all of them would take twenty times their size."""
+    text = json.dumps([{"body": {}}] * 60_000)
+    given = {"endpoint": "/v1/ocr", "requests": [text] * 5}
+    with pytest.raises(BadArguments) as refused:
+        rest_call(tools["create-batch-job"], given, "me")
+    assert "requests.4 must be an object" in refused.value.faults

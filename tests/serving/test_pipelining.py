@@ -160,16 +160,19 @@ def test_a_head_that_does_not_end_is_refused_by_the_bridge(bridge: tuple[int, in
     assert peak(pid) - before < ROOM
 
 
-def test_trailers_without_end_are_refused_by_the_bridge(bridge: tuple[int, int]) -> None:
+@pytest.mark.parametrize("line", [b"x: aaaaaaaaaa\r\n" * 4096, b"a" * 65536])
+def test_trailers_without_end_are_refused_by_the_bridge(
+    bridge: tuple[int, int], line: bytes
+) -> None:
     pid, port = bridge
     before = peak(pid)
     head = b"POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
     with socket.create_connection(("127.0.0.1", port), 10) as peer:
-        peer.sendall(head + b"2\r\n{}\r\n0\r\n")
+        peer.sendall(head + b"2\r\n{}\r\n0\r\nx: ")
         for _ in range(FLOOD // 65536):
             if select.select([peer], [], [], 0)[0]:
                 break
-            peer.sendall(b"x: aaaaaaaaaa\r\n" * 4096)
+            peer.sendall(line)
         assert peer.recv(65536).startswith(b"HTTP/1.1 4")
     assert peak(pid) - before < ROOM
 

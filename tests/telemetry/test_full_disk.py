@@ -72,6 +72,7 @@ def test_a_full_file_system_for_memory_ends_no_worker_and_costs_no_metric(
 ) -> None:
     within = small("/dev/shm", "size=512k")
     with gateway(tmp_path, mistral.url, within=within, WEB_CONCURRENCY="2") as running:
+        eventually(lambda: len(running.workers()) == 2)
         workers = running.workers()
         fill(seen_by(running, "/dev/shm"))
         for _ in range(20):
