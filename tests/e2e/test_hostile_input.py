@@ -115,6 +115,7 @@ def test_a_body_that_breaks_off_reaches_nobody(connection: Connection, stack: St
     assert reached(stack.sandbox) == []
 
 
+@pytest.mark.exclusive
 def test_large_bodies_that_do_not_end_take_no_more_than_their_room(stack: Stack) -> None:
     upstream = f"{stack.sandbox.url}/v1"
     with gateway_process(upstream, WEB_CONCURRENCY=1, GATEWAY_MAX_BODY=1 << 20) as gateway:
