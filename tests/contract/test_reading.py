@@ -62,6 +62,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of all limits a hundredth or less."""
     monkeypatch.setattr(reading, "VALUES", 20)
     monkeypatch.setattr(reading, "SLICE", 64)
+    monkeypatch.setattr(reading, "FEW", 1)
 
 
 class TestWhatIsBuilt:
@@ -200,3 +201,9 @@ def test_the_byte_that_is_no_utf_8_is_named_as_python_names_it(content: bytes, s
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reading, "SLICE", size)
         assert place(check_utf8) == place(bytes.decode)
+
+
+def test_all_that_is_wrong_in_a_few_items_is_told_however_few_are_allowed() -> None:
+    value = seen({"count": "x", "items": [{"body": {}}, {"body": 1}, {"body": {}}, {"body": {}}]})
+    found = {fault.pointer for fault in Check(SCHEMA).faults(value, "/body")}
+    assert {"/body/count", "/body/items", "/body/items/1/body"} <= found
