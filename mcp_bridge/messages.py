@@ -99,10 +99,9 @@ class Messages:
             return [_part(content, more=True), last]
         if len(content) < LARGE or last.get("more_body"):
             return [_part(content, more=last.get("more_body", False))]
-        parting = loop.run_in_executor(self.reading, _parted, content)
-        place.reading = parting
+        place.reading = loop.run_in_executor(self.reading, _parted, content)
         # Goes on when the client leaves: until it has ended, the message is in memory.
-        small, scope[_ARGUMENTS] = await asyncio.shield(parting)
+        small, scope[_ARGUMENTS] = await asyncio.shield(place.reading)
         return [_part(small, more=False)]
 
 
@@ -129,6 +128,9 @@ class _Place:
             return
         self.messages.room += self.size
         self.size = 0
+        self.reading = (
+            None  # its error's traceback keeps a frame that has this place, and the message
+        )
 
     def _left(self, reading: asyncio.Future[Any]) -> None:
         reading.exception()  # nobody is there to be told of it

@@ -93,6 +93,7 @@ class Validation:
             await self.app(scope, receive, send)
         finally:
             place.leave(reading if reading and not reading.done() else context(scope).call)
+            reading = None  # its error's traceback keeps this frame, and the body with it
 
 
 class Room:
