@@ -119,7 +119,7 @@ def test_a_body_that_breaks_off_reaches_nobody(connection: Connection, stack: St
 def test_large_bodies_that_do_not_end_take_no_more_than_their_room(stack: Stack) -> None:
     upstream = f"{stack.sandbox.url}/v1"
     with gateway_process(upstream, WEB_CONCURRENCY=1, GATEWAY_MAX_BODY=1 << 20) as gateway:
-        unending = [Connection(gateway.port) for _ in range(ROOM)]
+        unending = [Connection(gateway.port) for _ in range(2 * ROOM)]
         for each in unending:
             each.send(create(f"Content-Length: {1 << 20}") + b" " * ((1 << 20) - 1))
         wait_until(lambda: _answer_of_a_large_create(gateway.port) == 503)
