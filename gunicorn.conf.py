@@ -8,9 +8,9 @@ import os
 import resource
 from typing import Any
 
-from access.binding import in_brackets
+from access.listen import in_brackets
 from service.config import check_listening, settings_or_exit
-from telemetry import workers as telemetry
+from telemetry import prometheus_workers as telemetry
 
 settings = settings_or_exit()
 # Each request may need two descriptors; the soft limit of many systems, 1024, is one for programs that use select(2).

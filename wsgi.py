@@ -2,7 +2,7 @@
 
 from service.app import create_app
 from service.config import settings_or_exit
-from service.records import start_logging
+from service.edge import start_logging
 
 settings = settings_or_exit()
 start_logging(settings)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from .files import content, open_plain
 from .settings import SettingsError
-from .tokens import examine, line
+from .token_file import examine, line
 
 PREFIX = "mbg_"
 """Tells people and secret scanners what they have found."""

@@ -11,11 +11,11 @@ from typing import cast
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from access.bearer import Bearers
-from access.guard import PROBES, Door, Headers
-from access.rates import Rates
+from access.authentication import Bearers
+from access.origins import PROBES, Door, Headers
+from access.rate_limit import Rates
 from access.refusals import Refused
-from access.tokens import Grant
+from access.token_file import Grant
 
 _GRANT = "mcp_bridge.grant"
 

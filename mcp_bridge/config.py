@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from access import binding
-from access.bearer import Bearers, bearers
-from access.guard import LOOPBACK, Door
-from access.rates import Rates
+from access import listen
+from access.authentication import Bearers, bearers
+from access.origins import LOOPBACK, Door
+from access.rate_limit import Rates
 from access.settings import SettingsError, given, setting
 from openapi.contract import DEFAULT_DOCUMENT, Contract, load
 from telemetry import audit, logs
@@ -73,7 +73,7 @@ class Settings:
 
     def door(self) -> Door:
         """Which hosts and web pages requests may come from."""
-        own = () if binding.is_loopback(self.host) else binding.names(self.host)
+        own = () if listen.is_loopback(self.host) else listen.names(self.host)
         return Door(
             hosts=(*self.allowed_hosts, *own),
             origins=self.allowed_origins,
@@ -92,7 +92,7 @@ def check_access(settings: Settings) -> None:
 
 def check_address(host: str, settings: Settings, chosen_by: str = "the address") -> None:
     """SettingsError when others reach `host` and callers need no tokens."""
-    binding.check(host, protected=settings.protected, chosen_by=chosen_by, prefix="BRIDGE_")
+    listen.check(host, protected=settings.protected, chosen_by=chosen_by, prefix="BRIDGE_")
 
 
 def log_to_stderr(settings: Settings) -> None:

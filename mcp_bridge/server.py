@@ -22,13 +22,13 @@ from mcp.server import Server, ServerRequestContext
 from mcp.server.caching import CacheHint
 from mcp.types import INVALID_PARAMS, CallToolRequestParams, PaginatedRequestParams
 
-from access.tokens import Grant
+from access.token_file import Grant
 from mcp_bridge import callers, messages
-from mcp_bridge.answers import failed, failure, refused, success, unanswered
-from mcp_bridge.calls import BadArguments, RestCall, rest_call
+from mcp_bridge.arguments import BadArguments, RestCall, rest_call
 from mcp_bridge.config import Settings
+from mcp_bridge.rest_client import Connections
+from mcp_bridge.results import failed, failure, refused, success, unanswered
 from mcp_bridge.tools import CallableTool, build_tools
-from mcp_bridge.transport import Connections
 from openapi.contract import Contract
 from telemetry import audit, logs
 

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from openapi.checks import Check
 from openapi.contract import Body, Contract, ContractError, Operation, Schema, Tool
-from openapi.dialect import to_json_schema
+from openapi.json_schema import to_json_schema
+from openapi.validation import Check
 
 KEY = "idempotency_key"
 KEY_HEADER = "Idempotency-Key"

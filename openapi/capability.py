@@ -18,8 +18,8 @@ from urllib.parse import parse_qsl
 import yaml
 from jsonschema import Draft202012Validator, ValidationError
 
-from openapi.checks import letters
 from openapi.contract import Constant, is_page, path_variables
+from openapi.validation import letters
 
 Declared = dict[str, Any]
 Placed = tuple[Declared, str]

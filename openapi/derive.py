@@ -20,7 +20,7 @@ import yaml
 from openapi import overlay
 from openapi.capability import Capability, CapabilityError, Declared, Exposed, hint, read
 from openapi.contract import DEFAULT_DOCUMENT
-from openapi.inputs import Asked, Paired, pair
+from openapi.mapping import Asked, Paired, pair
 
 HERE = Path(__file__).parent
 OWN_CAPABILITY, OWN_OVERLAY = (HERE / name for name in ("batch-batch-jobs.yaml", "overlay.yaml"))

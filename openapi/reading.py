@@ -18,8 +18,8 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta, Raw
 
-from .checks import Check, Fault, pointer_token, size_fault
 from .contract import Schema
+from .validation import Check, Fault, pointer_token, size_fault
 
 VALUES = 100_000
 """Members of described objects, and values of all else that is built, in one text; a new name counts as another member, and

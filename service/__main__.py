@@ -20,18 +20,18 @@ from urllib.parse import urlsplit
 from urllib.request import ProxyHandler, build_opener
 
 from access import token
-from access.bearer import known_scopes
-from access.binding import in_brackets
+from access.authentication import known_scopes
+from access.listen import in_brackets
 from access.settings import SettingsError
 from access.shown import table
 
 from .config import LONGEST, Settings, contract_of, origins
-from .errors import Problem
-from .exchange import Exchange
-from .key import Key
-from .messages import Inputs, fill
+from .problems import Problem
 from .store import StoreUnavailable, open_store
+from .translation import Inputs, fill
 from .upstream import Upstream
+from .upstream_connection import Exchange
+from .upstream_key import Key
 
 _PATIENCE = 5.0  # seconds for each thing that is asked
 

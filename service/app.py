@@ -14,17 +14,17 @@ from openapi.contract import METHODS
 from .batch_jobs import recoveries
 from .callers import Callers
 from .config import Settings
-from .errors import Problems
+from .edge import Records
+from .flask_dispatch import ThreadedWSGI
 from .guards import Guards
 from .handlers import forwarding_handler
 from .idempotency import Idempotency
-from .key import Key
 from .pages import Pages, Readiness
-from .records import Records
+from .problems import Problems
+from .request_reader import Validation
 from .store import open_store
-from .threads import ThreadedWSGI
 from .upstream import Upstream
-from .validation import Validation
+from .upstream_key import Key
 
 
 def create_app(settings: Settings | None = None) -> FlaskApp:

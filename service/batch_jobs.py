@@ -18,14 +18,14 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import Raw
 
-from openapi.checks import Fault
 from openapi.contract import Contract, Operation, path_variables
+from openapi.validation import Fault
 
-from .errors import Problem
-from .exchange import Exchange
 from .idempotency import Recovery
-from .messages import UNREADABLE, Answer, Inputs, UpstreamRequest, fill, legible, read_json
+from .problems import Problem
+from .translation import UNREADABLE, Answer, Inputs, UpstreamRequest, fill, legible, read_json
 from .upstream import Upstream
+from .upstream_connection import Exchange
 
 TAG = "gw_op"
 """The metadata member that holds the tag. The contract refuses members with its prefix from callers."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from access.bearer import METRICS, Bearers, require
-from access.guard import PROBES
-from access.rates import Rates
-from access.tokens import Grant
+from access.authentication import METRICS, Bearers, require
+from access.origins import PROBES
+from access.rate_limit import Rates
+from access.token_file import Grant
 from openapi.contract import is_page
 
-from .context import context
+from .request_context import context
 
 
 class Callers:

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
-from access import binding, shown
-from access.bearer import Bearers, bearers
-from access.guard import LOOPBACK, Door
-from access.rates import Rates
+from access import listen, shown
+from access.authentication import Bearers, bearers
+from access.origins import LOOPBACK, Door
+from access.rate_limit import Rates
 from access.settings import SettingsError, given, setting
 from access.shown import Origin
 from openapi.contract import DEFAULT_DOCUMENT, Contract, ContractError, load
@@ -115,7 +115,7 @@ class Settings:
     @property
     def docs_open(self) -> bool:
         """True when everybody may see the pages for people."""
-        return self.docs == "on" or (self.docs == "auto" and binding.is_loopback(self.host))
+        return self.docs == "on" or (self.docs == "auto" and listen.is_loopback(self.host))
 
     def bearers(self) -> Bearers | None:
         """Who has tokens; None when callers need none. SettingsError when token file or issuer cannot be used."""
@@ -129,7 +129,7 @@ class Settings:
     def door(self) -> Door:
         """Which hosts and web pages requests may come from."""
         return Door(
-            hosts=(*LOOPBACK, *binding.names(self.host), *self.allowed_hosts),
+            hosts=(*LOOPBACK, *listen.names(self.host), *self.allowed_hosts),
             origins=self.allowed_origins,
             hosts_setting="GATEWAY_ALLOWED_HOSTS",
             origins_setting="GATEWAY_ALLOWED_ORIGINS",
@@ -173,7 +173,7 @@ def check_listening(addresses: Iterable[Any], settings: Settings) -> None:
     for address in addresses:
         if isinstance(address, tuple):  # others are paths of Unix sockets
             try:
-                binding.check(
+                listen.check(
                     address[0],
                     protected=settings.protected,
                     chosen_by="the address",
@@ -211,7 +211,7 @@ def _check_access(settings: Settings) -> None:
     settings.door().check(protected=settings.protected)
     settings.bearers()
     settings.rates()
-    binding.check(
+    listen.check(
         settings.host, protected=settings.protected, chosen_by="GATEWAY_HOST", prefix="GATEWAY_"
     )
 
@@ -240,7 +240,7 @@ def _check_base_url(url: str) -> None:
         or not re.fullmatch(r"[!-~]+", url)
     ):
         raise SettingsError(form)
-    if parts.scheme == "http" and not binding.is_loopback(parts.hostname):
+    if parts.scheme == "http" and not listen.is_loopback(parts.hostname):
         raise SettingsError(
             f"GATEWAY_UPSTREAM_URL: plain http to {parts.hostname} would send the key unencrypted; use https"
         )

@@ -7,11 +7,11 @@ import re
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from access.guard import PROBES, Door
+from access.origins import PROBES, Door
 from openapi.contract import Contract
 
-from .context import context
-from .errors import Problem
+from .problems import Problem
+from .request_context import context
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\ufffd]")
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import flask
 
+from .flask_dispatch import CONTEXT, EXCHANGE
 from .idempotency import Idempotency
-from .threads import CONTEXT, EXCHANGE
+from .request_reader import REQUEST
 from .upstream import Upstream
-from .validation import REQUEST
 
 
 def forwarding_handler(

@@ -25,13 +25,13 @@ from msgspec import Raw
 
 from telemetry.shared import SharedNumber
 
-from .context import Context
-from .errors import Problem
-from .exchange import Exchange
 from .later import Later
-from .messages import UNREADABLE, Answer, UpstreamRequest, read_json
+from .problems import Problem
+from .request_context import Context
 from .store import Record, Store, StoreUnavailable
+from .translation import UNREADABLE, Answer, UpstreamRequest, read_json
 from .upstream import Upstream
+from .upstream_connection import Exchange
 
 LOOKS = (0.3, 1.0, 3.0)
 """Seconds before each look for a call whose outcome is unknown, within the request that made it."""

@@ -28,10 +28,10 @@ from openapi.contract import Contract, is_page, read_document
 from telemetry import audit, metrics
 
 from .document import with_tokens
-from .errors import DOCUMENTATION, PROBLEMS
 from .idempotency import Idempotency
-from .key import Key
 from .pool import NoThread
+from .problems import DOCUMENTATION, PROBLEMS
+from .upstream_key import Key
 
 LOOK_PERIOD = 2.0
 """Seconds between two looks, by one worker, at what has failed."""

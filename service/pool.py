@@ -15,7 +15,7 @@ from queue import SimpleQueue
 from threading import Lock, Thread
 from typing import Any
 
-from .errors import Problem
+from .problems import Problem
 
 _Call = tuple["_Ended", asyncio.Future[Any], "Turn"]
 

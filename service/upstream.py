@@ -21,10 +21,10 @@ from requests.structures import CaseInsensitiveDict
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from .config import Settings
-from .errors import Problem
-from .exchange import POOLS, WATCH, Exchange
-from .key import Credentials, Key
-from .messages import UNREADABLE, Answer, UpstreamRequest, decipher, read_json
+from .problems import Problem
+from .translation import UNREADABLE, Answer, UpstreamRequest, decipher, read_json
+from .upstream_connection import POOLS, WATCH, Exchange
+from .upstream_key import Credentials, Key
 from .upstream_records import UpstreamCall
 
 REPEATS = 2

@@ -7,10 +7,10 @@ from types import TracebackType
 from typing import Any
 
 from openapi.contract import Operation
-from telemetry import metrics, spans, traces
+from telemetry import metrics, spans, trace_context
 
-from .context import current
-from .errors import Problem
+from .problems import Problem
+from .request_context import current
 
 
 class UpstreamCall:
@@ -26,7 +26,7 @@ class UpstreamCall:
         self.status = 0
         self.error = ""
         self.own = current()
-        self.trace = self.own.trace.child() if self.own else traces.received(())
+        self.trace = self.own.trace.child() if self.own else trace_context.received(())
         self.headers = self.trace.headers()
 
     def __enter__(self) -> UpstreamCall:

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from .traces import Trace
+from .trace_context import Trace
 
 SAMPLED = 1
 

@@ -13,7 +13,7 @@ import pytest
 import mcp_bridge.config
 import service.config
 from openapi.contract import load
-from service.errors import PROBLEMS
+from service.problems import PROBLEMS
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"

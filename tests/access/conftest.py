@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from access import token, tokens
+from access import token
+from access import token_file as reading
 from service.app import create_app
 from service.config import Settings
 from tests.access.issuer import KeyServer
@@ -49,7 +50,7 @@ def token_file(tmp_path: Path) -> Tokens:
 @pytest.fixture
 def no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """Looks at token files for each request, rather than once a second."""
-    monkeypatch.setattr(tokens, "LOOK_EVERY", 0.0)
+    monkeypatch.setattr(reading, "LOOK_EVERY", 0.0)
 
 
 @pytest.fixture

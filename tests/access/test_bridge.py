@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from access.issuers import RETRY
+from access.jwt_issuer import RETRY
 from mcp_bridge.app import create_app
 from mcp_bridge.config import Settings
 from openapi.contract import load
@@ -283,7 +283,7 @@ def started(command: list[str], **settings: str) -> subprocess.CompletedProcess[
     )
 
 
-GUNICORN = ["gunicorn", "-c", "python:mcp_bridge.workers"]
+GUNICORN = ["gunicorn", "-c", "python:mcp_bridge.gunicorn_conf"]
 
 
 @pytest.mark.parametrize("command", [["mcp_bridge"], GUNICORN], ids=["alone", "gunicorn"])

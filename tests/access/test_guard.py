@@ -14,7 +14,7 @@ import pytest
 from responses import RequestsMock
 from starlette.testclient import TestClient
 
-from access.guard import EXPOSED, Door, split_host
+from access.origins import EXPOSED, Door, split_host
 from access.refusals import Refused
 from access.settings import SettingsError
 from openapi.contract import load

@@ -24,9 +24,10 @@ from joserfc.jwk import ECKey, KeySet, RSAKey
 from responses import RequestsMock
 from starlette.testclient import TestClient
 
-from access import issuers, tokens
-from access.bearer import Bearers
-from access.issuers import Issuer, KeysUnavailable, Untrusted, fetch_keys, scopes_of
+from access import jwt_issuer
+from access import token_file as reading
+from access.authentication import Bearers
+from access.jwt_issuer import Issuer, KeysUnavailable, Untrusted, fetch_keys, scopes_of
 from access.refusals import Refused
 from access.settings import SettingsError
 from tests.access.conftest import Gateway as Make
@@ -251,7 +252,7 @@ def test_tokens_of_a_file_work_beside_it(
     mistral: RequestsMock,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(tokens, "LOOK_EVERY", 3600.0)  # however long a start takes
+    monkeypatch.setattr(reading, "LOOK_EVERY", 3600.0)  # however long a start takes
     mistral.get(UPSTREAM + JOBS, json={})
     secret = token_file.add("before", "jobs:read")
     client = gateway(
@@ -293,9 +294,9 @@ class TestKeys:
             issuer = self.issuer(key_server.url)
             await issuer.grant(token())
             key_server.publish(new)
-            self.now += issuers.RETRY
+            self.now += jwt_issuer.RETRY
             await issuer.grant(token(new))
-            with pytest.raises(issuers.Untrusted):  # the old one is gone
+            with pytest.raises(jwt_issuer.Untrusted):  # the old one is gone
                 await issuer.grant(token())
 
         asyncio.run(calls())
@@ -305,9 +306,9 @@ class TestKeys:
         async def calls() -> None:
             issuer = self.issuer(key_server.url)
             await issuer.grant(token())
-            self.now += issuers.RETRY
+            self.now += jwt_issuer.RETRY
             for number in range(20):
-                with pytest.raises(issuers.Untrusted):
+                with pytest.raises(jwt_issuer.Untrusted):
                     await issuer.grant(token(STRANGER, header={"kid": f"made-up-{number}"}))
 
         asyncio.run(calls())
@@ -317,7 +318,7 @@ class TestKeys:
         async def calls() -> None:
             issuer = self.issuer(key_server.url)
             await issuer.grant(token())
-            self.now += issuers.FRESH
+            self.now += jwt_issuer.FRESH
             await issuer.grant(token())
             assert issuer.fetching
             await issuer.fetching
@@ -345,7 +346,7 @@ class TestKeys:
             issuer = self.issuer(key_server.url)
             await issuer.grant(token())
             key_server.answer(answer[1], answer[0])
-            self.now += issuers.STALE - 1
+            self.now += jwt_issuer.STALE - 1
             await issuer.grant(token())
             assert issuer.fetching
             await issuer.fetching
@@ -367,7 +368,7 @@ class TestKeys:
             key_server.publish(RSA)
             with pytest.raises(KeysUnavailable):  # not asked again at once
                 await issuer.grant(token())
-            self.now += issuers.RETRY
+            self.now += jwt_issuer.RETRY
             await issuer.grant(token())
 
         asyncio.run(calls())
@@ -409,11 +410,11 @@ class TestKeys:
                 await issuer.grant(token())
                 assert issuer.fetching
                 await issuer.fetching
-                self.now += issuers.FRESH
+                self.now += jwt_issuer.FRESH
 
         asyncio.run(calls())
         assert key_server.asked == 3
-        [said] = [record for record in caplog.records if record.name == "access.issuers"]
+        [said] = [record for record in caplog.records if record.name == "access.jwt_issuer"]
         assert said.levelno == logging.WARNING and "number 1 (" in said.getMessage()
 
     @pytest.mark.parametrize("odd", ODD.values(), ids=ODD.keys())
@@ -436,7 +437,7 @@ class TestKeys:
         return [published(ECKey.generate_key("P-256"), kid=None) for _ in range(number)]
 
     @pytest.mark.parametrize("name", [None, "ec-1"])
-    @pytest.mark.parametrize("before", [0, 1, issuers.MOST_TRIED - 1])
+    @pytest.mark.parametrize("before", [0, 1, jwt_issuer.MOST_TRIED - 1])
     def test_that_a_token_does_not_tell_apart_are_tried_until_one_fits(
         self, name: str | None, before: int, key_server: KeyServer
     ) -> None:
@@ -449,19 +450,19 @@ class TestKeys:
     def test_that_a_token_does_not_tell_apart_are_tried_up_to_a_number(
         self, key_server: KeyServer
     ) -> None:
-        key_server.answer(jwks(*self.strangers(issuers.MOST_TRIED), published(EC, kid=None)))
+        key_server.answer(jwks(*self.strangers(jwt_issuer.MOST_TRIED), published(EC, kid=None)))
         with pytest.raises(Untrusted):
             asyncio.run(self.issuer(key_server.url).grant(token(EC, header={"kid": None})))
 
     def test_that_trickle_hold_nobody_beyond_the_limit_and_others_not_at_all(
         self, key_server: KeyServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(issuers, "FETCH_SECONDS", 0.2)
+        monkeypatch.setattr(jwt_issuer, "FETCH_SECONDS", 0.2)
 
         async def calls() -> None:
             issuer = self.issuer(key_server.url)
             await issuer.grant(token())
-            self.now += issuers.RETRY
+            self.now += jwt_issuer.RETRY
             trickle = Trickle()
             async with asyncio.timeout(60), answering(trickle) as issuer.keys_url:
                 threads = threading.enumerate()
@@ -505,14 +506,14 @@ class TestKeys:
 
         asyncio.run(leave())
         issuer.keys_url = key_server.url
-        self.now += issuers.RETRY
+        self.now += jwt_issuer.RETRY
         assert asyncio.run(issuer.grant(token())).name == "jwt:pipeline"
 
     def test_are_fetched_for_the_first_token_after_a_quiet_day(self, key_server: KeyServer) -> None:
         async def calls() -> None:
             issuer = self.issuer(key_server.url)
             await issuer.grant(token())
-            self.now += issuers.STALE
+            self.now += jwt_issuer.STALE
             await issuer.grant(token())
 
         asyncio.run(calls())
@@ -526,13 +527,13 @@ class TestKeys:
         async def calls() -> None:
             bearers = Bearers(None, self.issuer(key_server.url))
             headers = [(b"authorization", f"Bearer {token()}".encode())]
-            for waited, said in [(0.0, issuers.RETRY), (12.5, issuers.RETRY - 12)]:
+            for waited, said in [(0.0, jwt_issuer.RETRY), (12.5, jwt_issuer.RETRY - 12)]:
                 self.now += waited
                 with pytest.raises(Refused) as caught:
                     await bearers.grant(headers)
                 assert dict(caught.value.headers)["Retry-After"] == f"{said:.0f}"
             key_server.publish(RSA)
-            self.now += issuers.RETRY - 12
+            self.now += jwt_issuer.RETRY - 12
             await bearers.grant(headers)
 
         asyncio.run(calls())
@@ -573,7 +574,7 @@ class TestKeys:
     def test_are_not_blown_up_by_an_answer_that_is_compressed_unasked(
         self, key_server: KeyServer
     ) -> None:
-        sent = gzip.compress(bytes(issuers.MAX_KEYS * 4))
+        sent = gzip.compress(bytes(jwt_issuer.MAX_KEYS * 4))
         key_server.answer(sent, **{"Content-Encoding": "gzip"})
         assert fetch(key_server.url) == sent
 
@@ -600,7 +601,7 @@ class TestKeys:
             issuer = self.issuer(key_server.url)
             for _ in range(2):
                 await issuer.grant(token())
-                self.now += issuers.STALE
+                self.now += jwt_issuer.STALE
 
         asyncio.run(calls())
         assert (key_server.asked, len(made)) == (2, 1)
@@ -627,7 +628,7 @@ class TestKeys:
         assert b"rsa-1" in fetch(url)
 
     def test_are_not_had_when_they_are_endless(self, key_server: KeyServer) -> None:
-        key_server.answer(b" " * (issuers.MAX_KEYS + 1))
+        key_server.answer(b" " * (jwt_issuer.MAX_KEYS + 1))
         with pytest.raises(OSError, match="bytes"):
             fetch(key_server.url)
 

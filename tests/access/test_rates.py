@@ -17,7 +17,7 @@ import pytest
 from limits import parse
 from responses import RequestsMock
 
-from access.rates import Rates
+from access.rate_limit import Rates
 from access.redis_window import RedisWindow
 from access.refusals import Refused
 from access.windows import MemoryWindow

@@ -21,11 +21,12 @@ from typing import Any
 import pytest
 from responses import RequestsMock
 
-from access import files, token, tokens
-from access.bearer import Bearers
+from access import files, token
+from access import token_file as reading
+from access.authentication import Bearers
 from access.refusals import Refused
 from access.settings import SettingsError
-from access.tokens import TokenFile
+from access.token_file import TokenFile
 from service.config import Settings
 from tests.access.conftest import Gateway as Make
 from tests.access.conftest import Tokens, bearing
@@ -46,7 +47,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def find(found: TokenFile, secret: str) -> tokens.Grant | None:
+def find(found: TokenFile, secret: str) -> reading.Grant | None:
     """The grant of a token, as a request gets it."""
     asyncio.run(found.renew())
     return found.find(secret)
@@ -112,7 +113,7 @@ def test_a_line_is_added_after_a_last_line_without_an_end(token_file: Tokens) ->
     token_file.path.write_text("# kept by hand")
     token_file.add("a", "jobs:read")
     assert token_file.path.read_text().splitlines()[0] == "# kept by hand"
-    assert [entry.grant.name for entry in tokens.read(token_file.path)] == ["a"]
+    assert [entry.grant.name for entry in reading.read(token_file.path)] == ["a"]
 
 
 def test_a_time_to_live_is_counted_from_now() -> None:
@@ -189,7 +190,7 @@ class TestCalling:
         client = gateway(GATEWAY_TOKENS_FILE=token_file.path)
         assert client.get(JOBS, headers=bearing(secret)).status_code == 200
         tomorrow = datetime.now(UTC).timestamp() + 86400
-        monkeypatch.setattr(tokens.time, "time", lambda: tomorrow)
+        monkeypatch.setattr(reading.time, "time", lambda: tomorrow)
         assert client.get(JOBS, headers=bearing(secret)).status_code == 401
 
     @pytest.mark.usefixtures("no_wait")
@@ -322,7 +323,7 @@ def test_twice_as_many_lines_cost_twice_as_much(tmp_path: Path) -> None:
 
     def cost(lines: int) -> int:
         file.write_bytes(many(lines))
-        return work(lambda: tokens.read(file))
+        return work(lambda: reading.read(file))
 
     assert cost(400) < 2.5 * cost(200)
 
@@ -331,7 +332,7 @@ def test_others_are_served_while_a_file_is_read(token_file: Tokens) -> None:
     now = 0.0
     found = TokenFile(token_file.path, clock=lambda: now)
     token_file.path.write_bytes(many(2000))
-    now = tokens.LOOK_EVERY
+    now = reading.LOOK_EVERY
     turns = 0
 
     async def turn() -> None:
@@ -359,7 +360,7 @@ def test_a_revoked_token_is_refused_to_all_who_come_while_the_file_is_read(
     secret = token_file.add("gone", "jobs:read")
     bearers = Bearers(TokenFile(token_file.path, clock=lambda: now), None)
     token_file.path.write_bytes(many(200))
-    now = tokens.LOOK_EVERY
+    now = reading.LOOK_EVERY
 
     async def calls() -> list[Any]:
         headers = [(b"authorization", f"Bearer {secret}".encode())]
@@ -386,17 +387,17 @@ def test_a_reading_that_lasts_holds_nobody_beyond_a_limit(
         back.wait(60)
         return whole(file)
 
-    monkeypatch.setattr(tokens, "content", late)
-    monkeypatch.setattr(tokens, "PATIENCE", 0.05)
+    monkeypatch.setattr(reading, "content", late)
+    monkeypatch.setattr(reading, "PATIENCE", 0.05)
 
     async def calls() -> None:
         nonlocal now
-        now = tokens.LOOK_EVERY
+        now = reading.LOOK_EVERY
         try:
             await found.renew()
             assert found.find(secret)
             for _ in range(3):
-                now += tokens.LOOK_EVERY
+                now += reading.LOOK_EVERY
                 later = asyncio.create_task(found.renew())
                 await asyncio.sleep(0)
                 assert later.done()  # without any waiting
@@ -427,15 +428,15 @@ def test_the_tokens_stay_while_no_thread_can_be_had_and_the_file_is_read_as_soon
         with monkeypatch.context() as without:
             without.setattr(threading.Thread, "start", none)
             for _ in range(3):
-                now += tokens.LOOK_EVERY
+                now += reading.LOOK_EVERY
                 await found.renew()
                 assert found.find(secret)
-        now += tokens.LOOK_EVERY
+        now += reading.LOOK_EVERY
         await found.renew()
         assert not found.find(secret)
 
     asyncio.run(calls())
-    levels = [record.levelno for record in caplog.records if record.name == "access.tokens"]
+    levels = [record.levelno for record in caplog.records if record.name == "access.token_file"]
     assert levels.count(logging.ERROR) == 1
 
 
@@ -450,11 +451,11 @@ def test_a_file_that_could_not_be_read_is_read_later_although_it_did_not_change_
     def none(*_: Any) -> int:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    now = tokens.LOOK_EVERY
+    now = reading.LOOK_EVERY
     with monkeypatch.context() as without:
-        without.setattr(tokens, "open_plain", none)
+        without.setattr(reading, "open_plain", none)
         assert find(found, secret)
-    now += tokens.LOOK_EVERY
+    now += reading.LOOK_EVERY
     assert not find(found, secret)
 
 
@@ -495,12 +496,12 @@ def test_what_is_no_plain_file_takes_no_token_along_that_was_there_before(
     token_file.path.unlink()
     make(token_file.path)
     for _ in range(2):
-        now += tokens.LOOK_EVERY
+        now += reading.LOOK_EVERY
         assert find(found, secret)
     assert [record.levelname for record in caplog.records] == ["ERROR"]
     token_file.path.rename(token_file.path.with_name("old"))
     token_file.path.write_bytes(before.replace(b'"a"', b'"b"'))
-    now += tokens.LOOK_EVERY
+    now += reading.LOOK_EVERY
     assert (grant := find(found, secret)) and grant.name == "b"
 
 
@@ -554,14 +555,14 @@ def test_every_entry_is_compared_whichever_matches(
 ) -> None:
     secrets = [token_file.add(name, "jobs:read") for name in "abc"]
     compared: list[int] = []
-    whole = tokens.hmac.compare_digest
+    whole = reading.hmac.compare_digest
 
     def counted(one: bytes, other: bytes) -> bool:
         compared[-1] += 1
         return whole(one, other)
 
     found = TokenFile(token_file.path)
-    monkeypatch.setattr(tokens.hmac, "compare_digest", counted)
+    monkeypatch.setattr(reading.hmac, "compare_digest", counted)
     for secret in [*secrets, "mbg_unknown"]:
         compared.append(0)
         found.find(secret)

@@ -77,7 +77,7 @@ def gunicorn_bridge(
     environ = environment(
         BRIDGE_REST_URL=rest_url, BRIDGE_PORT=str(port), WEB_CONCURRENCY=str(workers), **settings
     )
-    command = [sys.executable, "-m", "gunicorn", "-c", "python:mcp_bridge.workers"]
+    command = [sys.executable, "-m", "gunicorn", "-c", "python:mcp_bridge.gunicorn_conf"]
     process = start(command, environ)
     try:
         wait_until_ready(f"http://127.0.0.1:{port}/livez", process)

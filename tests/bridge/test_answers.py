@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from mcp_bridge.answers import compact, failed, shorten, success
-from mcp_bridge.calls import RestCall
+from mcp_bridge.arguments import RestCall
+from mcp_bridge.results import compact, failed, shorten, success
 from mcp_bridge.tools import CallableTool
-from service.errors import PROBLEMS
+from service.problems import PROBLEMS
 
 Tools = dict[str, CallableTool]
 CALL = RestCall("GET", "/v1/batch/jobs/1?inline=true", {}, None)

@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 from msgspec import Raw
 
-from mcp_bridge.calls import BadArguments, RestCall, rest_call
+from mcp_bridge.arguments import BadArguments, RestCall, rest_call
 from mcp_bridge.tools import CallableTool
 
 Tools = dict[str, CallableTool]

@@ -21,8 +21,8 @@ import httpx2
 import pytest
 import trustme
 
-from mcp_bridge import transport
-from mcp_bridge.transport import Connections
+from mcp_bridge import rest_client
+from mcp_bridge.rest_client import Connections
 
 pytestmark = pytest.mark.anyio
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -327,8 +327,8 @@ async def test_a_connection_is_kept_for_less_time_than_servers_keep_theirs(
 ) -> None:
     config = open_text("gunicorn.conf.py")
     served = re.search(r"^keepalive = (\d+)", config, re.MULTILINE)
-    assert served and int(served[1]) > transport.KEPT_SECONDS
-    monkeypatch.setattr(transport, "KEPT_SECONDS", -1)
+    assert served and int(served[1]) > rest_client.KEPT_SECONDS
+    monkeypatch.setattr(rest_client, "KEPT_SECONDS", -1)
     server = Server(OK, OK)
     async with connected(server) as connections:
         await ask(connections)
@@ -343,7 +343,7 @@ def open_text(name: str) -> str:
 
 
 async def test_no_more_connections_are_kept_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "MAX_KEPT", 1)
+    monkeypatch.setattr(rest_client, "MAX_KEPT", 1)
     server = Server(OK, OK, OK)
     async with connected(server) as connections:
         await asyncio.gather(*(ask(connections) for _ in range(3)))
@@ -353,7 +353,7 @@ async def test_no_more_connections_are_kept_than_the_limit(monkeypatch: pytest.M
 class TestNoMoreConnectionsThanTheLimit:
     @pytest.fixture(autouse=True)
     def one(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(transport, "MAX_CONNECTIONS", 1)
+        monkeypatch.setattr(rest_client, "MAX_CONNECTIONS", 1)
 
     async def test_are_open_at_once(self) -> None:
         server = Server(OK, OK, OK, piece=1)

@@ -70,7 +70,7 @@ def bridge() -> Iterator[Bridge]:
     rest, port = Rest().answers({"id": "1", "status": "QUEUED"}), free_port()
     with served(rest) as rest_url:
         environ = environment(BRIDGE_REST_URL=rest_url, BRIDGE_PORT=str(port), WEB_CONCURRENCY="2")
-        command = [sys.executable, "-m", "gunicorn", "-c", "python:mcp_bridge.workers"]
+        command = [sys.executable, "-m", "gunicorn", "-c", "python:mcp_bridge.gunicorn_conf"]
         process = start(command, environ)
         try:
             wait_until_ready(f"http://127.0.0.1:{port}/livez", process)

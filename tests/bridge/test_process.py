@@ -95,7 +95,7 @@ def test_no_answer_waits_for_the_client_s_acknowledgement() -> None:
 
 
 def test_gunicorn_gets_its_settings_from_the_same_place() -> None:
-    code = "import mcp_bridge.workers as w; print(w.bind, w.worker_class, w.graceful_timeout)"
+    code = "import mcp_bridge.gunicorn_conf as w; print(w.bind, w.worker_class, w.graceful_timeout)"
     done = subprocess.run(
         [sys.executable, "-c", code],
         env=environment(BRIDGE_PORT="1234", BRIDGE_TIMEOUT="7"),

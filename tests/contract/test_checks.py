@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from openapi.checks import MAX_FAULTS, Check
+from openapi.validation import MAX_FAULTS, Check
 
 SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -111,7 +111,7 @@ def test_of_many_faults_one_more_than_the_limit_is_listed(changes: dict[str, Any
 
 LITTLE_MEMORY = """
 import resource
-from openapi.checks import Check
+from openapi.validation import Check
 from openapi.contract import load
 check = Check(load().operations["createbatchjob"].body.schema)
 body = {"endpoint": "/v1/chat/completions", "model": "m"}

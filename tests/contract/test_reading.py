@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from msgspec import Raw
 
 from openapi import reading
-from openapi.checks import Check
 from openapi.reading import TooLarge, check_utf8, holds_more, read
+from openapi.validation import Check
 
 OPEN = {"type": "object"}
 ITEM: dict[str, Any] = {

@@ -12,8 +12,8 @@ import yaml
 from openapi_spec_validator import OpenAPIV30SpecValidator
 
 from openapi import contract
-from openapi.checks import near_name
-from openapi.dialect import to_json_schema
+from openapi.json_schema import to_json_schema
+from openapi.validation import near_name
 
 Node = dict[str, Any]
 

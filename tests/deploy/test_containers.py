@@ -165,7 +165,7 @@ def test_the_demo_starts_without_a_key_and_apart_from_the_rest() -> None:
 
 
 def test_the_token_of_the_demo_is_one_that_its_gateways_accept(tmp_path: Path) -> None:
-    from access.tokens import TokenFile
+    from access.token_file import TokenFile
 
     tokens = tmp_path / "tokens"
     tokens.write_text(COMPOSE["configs"]["demo-tokens"]["content"])

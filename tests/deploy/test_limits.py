@@ -42,7 +42,7 @@ def gunicorn(configuration: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     for name in {*SERVICE, *BRIDGE}:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MISTRAL_AI_API_KEY", "sk-CANARY-0123456789")
-    monkeypatch.setattr("telemetry.workers.share_metrics", lambda: None)
+    monkeypatch.setattr("telemetry.prometheus_workers.share_metrics", lambda: None)
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr("sys.argv", ["gunicorn", "-c", configuration])
     return WSGIApplication().cfg
@@ -80,7 +80,7 @@ def test_the_time_limits_are_ordered_from_the_inside_to_the_outside(
     assert [float(text) for text in re.findall(r"\| (\d+) \|", table)] == values
 
 
-@pytest.mark.parametrize("configuration", ["gunicorn.conf.py", "python:mcp_bridge.workers"])
+@pytest.mark.parametrize("configuration", ["gunicorn.conf.py", "python:mcp_bridge.gunicorn_conf"])
 def test_nobody_kills_what_gunicorn_still_lets_finish(
     configuration: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

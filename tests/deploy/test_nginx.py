@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import requests
 
-from service.errors import PROBLEMS
+from service.problems import PROBLEMS
 from tests.deploy.front import CONFIGURATION, Front, front, small
 from tests.deploy.gateways import JOBS, Gateway, job
 from tests.processes import Sandbox, wait_until

@@ -14,7 +14,7 @@ from http.client import HTTPResponse
 
 import pytest
 
-from service.validation import ROOM
+from service.request_reader import ROOM
 from tests.e2e.gateway import Stack, gateway_process
 from tests.processes import Sandbox, wait_until
 

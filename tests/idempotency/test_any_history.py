@@ -28,7 +28,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from service import exchange
+from service import upstream_connection
 from service.idempotency import RETRY, UNCONFIRMED
 from service.store import Record, SQLiteStore, StoreUnavailable
 from tests.idempotency.api import JOBS, keyed
@@ -114,10 +114,12 @@ class Upstream:
         if fate.lost == "unreachable":
             raise requests.ConnectionError
         if fate.lost == "reset":
-            exchange._current.exchange.sent = True  # what urllib3's connection would have noted
+            upstream_connection._current.exchange.sent = (
+                True  # what urllib3's connection would have noted
+            )
             raise requests.ConnectionError
         if fate.lost == "slow":
-            exchange._current.exchange.sent = True
+            upstream_connection._current.exchange.sent = True
             self.time.true += 40
             raise requests.ReadTimeout
         if fate.lost:

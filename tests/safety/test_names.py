@@ -16,12 +16,12 @@ import pytest
 import requests
 
 from service.config import Settings
-from service.exchange import WATCH, Exchange
-from service.key import Key
-from service.messages import Inputs, fill
 from service.names import MOST, Name
 from service.pool import NoThread
+from service.translation import Inputs, fill
 from service.upstream import Upstream
+from service.upstream_connection import WATCH, Exchange
+from service.upstream_key import Key
 from tests.deploy.gateways import JOBS, job
 from tests.deploy.hosts import MIDDLE, Token, gateway_on, hosts
 from tests.idempotency.conftest import door, settings_for

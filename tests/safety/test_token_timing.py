@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from access import token
-from access.tokens import TokenFile
+from access.token_file import TokenFile
 
 pytestmark = pytest.mark.exclusive
 

@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 
 from service.app import create_app
 from service.config import Settings
-from service.exchange import POOLS, Exchange
+from service.upstream_connection import POOLS, Exchange
 from tests.service.upstream import KEEP, Behaviour, Upstream
 
 JOBS = "/v1/batch/jobs"

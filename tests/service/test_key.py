@@ -11,7 +11,7 @@ import pytest
 from responses import RequestsMock
 from starlette.testclient import TestClient
 
-import service.key
+import service.upstream_key
 from service.app import create_app
 from service.config import Settings
 from tests.conftest import UPSTREAM
@@ -50,13 +50,13 @@ def replace_file(file: Path, content: str) -> None:
 @pytest.fixture
 def no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files are looked at for every request."""
-    monkeypatch.setattr(service.key, "CHECK_PERIOD", -1.0)
+    monkeypatch.setattr(service.upstream_key, "CHECK_PERIOD", -1.0)
 
 
 @pytest.fixture
 def only_when_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files are looked at when the upstream refuses the key, however slow the test is."""
-    monkeypatch.setattr(service.key, "CHECK_PERIOD", 1000.0)
+    monkeypatch.setattr(service.upstream_key, "CHECK_PERIOD", 1000.0)
 
 
 @pytest.mark.usefixtures("no_wait")
@@ -147,7 +147,7 @@ def test_a_gateway_that_no_request_reaches_becomes_ready_again_to_find_out(
     mistral.get(JOBS, status=401, json={})
     client.get("/v1/batch/jobs")
     assert client.get("/readyz").status_code == 503
-    monkeypatch.setattr(service.key, "REFUSAL_PERIOD", 0.0)
+    monkeypatch.setattr(service.upstream_key, "REFUSAL_PERIOD", 0.0)
     assert client.get("/readyz").status_code == 200
 
 
@@ -161,7 +161,7 @@ def test_a_refused_key_is_logged_once_a_minute(
 
 
 def test_all_workers_know_of_a_refusal_that_one_of_them_met(settings: Settings) -> None:
-    key = service.key.Key(settings)
+    key = service.upstream_key.Key(settings)
     worker = multiprocessing.get_context("fork").Process(target=lambda: key.refuse(key.current()))
     worker.start()
     worker.join()

@@ -14,17 +14,17 @@ import httpx
 import pytest
 from starlette.types import Message
 
-import service.threads
+import service.flask_dispatch
 from openapi.contract import load
 from service.app import create_app
 from service.config import Settings
-from service.context import open_context
-from service.errors import Problem
-from service.exchange import Exchange, Watch
-from service.messages import UpstreamRequest
+from service.flask_dispatch import ThreadedWSGI
 from service.pool import NoThread, Pool, Turn
-from service.threads import ThreadedWSGI
-from service.validation import LARGE, REQUEST
+from service.problems import Problem
+from service.request_context import open_context
+from service.request_reader import LARGE, REQUEST
+from service.translation import UpstreamRequest
+from service.upstream_connection import Exchange, Watch
 
 
 def test_no_thread_is_started_before_a_call_needs_it() -> None:
@@ -278,7 +278,7 @@ async def until(condition: Callable[[], object]) -> None:
 def test_nothing_is_begun_for_a_client_that_left_while_it_waited_for_a_thread(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(service.threads, "PATIENCE", 30)
+    monkeypatch.setattr(service.flask_dispatch, "PATIENCE", 30)
     app = Held()
 
     async def leave() -> None:
@@ -298,7 +298,7 @@ def test_nothing_is_begun_for_a_client_that_left_while_it_waited_for_a_thread(
 def test_a_request_that_finds_no_free_thread_in_time_is_refused_and_never_begun(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(service.threads, "PATIENCE", 0.05)
+    monkeypatch.setattr(service.flask_dispatch, "PATIENCE", 0.05)
     app = Held()
 
     async def wait() -> None:
@@ -318,7 +318,7 @@ def test_a_request_that_finds_no_free_thread_in_time_is_refused_and_never_begun(
 def test_a_request_is_refused_too_when_the_system_gives_fewer_threads_than_it_may_have(
     monkeypatch: pytest.MonkeyPatch, system: System
 ) -> None:
-    monkeypatch.setattr(service.threads, "PATIENCE", 0.05)
+    monkeypatch.setattr(service.flask_dispatch, "PATIENCE", 0.05)
     app = Held()
 
     async def wait() -> None:
@@ -341,7 +341,7 @@ def test_no_request_is_begun_that_nobody_would_end_in_time(
 ) -> None:
     watch, app = Watch(), Held()
     app.go_on.set()
-    monkeypatch.setattr(service.threads, "WATCH", watch)
+    monkeypatch.setattr(service.flask_dispatch, "WATCH", watch)
 
     async def never_and_then() -> None:
         served = ThreadedWSGI(app, threads=5, queue=5)
@@ -389,11 +389,11 @@ def test_the_process_ends_after_the_calls_that_it_was_given() -> None:
     script = """
 import asyncio, sys, time
 from openapi.contract import load
-from service.context import open_context
-from service.messages import UpstreamRequest
+from service.request_context import open_context
+from service.translation import UpstreamRequest
 from service.pool import Pool
-from service.threads import ThreadedWSGI
-from service.validation import REQUEST
+from service.flask_dispatch import ThreadedWSGI
+from service.request_reader import REQUEST
 pool = Pool(1)
 async def leave():
     for text in ("one", "two"):

@@ -11,8 +11,8 @@ from responses import RequestsMock
 from starlette.testclient import TestClient
 
 from openapi.contract import load
-from service.errors import PROBLEMS, Problem
-from service.messages import decipher
+from service.problems import PROBLEMS, Problem
+from service.translation import decipher
 from tests.conftest import UPSTREAM
 
 ROOT = Path(__file__).parents[2]

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from service.errors import Problem
-from service.validation import Place, Room
+from service.problems import Problem
+from service.request_reader import Place, Room
 
 
 def test_a_body_for_which_there_is_no_room_is_refused_until_another_has_gone() -> None:

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from starlette.types import Message
 
-from service import validation
-from service.errors import Problem
-from service.validation import ROOM, Place, Room
+from service import request_reader
+from service.problems import Problem
+from service.request_reader import ROOM, Place, Room
 from serving import patience
 from tests.e2e.gateway import Gateway, gateway_process
 from tests.processes import Sandbox
@@ -73,7 +73,7 @@ def content(pieces: list[bytes], pause: float, limit: int = 1 << 20) -> bytes | 
         return {"type": "http.request", "body": piece, "more_body": bool(left)}
 
     async def read() -> bytes:
-        return bytes(await validation._content(scope, receive, limit, Place(Room(limit))))
+        return bytes(await request_reader._content(scope, receive, limit, Place(Room(limit))))
 
     try:
         return asyncio.run(read())
@@ -119,7 +119,7 @@ def test_a_piece_that_comes_just_when_the_time_is_over_is_too_late(
             return {"type": "http.request", "body": body, "more_body": True}
 
         scope = {"type": "http", "headers": []}
-        await validation._content(scope, receive, 1 << 20, Place(Room(1 << 20)))
+        await request_reader._content(scope, receive, 1 << 20, Place(Room(1 << 20)))
 
     with pytest.raises(Problem, match="request-timeout"):
         asyncio.run(read())
@@ -161,7 +161,7 @@ def test_a_slow_body_is_answered_408_and_can_be_sent_again(
 def test_what_has_come_is_counted_and_not_what_was_announced(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(validation, "LARGE", 1)
+    monkeypatch.setattr(request_reader, "LARGE", 1)
     room = Room(100)
     place = Place(room)
     headers = [(b"content-length", b"90")]
@@ -171,5 +171,5 @@ def test_what_has_come_is_counted_and_not_what_was_announced(
         return {"type": "http.request", "body": b"x" * 10, "more_body": room.taken == 0}
 
     scope = {"type": "http", "headers": headers}
-    assert len(asyncio.run(validation._content(scope, receive, 100, place))) == 20
+    assert len(asyncio.run(request_reader._content(scope, receive, 100, place))) == 20
     assert room.taken == 20

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.records import IDEMPOTENCY, PROXY_ERRORS, SHED
+from service.edge import IDEMPOTENCY, PROXY_ERRORS, SHED
 from telemetry.metrics import REGISTRY, page
 from tests.telemetry.test_requests import FIELDS
 

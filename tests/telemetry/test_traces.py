@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from telemetry.traces import Trace, received
+from telemetry.trace_context import Trace, received
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 

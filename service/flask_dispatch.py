@@ -16,12 +16,12 @@ from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
-from .context import context
-from .errors import Problem
-from .exchange import WATCH, Exchange
-from .messages import UpstreamRequest
 from .pool import Pool, Turn
-from .validation import REQUEST
+from .problems import Problem
+from .request_context import context
+from .request_reader import REQUEST
+from .translation import UpstreamRequest
+from .upstream_connection import WATCH, Exchange
 
 EXCHANGE = "gateway.exchange"
 CONTEXT = "gateway.context"

@@ -10,14 +10,14 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from access.guard import PROBES
+from access.origins import PROBES
 from openapi.contract import OWN_PAGES, Contract
 from telemetry import audit, logs, metrics, spans
 
 from .config import Settings, refuse_start
-from .context import Context, current, open_context
-from .errors import Problem
-from .messages import legible
+from .problems import Problem
+from .request_context import Context, current, open_context
+from .translation import legible
 
 LEFT = 499
 """The status of a request whose client left before its answer; never sent. nginx logs the same."""

@@ -10,11 +10,11 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from openapi.checks import Check
 from openapi.contract import Body
 from openapi.reading import TooLarge, check_utf8, read
+from openapi.validation import Check
 
-from .errors import Problem
+from .problems import Problem
 
 Content = bytes | bytearray
 

@@ -18,8 +18,8 @@ from openapi.capability import (
     hint,
     place_in,
 )
-from openapi.checks import letters
 from openapi.contract import Constant, path_variables
+from openapi.validation import letters
 
 _REFERENCE = re.compile(r"\{\{\s*([^{}]+?)\s*\}\}")
 # A tool with any other character in an argument's name is refused by some model providers.

@@ -1,12 +1,12 @@
-"""How gunicorn serves the bridge with several workers: `gunicorn -c python:mcp_bridge.workers`."""
+"""How gunicorn serves the bridge with several workers: `gunicorn -c python:mcp_bridge.gunicorn_conf`."""
 
 import sys
 
-from access.binding import in_brackets
+from access.listen import in_brackets
 from access.settings import SettingsError
 from mcp_bridge.config import Settings, check_access, check_address, log_to_stderr
 from openapi.contract import ContractError
-from telemetry.workers import Log
+from telemetry.prometheus_workers import Log
 
 try:
     _settings = Settings.from_env()

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Protocol
 
 from .refusals import KeysUnavailable, Refused, Untrusted
 from .settings import SettingsError
-from .tokens import Grant, TokenFile
+from .token_file import Grant, TokenFile
 
 if TYPE_CHECKING:
-    from .issuers import Issuer
+    from .jwt_issuer import Issuer
 
 REALM = "gateway"
 METRICS = "metrics"
@@ -116,7 +116,7 @@ def bearers(settings: AccessSettings, *, prefix: str, scopes: Iterable[str]) -> 
                 f"{prefix}JWT_ISSUER, {prefix}JWT_AUDIENCE and {prefix}JWKS_URL belong together; set all or none"
             )
         # Slow to import, and seldom needed.
-        from .issuers import Issuer
+        from .jwt_issuer import Issuer
 
         algorithms = [name.strip() for name in settings.jwt_algorithms.split(",") if name.strip()]
         try:

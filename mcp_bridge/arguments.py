@@ -21,9 +21,9 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from mcp_bridge.messages import LARGE
 from mcp_bridge.tools import KEY, KEY_HEADER, Argument, CallableTool
-from openapi.checks import UNREADABLE
 from openapi.contract import Schema
 from openapi.reading import TEXT, TooLarge, holds_more, read, values_in
+from openapi.validation import UNREADABLE
 
 BUILT = 300_000
 """Values that are made of one call where reading it needs more than its schema, as JSON within texts does: some 40 MB."""

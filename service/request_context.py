@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 from starlette.types import Scope
 
-from access.tokens import Grant
-from telemetry import traces
-from telemetry.traces import Trace
+from access.token_file import Grant
+from telemetry import trace_context
+from telemetry.trace_context import Trace
 
 if TYPE_CHECKING:
-    from .errors import Problem
+    from .problems import Problem
 
 _KEY = "gateway.context"
 _WELL_FORMED = re.compile(rb"[A-Za-z0-9._-]{1,128}")
@@ -60,7 +60,7 @@ def open_context(scope: Scope) -> Context:
     """Gives the request its context."""
     given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
     request_id = given.decode() if _WELL_FORMED.fullmatch(given) else _new_id()
-    own = scope[_KEY] = Context(request_id, traces.received(scope["headers"]))
+    own = scope[_KEY] = Context(request_id, trace_context.received(scope["headers"]))
     _current.set(own)
     return own
 

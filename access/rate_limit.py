@@ -12,7 +12,7 @@ from .refusals import Refused
 from .settings import SettingsError
 from .windows import MemoryWindow, Window, WindowFailed
 
-log = logging.getLogger("access.rates")
+log = logging.getLogger("access.rate_limit")
 
 SILENCE = 60.0
 """Seconds between two complaints that the store fails."""

@@ -28,7 +28,7 @@ from .files import content, open_plain
 from .settings import SettingsError
 from .tasks import under_way
 
-log = logging.getLogger("access.tokens")
+log = logging.getLogger("access.token_file")
 
 LOOK_EVERY = 1.0
 """Seconds between looks at the file: how long a revoked token may still work, beside the time that the reading takes."""

@@ -19,13 +19,13 @@ from joserfc import jws, jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import JWKRegistry, Key
 
-from .binding import is_loopback
+from .listen import is_loopback
 from .refusals import KeysUnavailable, Untrusted
 from .settings import SettingsError
 from .tasks import under_way
-from .tokens import Grant
+from .token_file import Grant
 
-log = logging.getLogger("access.issuers")
+log = logging.getLogger("access.jwt_issuer")
 
 ALGORITHMS = (
     *("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),

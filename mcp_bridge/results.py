@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from mcp_bridge.calls import RestCall, dotted
+from mcp_bridge.arguments import RestCall, dotted
 from mcp_bridge.tools import KEY, NOTE, CallableTool
 
 LEVELS = 10

@@ -18,16 +18,16 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from access.bearer import require
-from openapi.checks import Check, Fault, near_name, pointer_token
+from access.authentication import require
 from openapi.contract import Contract, Operation, Parameter, path_variables
+from openapi.validation import Check, Fault, near_name, pointer_token
 from serving.patience import patience
 
-from .bodies import BodyReader, Content
-from .context import context
-from .errors import Problem
-from .messages import Inputs, UpstreamRequest, fill
+from .json_body import BodyReader, Content
 from .pool import Pool
+from .problems import Problem
+from .request_context import context
+from .translation import Inputs, UpstreamRequest, fill
 
 MAX_QUERY_PARAMETERS = 200
 

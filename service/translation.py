@@ -17,11 +17,11 @@ from urllib.parse import quote, urlencode
 import msgspec
 from msgspec import Raw
 
-from openapi.checks import Fault
 from openapi.contract import Operation, path_variables
 from openapi.reading import check_utf8
+from openapi.validation import Fault
 
-from .errors import Problem
+from .problems import Problem
 
 MAX_ERROR_BODY = 64 * 1024
 MAX_RETRY_AFTER = 24 * 3600

@@ -13,7 +13,7 @@ from typing import Any
 from jsonschema_rs import Draft202012Validator, ValidationError
 
 from .contract import Schema
-from .dialect import to_json_schema
+from .json_schema import to_json_schema
 
 MAX_FAULTS = 50
 SMALL = 200

@@ -12,10 +12,10 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from access.refusals import Refused
-from openapi.checks import MAX_FAULTS, Fault
 from openapi.contract import Contract
+from openapi.validation import MAX_FAULTS, Fault
 
-from .context import Context, context
+from .request_context import Context, context
 
 DOCUMENTATION = "/problems"
 """The page of all problems: a URI reference (RFC 9457 section 3.1.1), since every gateway serves it itself."""
