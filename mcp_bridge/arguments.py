@@ -94,7 +94,7 @@ def plain(tool: CallableTool, given: Mapping[str, Any]) -> dict[str, Any]:
     texts = _Texts()
     arguments, faults = _unwrapped(tool, given, texts)
     arguments = {n: v for n, v in arguments.items() if not _left_out(tool.arguments.get(n), v)}
-    if tool.check.faults(arguments):
+    if tool.check.violations(arguments):
         arguments = texts.read(tool.check.schema, arguments)
     faults += _faults(tool, arguments)
     if faults:
@@ -107,7 +107,7 @@ def _from_text(tool: CallableTool, text: Raw) -> dict[str, Any]:
     try:
         written, value = read(text, tool.check.schema)
     except TooLarge as error:
-        raise BadArguments([f"{dotted(f.pointer)} {f.detail}" for f in error.faults]) from error
+        raise BadArguments([f"{dotted(f.pointer)} {f.detail}" for f in error.violations]) from error
     if not isinstance(value, dict):
         raise BadArguments(["what is given must be an object"])
     arguments = {n: v for n, v in value.items() if not _left_out(tool.arguments.get(n), v)}
@@ -211,8 +211,8 @@ class _Texts:
 
 
 def _faults(tool: CallableTool, arguments: Mapping[str, Any]) -> Iterator[str]:
-    misspelt, unknown = tool.check.misspelt(arguments)
-    for fault in [*misspelt, *tool.check.faults(arguments)]:
+    misspelt, unknown = tool.check.unknown_members(arguments)
+    for fault in [*misspelt, *tool.check.violations(arguments)]:
         yield f"{dotted(fault.pointer) or 'what is given'} {fault.detail}"
     for pointer in unknown:
         if pointer.count("/") == 1:  # deeper ones are for the service to judge

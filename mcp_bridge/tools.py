@@ -14,7 +14,7 @@ from typing import Any
 
 from openapi.contract import Body, Contract, ContractError, Operation, Schema, Tool
 from openapi.json_schema import to_json_schema
-from openapi.validation import Check
+from openapi.validation import Validator
 
 KEY = "idempotency_key"
 KEY_HEADER = "Idempotency-Key"
@@ -65,7 +65,7 @@ class CallableTool:
     declared: Tool
     operation: Operation
     arguments: Mapping[str, Argument]
-    check: Check
+    check: Validator
     input_schema: Schema
     output_schema: Schema
 
@@ -115,7 +115,7 @@ def _callable(operation: Operation, tool: Tool) -> CallableTool:
         declared=tool,
         operation=operation,
         arguments=arguments,
-        check=Check(flat | {rule: whole[rule] for rule in _ROOT_RULES if rule in whole}),
+        check=Validator(flat | {rule: whole[rule] for rule in _ROOT_RULES if rule in whole}),
         input_schema=_input_schema(flat, tool.defaults),
         output_schema=_output_schema(operation.response_schema),
     )

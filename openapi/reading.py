@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Meta, Raw
 
 from .contract import Schema
-from .validation import Check, Fault, pointer_token, size_fault
+from .validation import Validator, Violation, pointer_token, size_violation
 
 VALUES = 100_000
 """Members of described objects, and values of all else that is built, in one text; a new name counts as another member, and
@@ -41,11 +41,11 @@ _Shape = TypeVar("_Shape")
 
 
 class TooLarge(Exception):
-    """The text has more than may be built; `faults` say where and of what."""
+    """The text has more than may be built; `violations` say where and of what."""
 
-    def __init__(self, *faults: Fault) -> None:
-        super().__init__(*faults)
-        self.faults = list(faults)
+    def __init__(self, *violations: Violation) -> None:
+        super().__init__(*violations)
+        self.violations = list(violations)
 
 
 def read(text: Raw, schema: Schema, at: str = "") -> tuple[Any, Any]:
@@ -215,7 +215,7 @@ class _Reading:
             count += 1
             left -= 1 if known is not None else 2 + len(name) // TEXT
             if left < 0:
-                raise TooLarge(Fault(at, "has too many members, or too long names"))
+                raise TooLarge(Violation(at, "has too many members, or too long names"))
             if known is None:
                 known = kind(name)
                 names[known] = known
@@ -264,13 +264,13 @@ def _look_through(raw: Raw, schema: Schema, at: str) -> bool:
     try:
         msgspec.json.decode(raw, type=list[_Item])
     except _TooMany:
-        raise TooLarge(size_fault(at, "maxItems", limit)) from None
+        raise TooLarge(size_violation(at, "maxItems", limit)) from None
     except msgspec.ValidationError:
         if not holds_more(raw, VALUES):
             return False
         if schema["items"].get("nullable"):  # it may be null
-            raise TooLarge(Fault(at, f"has more than {VALUES} values")) from None
-        wrong = Check(schema["items"]).faults([], f"{at}/{_items.seen}")
+            raise TooLarge(Violation(at, f"has more than {VALUES} values")) from None
+        wrong = Validator(schema["items"]).violations([], f"{at}/{_items.seen}")
         raise TooLarge(*wrong) from None
     return True
 
@@ -283,13 +283,13 @@ def _built(raw: Raw, schema: Schema, at: str) -> Any:
     if len(raw) > limit:  # a value has a byte at least
         found, long = _survey(raw, most)
         if of_scalars and long and 12 * _longest(items) < SLICE:
-            raise TooLarge(Fault(at, "has an item that is too long"))
+            raise TooLarge(Violation(at, "has an item that is too long"))
         if limit < found <= most:
             with suppress(msgspec.ValidationError):
                 return msgspec.json.decode(raw, type=_SCALARS)
         if found > limit:
             told = most if found > most else limit
-            raise TooLarge(Fault(at, f"has more than {told} values"))
+            raise TooLarge(Violation(at, f"has more than {told} values"))
     return msgspec.json.decode(raw)
 
 

@@ -1,4 +1,4 @@
-"""Checking a value against a schema of the contract: every fault as a pointer and a sentence, never the value itself."""
+"""Checking a value against a schema of the contract: every violation as a pointer and a sentence, never the value itself."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from jsonschema_rs import Draft202012Validator, ValidationError
 from .contract import Schema
 from .json_schema import to_json_schema
 
-MAX_FAULTS = 50
+MAX_VIOLATIONS = 50
 SMALL = 200
-"""Members and items of a value whose faults are listed at once."""
+"""Members and items of a value whose violations are listed at once."""
 
 UNREADABLE = "is nested too deeply or is no valid Unicode"
 _NEAR = 0.75
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class Violation:
     """One thing wrong: a JSON pointer (RFC 6901) to it and a sentence without a subject, such as `must be text`."""
 
     pointer: str
     detail: str
 
 
-class Check:
+class Validator:
     """A schema, compiled. Thread-safe; make it once and keep it."""
 
     def __init__(self, schema: Schema) -> None:
@@ -39,35 +39,39 @@ class Check:
         self._lowered = to_json_schema(schema, null="type")
         self._validator = _compiled(self._lowered)
 
-    def faults(self, value: Any, at: str = "") -> list[Fault]:
-        """What is wrong with `value`, a fault a place, at most MAX_FAULTS + 1 of them; `at` is the pointer to `value`."""
+    def violations(self, value: Any, at: str = "") -> list[Violation]:
+        """What is wrong with `value`, a violation a place, at most MAX_VIOLATIONS + 1 of them; `at` is the pointer to `value`."""
         if self._validator.is_valid(value):
             return []
-        found: dict[str, Fault] = {}
-        # ValueError: a fault in what cannot be shown, of more than 255 levels for one.
+        found: dict[str, Violation] = {}
+        # ValueError: a violation in what cannot be shown, of more than 255 levels for one.
         with suppress(ValueError):
-            several = _faults(value, self._lowered, self._validator, at)
-            for fault in islice(several, 4 * MAX_FAULTS):
-                found.setdefault(fault.pointer, fault)
-                if len(found) > MAX_FAULTS:
+            several = _violations(value, self._lowered, self._validator, at)
+            for violation in islice(several, 4 * MAX_VIOLATIONS):
+                found.setdefault(violation.pointer, violation)
+                if len(found) > MAX_VIOLATIONS:
                     break
-        return list(found.values()) or [Fault(at, UNREADABLE)]
+        return list(found.values()) or [Violation(at, UNREADABLE)]
 
-    def misspelt(self, value: Any, at: str = "") -> tuple[list[Fault], list[str]]:
-        """Members of `value` that the schema does not name, as (faults, pointers).
+    def unknown_members(self, value: Any, at: str = "") -> tuple[list[Violation], list[str]]:
+        """Members of `value` that the schema does not name, as (violations, pointers).
 
-        A fault is a member that looks like a misspelling of a known one, or is one of its `x-aliases`; the pointers
-        are those of all other unknown members. At most MAX_FAULTS + 1 of each.
+        A violation is a member that looks like a misspelling of a known one, or is one of its `x-aliases`; the pointers
+        are those of all other unknown members. At most MAX_VIOLATIONS + 1 of each.
         """
-        faults: list[Fault] = []
+        violations: list[Violation] = []
         unknown: list[str] = []
-        for pointer, name, properties in islice(_strangers(value, self.schema, at), 4 * MAX_FAULTS):
+        for pointer, name, properties in islice(
+            _strangers(value, self.schema, at), 4 * MAX_VIOLATIONS
+        ):
             meant = near_name(name, properties)
             if meant:
-                faults.append(Fault(pointer, f"is not a known member; did you mean {meant}?"))
+                violations.append(
+                    Violation(pointer, f"is not a known member; did you mean {meant}?")
+                )
             else:
                 unknown.append(pointer)
-        return faults[: MAX_FAULTS + 1], unknown[: MAX_FAULTS + 1]
+        return violations[: MAX_VIOLATIONS + 1], unknown[: MAX_VIOLATIONS + 1]
 
 
 def near_name(name: str, properties: dict[str, Schema] | Iterable[str]) -> str | None:
@@ -85,9 +89,9 @@ def pointer_token(token: str | int) -> str:
     return str(token)[:100].replace("~", "~0").replace("/", "~1")
 
 
-def size_fault(at: str, rule: str, limit: int) -> Fault:
-    """The fault of a value that breaks `rule`, such as maxItems, whose limit is given."""
-    return Fault(at, _SENTENCES[rule](limit))
+def size_violation(at: str, rule: str, limit: int) -> Violation:
+    """The violation of a value that breaks `rule`, such as maxItems, whose limit is given."""
+    return Violation(at, _SENTENCES[rule](limit))
 
 
 def letters(name: str) -> str:
@@ -116,13 +120,13 @@ def _compiled(schema: Schema) -> Draft202012Validator:
     return Draft202012Validator(schema, validate_formats=True, mask="value")
 
 
-def _faults(
+def _violations(
     value: Any, schema: Schema, validator: Draft202012Validator, at: str
-) -> Iterator[Fault]:
-    """The faults of `value`, in no order that means anything; a pointer may occur twice, the best sentence first.
+) -> Iterator[Violation]:
+    """The violations of `value`, in no order that means anything; a pointer may occur twice, the best sentence first.
 
-    The validator lists all that it finds before it shows one, a million faults in a body of a few megabytes. So a
-    large value is taken apart along the schema, and whoever has enough faults stops.
+    The validator lists all that it finds before it shows one, a million violations in a body of a few megabytes. So a
+    large value is taken apart along the schema, and whoever has enough violations stops.
     """
     if validator.is_valid(value):
         return
@@ -130,18 +134,18 @@ def _faults(
         errors = validator.iter_errors(value)
         # The format reads better than a pattern beside it.
         for error in sorted(errors, key=lambda error: error.kind.name != "format"):
-            yield _fault(error, at, schema)
+            yield _violation(error, at, schema)
         return
     found = False
-    for fault in _size_faults(value, schema, at) if _is_container(value) else ():
+    for violation in _size_violations(value, schema, at) if _is_container(value) else ():
         found = True
-        yield fault
+        yield violation
     for part, its_schema, its_validator, place in _parts(value, schema):
-        for fault in _faults(part, its_schema, its_validator, f"{at}{place}"):
+        for violation in _violations(part, its_schema, its_validator, f"{at}{place}"):
             found = True
-            yield fault
+            yield violation
     if not found:
-        yield _fault(_first(value, validator), at, schema)
+        yield _violation(_first(value, validator), at, schema)
 
 
 def _first(value: Any, validator: Draft202012Validator) -> ValidationError:
@@ -187,15 +191,15 @@ def _members(
         yield some, others, validator, ""
 
 
-def _size_faults(value: Any, schema: Schema, at: str) -> Iterator[Fault]:
+def _size_violations(value: Any, schema: Schema, at: str) -> Iterator[Violation]:
     """What its parts do not show: that there are too many of them, or too few."""
     least, most = (
         ("minItems", "maxItems") if isinstance(value, list) else ("minProperties", "maxProperties")
     )
     if len(value) > schema.get(most, math.inf):
-        yield size_fault(at, most, schema[most])
+        yield size_violation(at, most, schema[most])
     if len(value) < schema.get(least, 0):
-        yield size_fault(at, least, schema[least])
+        yield size_violation(at, least, schema[least])
 
 
 # What is said of an object as a whole, and not of any of its parts.
@@ -218,15 +222,15 @@ def _is_large(value: Any) -> bool:
     return seen > SMALL
 
 
-def _fault(error: ValidationError, at: str, schema: Schema) -> Fault:
+def _violation(error: ValidationError, at: str, schema: Schema) -> Violation:
     kind = error.kind
     pointer = at + "".join(f"/{pointer_token(step)}" for step in error.instance_path)
     if kind.name == "required":
-        return Fault(f"{pointer}/{pointer_token(kind.value)}", "is required")
+        return Violation(f"{pointer}/{pointer_token(kind.value)}", "is required")
     if kind.name == "propertyNames":
-        return Fault(pointer, f"has a member whose name {_sentence(kind.value.kind)}")
+        return Violation(pointer, f"has a member whose name {_sentence(kind.value.kind)}")
     example = _example(error, schema) if kind.name == "pattern" else None
-    return Fault(pointer, f"must look like {example}" if example else _sentence(kind))
+    return Violation(pointer, f"must look like {example}" if example else _sentence(kind))
 
 
 def _example(error: ValidationError, schema: Any) -> str | None:

@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Raw
 
 from openapi.contract import Contract, Operation, path_variables
-from openapi.validation import Fault
+from openapi.validation import Violation
 
 from .idempotency import Recovery
 from .problems import Problem
@@ -77,8 +77,8 @@ class Created:
             raise Problem("malformed-request", "The body is nested too deeply.") from error
         metadata = msgspec.json.decode(members.get("metadata", b"null")) or {}
         if not isinstance(metadata, dict):
-            fault = Fault("/body/metadata", "must be an object")
-            raise Problem("validation-failed", faults=[fault])
+            violation = Violation("/body/metadata", "must be an object")
+            raise Problem("validation-failed", violations=[violation])
         members["metadata"] = Raw(msgspec.json.encode({**metadata, TAG: tag}))
         body = bytearray(len(content) + 128)
         msgspec.json.Encoder().encode_into(members, body)

@@ -12,7 +12,7 @@ from msgspec import Raw
 
 from openapi.contract import Body
 from openapi.reading import TooLarge, check_utf8, read
-from openapi.validation import Check
+from openapi.validation import Validator
 
 from .problems import Problem
 
@@ -24,7 +24,7 @@ class BodyReader:
 
     def __init__(self, body: Body) -> None:
         self.required = body.required
-        self._check = Check(body.schema)
+        self._check = Validator(body.schema)
 
     def read(self, content: Content) -> tuple[Content, list[str]]:
         """The body as it goes upstream, and pointers to its members that the contract does not name.
@@ -32,9 +32,9 @@ class BodyReader:
         Raises Problem: malformed-request when it is not JSON in UTF-8, validation-failed with every fault otherwise.
         """
         forwarded, value = self._parse(content)
-        misspelt, unknown = self._check.misspelt(value, "/body")
-        if faults := [*misspelt, *self._check.faults(value, "/body")]:
-            raise Problem("validation-failed", faults=faults)
+        misspelt, unknown = self._check.unknown_members(value, "/body")
+        if violations := [*misspelt, *self._check.violations(value, "/body")]:
+            raise Problem("validation-failed", violations=violations)
         if isinstance(forwarded, Raw):
             return content, unknown
         return msgspec.json.encode(forwarded), unknown
@@ -48,7 +48,7 @@ class BodyReader:
                 return read(Raw(content), schema, "/body")
             return read(msgspec.json.decode(content, type=Raw), schema, "/body")
         except TooLarge as error:
-            raise Problem("validation-failed", faults=error.faults) from error
+            raise Problem("validation-failed", violations=error.violations) from error
         except msgspec.DecodeError as error:
             raise Problem(
                 "malformed-request", f"The body is not JSON: {_reason(error)}."

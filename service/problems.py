@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from access.refusals import Refused
 from openapi.contract import Contract
-from openapi.validation import MAX_FAULTS, Fault
+from openapi.validation import MAX_VIOLATIONS, Violation
 
 from .request_context import Context, context
 
@@ -91,7 +91,7 @@ class Problem(Exception):
         *,
         status: int | None = None,
         retryable: bool | None = None,
-        faults: Sequence[Fault] = (),
+        violations: Sequence[Violation] = (),
         upstream_status: int | None = None,
         upstream: Any = None,
         headers: Iterable[tuple[str, str]] = (),
@@ -101,8 +101,8 @@ class Problem(Exception):
         self.kind = PROBLEMS[slug]
         self.status = status or self.kind.status
         self.retryable = self.kind.retryable if retryable is None else retryable
-        self.detail = detail or _summary(faults)
-        self.faults = faults
+        self.detail = detail or _summary(violations)
+        self.violations = violations
         self.upstream_status = upstream_status
         self.upstream = upstream
         self.headers = tuple(headers)
@@ -129,20 +129,22 @@ class Problem(Exception):
             "upstream_status": self.upstream_status,
             "errors": [
                 {"pointer": f.pointer[:MAX_TEXT], "detail": f.detail[:MAX_TEXT]}
-                for f in self.faults[:MAX_FAULTS]
+                for f in self.violations[:MAX_VIOLATIONS]
             ],
             "upstream": self.upstream,
         }
         return {name: value for name, value in members.items() if value is not None and value != []}
 
 
-def _summary(faults: Sequence[Fault]) -> str:
-    if len(faults) == 1:
-        return f"{faults[0].pointer} {faults[0].detail}"
-    listed = f"; the first {MAX_FAULTS} are listed" if len(faults) > MAX_FAULTS else ""
-    more = "more than " if len(faults) > MAX_FAULTS else ""
+def _summary(violations: Sequence[Violation]) -> str:
+    if len(violations) == 1:
+        return f"{violations[0].pointer} {violations[0].detail}"
+    listed = f"; the first {MAX_VIOLATIONS} are listed" if len(violations) > MAX_VIOLATIONS else ""
+    more = "more than " if len(violations) > MAX_VIOLATIONS else ""
     return (
-        f"{more}{min(len(faults), MAX_FAULTS)} faults, listed in errors{listed}." if faults else ""
+        f"{more}{min(len(violations), MAX_VIOLATIONS)} faults, listed in errors{listed}."
+        if violations
+        else ""
     )
 
 

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from access.authentication import require
 from openapi.contract import Contract, Operation, Parameter, path_variables
-from openapi.validation import Check, Fault, near_name, pointer_token
+from openapi.validation import Validator, Violation, near_name, pointer_token
 from serving.patience import patience
 
 from .json_body import BodyReader, Content
@@ -42,7 +42,7 @@ REQUEST = "gateway.request"
 
 
 class Validation:
-    """ASGI, after Connexion's routing: puts the `UpstreamRequest` into the scope, or raises Problem with every fault."""
+    """ASGI, after Connexion's routing: puts the `UpstreamRequest` into the scope, or raises Problem with every violation."""
 
     def __init__(self, app: ASGIApp, *, contract: Contract, max_body: int) -> None:
         self.app = app
@@ -149,7 +149,7 @@ class RequestReader:
         )
 
     def read(self, scope: Scope, content: Content) -> UpstreamRequest:
-        """The upstream request; Problem with every fault of path, query and headers, or of the body."""
+        """The upstream request; Problem with every violation of path, query and headers, or of the body."""
         path = dict(
             zip(
                 self.path_names,
@@ -160,13 +160,13 @@ class RequestReader:
         query = _query(scope["query_string"])
         given = Headers(scope=scope)
         headers = {name: given[name] for name in self.parameters["header"] if name in given}
-        faults = [
-            *self._faults("path", [*path.items()]),
-            *self._faults("query", query),
-            *self._faults("header", [*headers.items()]),
+        violations = [
+            *self._violations("path", [*path.items()]),
+            *self._violations("query", query),
+            *self._violations("header", [*headers.items()]),
         ]
-        if faults:
-            raise Problem("validation-failed", faults=faults)
+        if violations:
+            raise Problem("validation-failed", violations=violations)
         body = self._body(scope, content)
         return fill(self.operation, Inputs(path, query, headers, body, self._key(given)))
 
@@ -178,11 +178,13 @@ class RequestReader:
         text = texts[0]
         key = text[1:-1] if len(text) > 1 and text[0] == text[-1] == '"' else text
         if len(texts) > 1 or not _KEY.fullmatch(key):
-            fault = "must be given once, as 1 to 255 visible ASCII characters"
-            raise Problem("validation-failed", faults=[Fault("/header/Idempotency-Key", fault)])
+            violation = "must be given once, as 1 to 255 visible ASCII characters"
+            raise Problem(
+                "validation-failed", violations=[Violation("/header/Idempotency-Key", violation)]
+            )
         return key
 
-    def _faults(self, location: str, pairs: list[tuple[str, str]]) -> Iterator[Fault]:
+    def _violations(self, location: str, pairs: list[tuple[str, str]]) -> Iterator[Violation]:
         readers = self.parameters[location]
         values: dict[str, list[str]] = {}
         for name, value in pairs:
@@ -191,17 +193,17 @@ class RequestReader:
             at = f"/{location}/{pointer_token(name)}"
             reader = readers.get(name)
             if reader and not reader.parameter.takes_unknown:
-                yield from reader.faults(texts, at)
+                yield from reader.violations(texts, at)
             elif self.free:
-                yield from self.free.member_faults(name, texts, at)
+                yield from self.free.member_violations(name, texts, at)
             else:
                 meant = near_name(name, list(readers))
-                yield Fault(
+                yield Violation(
                     at, f"is not a known parameter{f'; did you mean {meant}?' if meant else ''}"
                 )
         for name, reader in readers.items():
             if reader.parameter.required and name not in values:
-                yield Fault(f"/{location}/{name}", "is required")
+                yield Violation(f"/{location}/{name}", "is required")
 
     def _body(self, scope: Scope, content: Content) -> Content | None:
         if self.body is None or not (content or self.body.required):
@@ -223,29 +225,31 @@ class ParameterReader:
 
     def __init__(self, parameter: Parameter) -> None:
         self.parameter = parameter
-        self.check = Check(parameter.schema)
+        self.check = Validator(parameter.schema)
         members = parameter.schema.get("additionalProperties")
-        self.member_check = Check(members) if isinstance(members, dict) else None
+        self.member_check = Validator(members) if isinstance(members, dict) else None
 
-    def faults(self, texts: list[str], at: str) -> list[Fault]:
+    def violations(self, texts: list[str], at: str) -> list[Violation]:
         """What is wrong with a parameter that was given as `texts`, once or repeated."""
         schema = self.parameter.schema
         if schema.get("type") == "array":
             parts = texts if self.parameter.explode else ",".join(texts).split(",")
-            return self.check.faults([_typed(part, schema.get("items", {})) for part in parts], at)
+            return self.check.violations(
+                [_typed(part, schema.get("items", {})) for part in parts], at
+            )
         if len(texts) > 1:
-            return [Fault(at, "must not be repeated")]
-        return self.check.faults(_typed(texts[0], schema), at)
+            return [Violation(at, "must not be repeated")]
+        return self.check.violations(_typed(texts[0], schema), at)
 
-    def member_faults(self, name: str, texts: list[str], at: str) -> list[Fault]:
+    def member_violations(self, name: str, texts: list[str], at: str) -> list[Violation]:
         """What is wrong with a member `name` of this free-form query object."""
         if not name:
-            return [Fault(at, "is a parameter without a name")]
+            return [Violation(at, "is a parameter without a name")]
         return [
-            fault
+            violation
             for text in texts
             if self.member_check
-            for fault in self.member_check.faults(text, at)
+            for violation in self.member_check.violations(text, at)
         ]
 
 

@@ -19,7 +19,7 @@ from msgspec import Raw
 
 from openapi.contract import Operation, path_variables
 from openapi.reading import check_utf8
-from openapi.validation import Fault
+from openapi.validation import Violation
 
 from .problems import Problem
 
@@ -144,8 +144,8 @@ def _fill_path(operation: Operation, values: Mapping[str, str]) -> str:
             parameter = next(p for p in operation.parameters if p.upstream_name == name)
             raise Problem(
                 "validation-failed",
-                faults=[
-                    Fault(
+                violations=[
+                    Violation(
                         f"/{parameter.location}/{parameter.name}",
                         "has characters that would change the path",
                     )

@@ -13,7 +13,7 @@ from msgspec import Raw
 
 from openapi import reading
 from openapi.reading import TooLarge, check_utf8, holds_more, read
-from openapi.validation import Check
+from openapi.validation import Validator
 
 OPEN = {"type": "object"}
 ITEM: dict[str, Any] = {
@@ -50,10 +50,10 @@ def written(value: Any) -> bytes:
     return msgspec.json.encode(read(text(value), SCHEMA)[0])
 
 
-def fault(value: Any) -> tuple[str, str]:
+def refused(value: Any) -> tuple[str, str]:
     with pytest.raises(TooLarge) as caught:
         seen(value)
-    (only,) = caught.value.faults
+    (only,) = caught.value.violations
     return only.pointer, only.detail
 
 
@@ -95,8 +95,8 @@ class TestWhatIsBuilt:
         ],
     )  # fmt: skip
     def test_is_refused_in_the_same_words_as_all_of_it(self, value: Any) -> None:
-        check = Check(SCHEMA)
-        assert check.faults(seen(value)) == check.faults(value) != []
+        check = Validator(SCHEMA)
+        assert check.violations(seen(value)) == check.violations(value) != []
 
 
 class TestWhatIsWritten:
@@ -128,33 +128,33 @@ class TestWhatIsWritten:
 class TestTooLarge:
     def test_an_array_of_objects_is_counted_before_it_is_read(self) -> None:
         four = ("/body/items", "must have at most 3 items")
-        assert fault({"items": [{"body": {}}] * 40}) == four
-        assert fault({"items": [{}] * 4}) == four
+        assert refused({"items": [{"body": {}}] * 40}) == four
+        assert refused({"items": [{}] * 4}) == four
 
     def test_something_else_in_a_long_array_of_objects_is_told_by_its_place(self) -> None:
         items = [{"body": {"x": [1] * 30}}, {"body": {}}, 5]
-        assert fault({"items": items}) == ("/body/items/2", "must be an object")
+        assert refused({"items": items}) == ("/body/items/2", "must be an object")
 
     def test_members_are_counted_before_they_are_kept(self) -> None:
         many = {f"k{number}": "" for number in range(30)}
         told = "has too many members, or too long names"
-        assert fault(many) == ("/body", told)
-        assert fault({"labels": many}) == ("/body/labels", told)
-        assert fault({"items": [{"body": {}, **many}]}) == ("/body/items", told)
-        assert fault({"x" * 5000: 1}) == ("/body", told)
-        assert fault({"groups": [{"items": [{"body": {}, "id": "x"}]}] * 9})[1] == told
+        assert refused(many) == ("/body", told)
+        assert refused({"labels": many}) == ("/body/labels", told)
+        assert refused({"items": [{"body": {}, **many}]}) == ("/body/items", told)
+        assert refused({"x" * 5000: 1}) == ("/body", told)
+        assert refused({"groups": [{"items": [{"body": {}, "id": "x"}]}] * 9})[1] == told
 
     def test_the_same_member_again_and_again_is_counted_too(self) -> None:
         again = b"{" + b",".join([b'"a":1'] * 30) + b"}"
-        assert fault(again)[0] == "/body"
+        assert refused(again)[0] == "/body"
 
     def test_all_other_values_are_counted_before_they_are_built(self) -> None:
-        assert fault({"either": [1] * 40}) == ("/body/either", "has more than 20 values")
-        assert fault({"files": ["x"] * 40}) == ("/body/files", "has more than 20 values")
+        assert refused({"either": [1] * 40}) == ("/body/either", "has more than 20 values")
+        assert refused({"files": ["x"] * 40}) == ("/body/files", "has more than 20 values")
 
     def test_an_item_that_is_longer_than_any_may_be_is_not_built(self, monkeypatch: Any) -> None:
         monkeypatch.setattr(reading, "SLICE", 1000)
-        assert fault({"files": ["x" * 3000]}) == ("/body/files", "has an item that is too long")
+        assert refused({"files": ["x" * 3000]}) == ("/body/files", "has an item that is too long")
 
     def test_more_items_may_be_built_where_the_schema_allows_them(self) -> None:
         schema = {"type": "array", "maxItems": 50, "items": {"type": "string"}}
@@ -205,5 +205,5 @@ def test_the_byte_that_is_no_utf_8_is_named_as_python_names_it(content: bytes, s
 
 def test_all_that_is_wrong_in_a_few_items_is_told_however_few_are_allowed() -> None:
     value = seen({"count": "x", "items": [{"body": {}}, {"body": 1}, {"body": {}}, {"body": {}}]})
-    found = {fault.pointer for fault in Check(SCHEMA).faults(value, "/body")}
+    found = {fault.pointer for fault in Validator(SCHEMA).violations(value, "/body")}
     assert {"/body/count", "/body/items", "/body/items/1/body"} <= found

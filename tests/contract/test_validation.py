@@ -1,4 +1,4 @@
-"""Large values: their faults are those of small ones, and listing them costs neither time nor memory worth speaking of."""
+"""Large values: their violations are those of small ones, and listing them costs neither time nor memory worth speaking of."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from openapi.validation import MAX_FAULTS, Check
+from openapi.validation import MAX_VIOLATIONS, Validator
 
 SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -35,7 +35,7 @@ SCHEMA: dict[str, Any] = {
         },
     },
 }
-CHECK = Check(SCHEMA)
+CHECK = Validator(SCHEMA)
 MANY = [{"id": "x"}] * 4000
 TAGS = {f"t{number}": "x" for number in range(4000)}
 
@@ -43,7 +43,7 @@ TAGS = {f"t{number}": "x" for number in range(4000)}
 def found(**changes: Any) -> list[tuple[str, str]]:
     value = {"name": "n", "items": MANY, "tags": TAGS, **changes}
     value = {name: member for name, member in value.items() if member is not None}
-    return [(fault.pointer, fault.detail) for fault in CHECK.faults(value, "/body")]
+    return [(violation.pointer, violation.detail) for violation in CHECK.violations(value, "/body")]
 
 
 @pytest.mark.parametrize(
@@ -90,12 +90,14 @@ def test_what_is_said_of_an_object_as_a_whole_is_not_said_of_its_parts() -> None
         "type": "object", "minProperties": 1, "anyOf": [{"required": ["r"]}, {"required": ["q"]}],
         "additionalProperties": {"type": "string"}, "properties": {"r": {"type": "string"}},
     }  # fmt: skip
-    faults = Check(schema).faults({**TAGS, "r": "x", "last": 1})
-    assert [(fault.pointer, fault.detail) for fault in faults] == [("/last", "must be text")]
+    violations = Validator(schema).violations({**TAGS, "r": "x", "last": 1})
+    assert [(violation.pointer, violation.detail) for violation in violations] == [
+        ("/last", "must be text")
+    ]
 
 
 def test_a_large_value_that_is_no_object_is_told_so() -> None:
-    assert [fault.detail for fault in CHECK.faults(MANY)] == ["must be an object"]
+    assert [violation.detail for violation in CHECK.violations(MANY)] == ["must be an object"]
 
 
 def test_a_large_value_without_a_fault_has_none() -> None:
@@ -106,14 +108,14 @@ def test_a_large_value_without_a_fault_has_none() -> None:
     "changes", [{"items": [{}] * 4000}, {"tags": dict.fromkeys(TAGS, 1)}, {"items": [1] * 4000}]
 )
 def test_of_many_faults_one_more_than_the_limit_is_listed(changes: dict[str, Any]) -> None:
-    assert len(found(**changes)) == MAX_FAULTS + 1
+    assert len(found(**changes)) == MAX_VIOLATIONS + 1
 
 
 LITTLE_MEMORY = """
 import resource
-from openapi.validation import Check
+from openapi.validation import Validator
 from openapi.contract import load
-check = Check(load().operations["createbatchjob"].body.schema)
+check = Validator(load().operations["createbatchjob"].body.schema)
 body = {"endpoint": "/v1/chat/completions", "model": "m"}
 bodies = [
     {**body, "requests": [{} for _ in range(1_000_000)]},
@@ -123,7 +125,7 @@ bodies = [
 ]
 used = 1024 * int(next(l for l in open("/proc/self/status") if l.startswith("VmSize")).split()[1])
 resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20), used + (64 << 20)))
-print([bool(check.faults(body)) for body in bodies])
+print([bool(check.violations(body)) for body in bodies])
 """
 
 
