@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from environment import SettingsError
+
 from .refusals import KeysUnavailable, Refused, Untrusted
-from .settings import SettingsError
 from .token_file import Grant, TokenFile
 
 if TYPE_CHECKING:

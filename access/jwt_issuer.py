@@ -19,9 +19,10 @@ from joserfc import jws, jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import JWKRegistry, Key
 
+from environment import SettingsError
+
 from .listen import is_loopback
 from .refusals import KeysUnavailable, Untrusted
-from .settings import SettingsError
 from .tasks import under_way
 from .token_file import Grant
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ipaddress import IPv6Address, ip_address
 
-from .settings import SettingsError
+from environment import SettingsError
 
 ANY = frozenset({"", "*", "0.0.0.0", "::"})  # noqa: S104 - names what is refused
 """Addresses that mean every interface, so that none of them names this host."""

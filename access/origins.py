@@ -12,8 +12,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from environment import SettingsError
+
 from .refusals import Refused
-from .settings import SettingsError
 
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 PROBES = frozenset({"/livez", "/readyz"})

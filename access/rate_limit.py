@@ -8,8 +8,9 @@ import time
 
 from limits import RateLimitItem, parse_many
 
+from environment import SettingsError
+
 from .refusals import Refused
-from .settings import SettingsError
 from .windows import MemoryWindow, Window, WindowFailed
 
 log = logging.getLogger("access.rate_limit")

@@ -13,8 +13,9 @@ import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from environment import SettingsError
+
 from .files import content, open_plain
-from .settings import SettingsError
 from .token_file import examine, line
 
 PREFIX = "mbg_"

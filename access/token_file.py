@@ -24,8 +24,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from environment import SettingsError
+
 from .files import content, open_plain
-from .settings import SettingsError
 from .tasks import under_way
 
 log = logging.getLogger("access.token_file")

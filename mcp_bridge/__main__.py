@@ -12,7 +12,7 @@ import anyio
 import uvicorn
 from mcp.server.stdio import stdio_server
 
-from access.settings import SettingsError
+from environment import SettingsError
 from mcp_bridge.app import PATH, create_app
 from mcp_bridge.config import Settings, log_to_stderr
 from mcp_bridge.server import build_server

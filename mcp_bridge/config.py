@@ -1,8 +1,7 @@
-"""The bridge's settings; the only module of the package that reads the environment."""
+"""The bridge's settings."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,7 +11,7 @@ from access import listen
 from access.authentication import Bearers, bearers
 from access.origins import LOOPBACK, Door
 from access.rate_limit import Rates
-from access.settings import SettingsError, given, setting
+from environment import SettingsError, read_settings, setting
 from openapi.contract import DEFAULT_DOCUMENT, Contract, load
 from telemetry import audit, logs
 
@@ -46,9 +45,9 @@ class Settings:
     # fmt: on
 
     @classmethod
-    def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
-        """The settings in `environ`, empty ones at their defaults; SettingsError for a bad one."""
-        settings = cls(**given(cls, environ))
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
+        """The settings in `environ` (None: the process's), empty ones at their defaults; SettingsError for a bad one."""
+        settings = cls(**read_settings(cls, environ))
         return (
             replace(settings, rest_token=_token(settings)) if settings.rest_token_file else settings
         )

@@ -3,7 +3,7 @@
 import sys
 
 from access.listen import in_brackets
-from access.settings import SettingsError
+from environment import SettingsError
 from mcp_bridge.config import Settings, check_access, check_address, log_to_stderr
 from openapi.contract import ContractError
 from telemetry.prometheus_workers import Log

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 
-from access import shown
+import environment
 from mcp_bridge.config import Settings
 
 
-def table(environ: Mapping[str, str] = os.environ) -> str:
+def table(environ: Mapping[str, str] | None = None) -> str:
     """A line for each setting."""
-    return shown.table(shown.origins(Settings, environ))
+    return environment.table(environment.report(Settings, environ))
 
 
 if __name__ == "__main__":

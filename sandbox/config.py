@@ -6,10 +6,11 @@ Where Mistral documents no behaviour, the behaviour is a setting with the likeli
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
+
+from environment import variables
 
 
 class SettingsError(ValueError):
@@ -113,7 +114,7 @@ class Settings:
     ledger_entries: int = option(10_000, "Received requests that the ledger remembers.")
 
     @classmethod
-    def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
         """Settings from the environment.
 
         Raises:
@@ -121,7 +122,7 @@ class Settings:
         """
         values = {}
         for item in fields(cls):
-            text = environ.get(variable(item.name))
+            text = variables(environ).get(variable(item.name))
             if text is not None and text != "":
                 values[item.name] = _parse(item.name, text, item.default, item.metadata)
         return cls(**values)

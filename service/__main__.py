@@ -22,10 +22,9 @@ from urllib.request import ProxyHandler, build_opener
 from access import token
 from access.authentication import known_scopes
 from access.listen import in_brackets
-from access.settings import SettingsError
-from access.shown import table
+from environment import SettingsError, table
 
-from .config import LONGEST, Settings, contract_of, origins
+from .config import LONGEST, Settings, contract_of, report
 from .problems import Problem
 from .store import StoreUnavailable, open_store
 from .translation import Inputs, fill
@@ -66,7 +65,7 @@ def _run(words: list[str]) -> int:
 
 
 def _config(_: argparse.Namespace) -> int:
-    print(table(origins()))
+    print(table(report()))
     return 0
 
 

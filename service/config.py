@@ -1,4 +1,4 @@
-"""The service's settings: the only reader of the environment in this package.
+"""The service's settings.
 
 Every field of `Settings` that a user can set names its environment variable and its meaning in its metadata;
 the README's table and `.env.example` are checked against them.
@@ -6,7 +6,6 @@ the README's table and `.env.example` are checked against them.
 
 from __future__ import annotations
 
-import os
 import re
 import ssl
 import sys
@@ -17,12 +16,21 @@ from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
-from access import listen, shown
+import environment
+from access import listen
 from access.authentication import Bearers, bearers
 from access.origins import LOOPBACK, Door
 from access.rate_limit import Rates
-from access.settings import SettingsError, given, setting
-from access.shown import Origin
+from environment import (
+    SettingReport,
+    SettingsError,
+    read_settings,
+    redact_path,
+    redact_secret,
+    redact_store,
+    setting,
+    variables,
+)
 from openapi.contract import DEFAULT_DOCUMENT, Contract, ContractError, load
 from telemetry import logs, spans
 
@@ -83,9 +91,10 @@ class Settings:
     credential_files: tuple[Path, ...] = field(repr=False)
 
     @classmethod
-    def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
-        """The settings that `environ` gives; SettingsError for the first that cannot be used."""
-        values = given(cls, environ)
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
+        """The settings that `environ` (None: the process's) gives; SettingsError for the first that cannot be used."""
+        environ = variables(environ)
+        values = read_settings(cls, environ)
         contract = contract_of(environ)
         settings = cls(
             **{**values, "port": values.get("port") or contract.ports["rest"]},
@@ -136,26 +145,28 @@ class Settings:
         )
 
 
-def origins(environ: Mapping[str, str] = os.environ) -> list[Origin]:
+def report(environ: Mapping[str, str] | None = None) -> list[SettingReport]:
     """Every setting, the key's variables included, with its value and its source."""
-    settings = shown.origins(Settings, environ, {"GATEWAY_STORE": shown.store})
+    environ = variables(environ)
+    settings = environment.report(Settings, environ, {"GATEWAY_STORE": redact_store})
     try:
         contract = contract_of(environ)
     except SettingsError:
         return settings
     keys = [
-        Origin(name, form(environ[name]), "environment")
+        SettingReport(name, redact(environ[name]), "environment")
         for plain in credentials.variables(contract)
-        for name, form in ((plain, shown.length), (f"{plain}_FILE", shown.path))
+        for name, redact in ((plain, redact_secret), (f"{plain}_FILE", redact_path))
         if environ.get(name)
     ]
     return [*settings, *keys]
 
 
-def contract_of(environ: Mapping[str, str] = os.environ) -> Contract:
+def contract_of(environ: Mapping[str, str] | None = None) -> Contract:
     """The contract that `environ` names; SettingsError when it cannot be used."""
+    document = variables(environ).get("GATEWAY_OPENAPI", "").strip()
     try:
-        return load(Path(environ.get("GATEWAY_OPENAPI", "").strip() or DEFAULT_DOCUMENT))
+        return load(Path(document or DEFAULT_DOCUMENT))
     except ContractError as error:
         raise SettingsError(str(error)) from error
 

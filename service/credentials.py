@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from access.files import content, open_plain
-from access.settings import SettingsError
-from access.shown import length, path
+from environment import SettingsError, redact_path, redact_secret
 from openapi.contract import Contract
 
 
@@ -60,7 +59,7 @@ def _read_secret(name: str, file: str) -> str:
             return content(opened).decode().removesuffix("\n").removesuffix("\r")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise SettingsError(f"{name} ({path(file)}) cannot be read: {reason}") from error
+        raise SettingsError(f"{name} ({redact_path(file)}) cannot be read: {reason}") from error
 
 
 _SECRET_FAULTS = (
@@ -78,5 +77,5 @@ _SECRET_FAULTS = (
 def _checked_secret(name: str, value: str) -> str:
     for pattern, reason in _SECRET_FAULTS:
         if pattern.match(value):
-            raise SettingsError(f"{name} ({length(value)}) {reason}")
+            raise SettingsError(f"{name} ({redact_secret(value)}) {reason}")
     return value

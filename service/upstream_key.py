@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlencode
 
-from access.settings import SettingsError
+from environment import SettingsError
 from openapi.contract import Authentication
 from telemetry.logs import hide
 from telemetry.shared import SharedNumber

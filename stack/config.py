@@ -6,12 +6,12 @@ wins.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from environment import variables
 from openapi import contract
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -73,9 +73,9 @@ class Settings:
         return [*([self.sandbox] if self.sandboxed else []), self.rest, self.bridge]
 
 
-def from_env(environ: Mapping[str, str] = os.environ, dotenv: Path = PROJECT / ".env") -> Settings:
+def from_env(environ: Mapping[str, str] | None = None, dotenv: Path = PROJECT / ".env") -> Settings:
     """The settings in `environ` and the file `dotenv`; BadSetting for one that cannot be used."""
-    given = {**read_dotenv(dotenv), **environ}
+    given = {**read_dotenv(dotenv), **variables(environ)}
     ports = _default_ports(given.get("GATEWAY_OPENAPI"))
     sandbox = _door("sandbox", given, "SANDBOX", 8081, "/sandbox/state")
     rest = _door("rest", given, "GATEWAY", ports.get("rest", 8080), "/livez")

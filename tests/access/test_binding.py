@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from access.listen import check, in_brackets, is_loopback, names
-from access.settings import SettingsError
+from environment import SettingsError
 from tests.access.conftest import Tokens
 from tests.e2e.gateway import environment, failed_start
 from tests.processes import ROOT

@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 
 from access.origins import EXPOSED, Door, split_host
 from access.refusals import Refused
-from access.settings import SettingsError
+from environment import SettingsError
 from openapi.contract import load
 from tests.access.conftest import HOST, Tokens, bearing
 from tests.access.conftest import Gateway as Make

@@ -29,7 +29,7 @@ from access import token_file as reading
 from access.authentication import Bearers
 from access.jwt_issuer import Issuer, KeysUnavailable, Untrusted, fetch_keys, scopes_of
 from access.refusals import Refused
-from access.settings import SettingsError
+from environment import SettingsError
 from tests.access.conftest import Gateway as Make
 from tests.access.conftest import Tokens, bearing
 from tests.access.issuer import AUDIENCE, EC, ISSUER, RSA, STRANGER, KeyServer, token

@@ -25,8 +25,8 @@ from access import files, token
 from access import token_file as reading
 from access.authentication import Bearers
 from access.refusals import Refused
-from access.settings import SettingsError
 from access.token_file import TokenFile
+from environment import SettingsError
 from service.config import Settings
 from tests.access.conftest import Gateway as Make
 from tests.access.conftest import Tokens, bearing

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import uvicorn
 
-from access.settings import SettingsError
+from environment import SettingsError
 from mcp_bridge.__main__ import listen
 from mcp_bridge.config import Settings
 from tests.bridge.processes import environment

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from access.settings import SettingsError
+from environment import SettingsError
 from service.config import Settings
 
 KEY = "sk-CANARY-abcdef"

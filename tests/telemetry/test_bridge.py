@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from access.settings import SettingsError
+from environment import SettingsError
 from mcp_bridge.app import create_app
 from mcp_bridge.config import Settings, log_to_stderr
 from telemetry import audit

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from access import shown
-from access.shown import Origin
+import environment
+from environment import SettingReport
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ from access.shown import Origin
     ],
 )
 def test_a_store_is_shown_without_what_may_be_a_password(location: str, expected: str) -> None:
-    assert shown.store(location) == expected
+    assert environment.redact_store(location) == expected
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_a_store_is_shown_without_what_may_be_a_password(location: str, expected
     ],
 )
 def test_a_url_is_shown_without_user_and_query(text: str, expected: str) -> None:
-    assert shown.url(text) == expected
+    assert environment.redact_url(text) == expected
 
 
 def test_what_is_no_path_may_be_a_secret_in_the_wrong_variable(
@@ -56,7 +56,9 @@ def test_what_is_no_path_may_be_a_secret_in_the_wrong_variable(
 ) -> None:
     (tmp_path / "key").touch()
     monkeypatch.chdir(tmp_path)
-    assert [shown.path(text) for text in ("key", "/run/none", "sk-CANARY", "x" * 300)] == [
+    assert [
+        environment.redact_path(text) for text in ("key", "/run/none", "sk-CANARY", "x" * 300)
+    ] == [
         "key",
         "/run/none",
         "9 characters, not shown",
@@ -75,10 +77,10 @@ def test_a_row_tells_value_and_source_of_a_setting_and_of_a_secret_its_length() 
         made: Any = None
 
     environ = {"X_TOKEN": "CANARY", "X_STORE": "redis://:CANARY@db", "X_WAIT": " "}
-    assert shown.origins(Settings, environ, {"X_STORE": shown.store}) == [
-        Origin("X_NAMES", "a, b", "default"),
-        Origin("X_WAIT", "5", "default"),
-        Origin("X_ON", "on", "default"),
-        Origin("X_TOKEN", "6 characters, not shown", "environment"),
-        Origin("X_STORE", "redis://db", "environment"),
+    assert environment.report(Settings, environ, {"X_STORE": environment.redact_store}) == [
+        SettingReport("X_NAMES", "a, b", "default"),
+        SettingReport("X_WAIT", "5", "default"),
+        SettingReport("X_ON", "on", "default"),
+        SettingReport("X_TOKEN", "6 characters, not shown", "environment"),
+        SettingReport("X_STORE", "redis://db", "environment"),
     ]
