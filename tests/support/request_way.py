@@ -1,0 +1,326 @@
+"""The way of a request through the project's own files: `python -m tests.support.request_way`.
+
+Counts, for a GET with a token, a keyed create and a tool call (in the bridge alone), each call of a function of the
+project's packages: on all threads but the log's, after a first request of the same kind, with a real socket to a server that
+answers from a script. A coroutine that goes on after an await counts as a call, since who follows the way passes it too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import FrameType
+from typing import Any
+
+import mcp_bridge.app
+import mcp_bridge.config
+import service.app
+import service.config
+from service.edge import start_logging
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("access", "mcp_bridge", "openapi", "service", "telemetry")
+JOB_ID = "0b0a3d2c-6f3e-4a52-9c1d-2f4e5a6b7c8d"
+JOB = {"id": JOB_ID, "object": "batch", "status": "QUEUED", "model": "m", "created_at": 1}
+CREATE = {"endpoint": "/v1/chat/completions", "model": "m", "input_files": [JOB_ID]}
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call of a function of the project, `sent` once the request has left for the next server."""
+
+    file: str
+    function: str
+    sent: bool
+
+
+class Way:
+    """The calls of one request, in their order."""
+
+    def __init__(self, calls: list[Call]) -> None:
+        self.calls = calls
+
+    @property
+    def files(self) -> list[str]:
+        """The files entered, in the order of their first call."""
+        return [*dict.fromkeys(call.file for call in self.calls)]
+
+    @property
+    def changes(self) -> int:
+        """How often the next call is in another file."""
+        return sum(
+            one.file != other.file for one, other in zip(self.calls, self.calls[1:], strict=False)
+        )
+
+    @property
+    def functions(self) -> int:
+        """Different functions that were called."""
+        return len({(call.file, call.function) for call in self.calls})
+
+    def entered(self, layers: list[str]) -> list[str]:
+        """Those of `layers` that were entered on the way in, each as often as the way comes to it from another of them."""
+        stops: list[str] = []
+        for call in self.calls:
+            if not call.sent and call.file in layers and stops[-1:] != [call.file]:
+                stops.append(call.file)
+        return stops
+
+
+class _Recorder:
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+        self.on = False
+        self.sent = False
+
+    def __call__(self, frame: FrameType, event: str, _: Any) -> None:
+        if event == "call" and self.on:
+            name = frame.f_code.co_filename
+            if name.startswith(_OWN) and threading.current_thread().name not in _LOG_THREADS:
+                self.calls.append(
+                    Call(
+                        name[len(_OWN[0]) - len(PACKAGES[0]) - 1 :],
+                        frame.f_code.co_qualname,
+                        self.sent,
+                    )
+                )
+
+
+_OWN = tuple(f"{ROOT}/{package}/" for package in PACKAGES)
+_LOG_THREADS = {"log", "lines"}
+
+
+class _Next(BaseHTTPRequestHandler):
+    """The server behind the one that is followed: Mistral's, or the REST service."""
+
+    protocol_version = "HTTP/1.1"
+    recorder: _Recorder
+
+    def do_GET(self) -> None:
+        self.recorder.sent = True
+        content = json.dumps(JOB).encode()
+        self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    do_POST = do_GET
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@contextmanager
+def _next_server(recorder: _Recorder) -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Next", (_Next,), {"recorder": recorder}))
+    server.daemon_threads = True  # kept connections outlast what is followed
+    serving = threading.Thread(target=server.serve_forever, args=(0.05,))
+    serving.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        serving.join()
+
+
+async def _call(app: Any, method: str, path: str, headers: dict[str, str], body: bytes) -> int:
+    """The status of `app`'s answer to a request as a server hands it on."""
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": method,
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "root_path": "",
+        "query_string": b"",
+        "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
+        "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 8080),
+    }
+    status = 0
+    messages = iter([{"type": "http.request", "body": body, "more_body": False}])
+
+    async def receive() -> dict[str, Any]:
+        for message in messages:
+            return message
+        return await asyncio.Future()  # the client stays
+
+    async def send(message: dict[str, Any]) -> None:
+        nonlocal status
+        status = message.get("status", status)
+
+    await app(scope, receive, send)
+    return status
+
+
+async def _followed(recorder: _Recorder, request: Callable[[], Awaitable[int]]) -> Way:
+    for _ in range(2):
+        recorder.calls, recorder.sent, recorder.on = [], False, True
+        status = await request()
+        await asyncio.sleep(0)
+        recorder.on = False
+        if status != 200:
+            raise RuntimeError(f"the answer was {status}")
+    return Way(recorder.calls)
+
+
+def follow() -> dict[str, Way]:
+    """The ways of a GET with a token, of a keyed create, and of a tool call in the bridge."""
+    recorder = _Recorder()
+    with TemporaryDirectory() as folder, _next_server(recorder) as url:
+        tokens = Path(folder) / "tokens"
+        command = [
+            "-m",
+            "service",
+            "token",
+            "somebody",
+            "--scope",
+            "jobs:read",
+            "--scope",
+            "jobs:write",
+        ]
+        made = subprocess.run(
+            [sys.executable, *command, "--file", tokens],
+            cwd=ROOT,
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        token = made.stdout.split()[0]
+        bearer = {"Host": "127.0.0.1:8080", "Authorization": f"Bearer {token}"}
+        threading.setprofile(recorder)  # for the threads that start from now on
+        sys.setprofile(recorder)
+        try:
+            return asyncio.run(_ways(recorder, url, folder, bearer, str(tokens)))
+        finally:
+            sys.setprofile(None)
+            threading.setprofile(None)  # type: ignore[arg-type]
+
+
+async def _ways(
+    recorder: _Recorder, url: str, folder: str, bearer: dict[str, str], tokens: str
+) -> dict[str, Way]:
+    settings = service.config.Settings.from_env(
+        {
+            "MISTRAL_AI_API_KEY": "sk-0",
+            "GATEWAY_UPSTREAM_URL": url,
+            "GATEWAY_STORE": f"{folder}/keys.sqlite3",
+            "GATEWAY_TOKENS_FILE": tokens,
+            "GATEWAY_AUDIT_LOG": "off",
+        }
+    )
+    start_logging(settings)
+    rest = service.app.create_app(settings)
+    keys = iter(range(9))
+    body = json.dumps(CREATE).encode()
+
+    def get() -> Awaitable[int]:
+        return _call(rest, "GET", f"/v1/batch/jobs/{JOB_ID}", bearer, b"")
+
+    def create() -> Awaitable[int]:
+        headers = {
+            **bearer,
+            "Content-Type": "application/json",
+            "Content-Length": str(len(body)),
+            "Idempotency-Key": f"k{next(keys)}",
+        }
+        return _call(rest, "POST", "/v1/batch/jobs", headers, body)
+
+    ways = {
+        "GET a job": await _followed(recorder, get),
+        "POST a create with a key": await _followed(recorder, create),
+    }
+    bridge = mcp_bridge.app.create_app(
+        mcp_bridge.config.Settings.from_env({"BRIDGE_REST_URL": url, "BRIDGE_TOKENS_FILE": tokens})
+    )
+    message = json.dumps(
+        {
+            "jsonrpc": "2.0",
+            "id": 1,
+            "method": "tools/call",
+            "params": {"name": "get-batch-job", "arguments": {"job_id": JOB_ID}},
+        }
+    ).encode()
+
+    def tool_call() -> Awaitable[int]:
+        headers = {
+            **bearer,
+            "Content-Type": "application/json",
+            "Accept": "application/json, text/event-stream",
+            "MCP-Protocol-Version": "2025-06-18",
+            "Content-Length": str(len(message)),
+        }
+        return _call(bridge, "POST", "/mcp", headers, message)
+
+    async with _started(bridge):
+        ways["tool get-batch-job, in the bridge"] = await _followed(recorder, tool_call)
+    return ways
+
+
+class _started:
+    """ASGI's lifespan around a block."""
+
+    def __init__(self, app: Any) -> None:
+        self.messages: asyncio.Queue[dict[str, str]] = asyncio.Queue()
+        self.ready = asyncio.Event()
+        self.app = app
+
+    async def __aenter__(self) -> None:
+        self.running = asyncio.create_task(
+            self.app({"type": "lifespan", "asgi": {"version": "3.0"}}, self.messages.get, self.send)
+        )
+        self.messages.put_nowait({"type": "lifespan.startup"})
+        await self.ready.wait()
+
+    async def __aexit__(self, *_: object) -> None:
+        self.messages.put_nowait({"type": "lifespan.shutdown"})
+        await self.running
+
+    async def send(self, message: dict[str, Any]) -> None:
+        """What the application says: started, or ended."""
+        self.ready.set()
+
+
+def main() -> None:
+    """Prints a line for each request, and with -v the files in their order."""
+    sys.stdout.flush()
+    table = os.fdopen(os.dup(1), "w")
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 1)  # the access log
+    ways = follow()
+    logging.shutdown()
+    print(f"{'':36}{'calls':>7}{'functions':>11}{'files':>7}{'file changes':>14}", file=table)
+    for name, way in ways.items():
+        print(
+            f"{name:36}{len(way.calls):>7}{way.functions:>11}{len(way.files):>7}{way.changes:>14}",
+            file=table,
+        )
+    if "-v" in sys.argv:
+        for name, way in ways.items():
+            print(f"\n{name}", file=table)
+            last = ""
+            for call in way.calls:
+                if call.file != last:
+                    print(f"\n{'  ' if call.sent else ''}{call.file}: ", end="", file=table)
+                print(call.function, end=" ", file=table)
+                last = call.file
+            print(file=table)
+
+
+if __name__ == "__main__":
+    main()
