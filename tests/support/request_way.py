@@ -296,30 +296,40 @@ class _started:
         self.ready.set()
 
 
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Sends nowhere what is written to the standard streams in the block, by whatever means."""
+    kept = [os.dup(number) for number in (1, 2)]
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        for number in (1, 2):
+            os.dup2(nowhere, number)
+        yield
+    finally:
+        logging.shutdown()
+        for number, stream in zip((1, 2), kept, strict=True):
+            os.dup2(stream, number)
+
+
 def main() -> None:
     """Prints a line for each request, and with -v the files in their order."""
-    sys.stdout.flush()
-    table = os.fdopen(os.dup(1), "w")
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), 1)  # the access log
-    ways = follow()
-    logging.shutdown()
-    print(f"{'':36}{'calls':>7}{'functions':>11}{'files':>7}{'file changes':>14}", file=table)
+    with _silent():
+        ways = follow()
+    print(f"{'':36}{'calls':>7}{'functions':>11}{'files':>7}{'file changes':>14}")
     for name, way in ways.items():
         print(
-            f"{name:36}{len(way.calls):>7}{way.functions:>11}{len(way.files):>7}{way.changes:>14}",
-            file=table,
+            f"{name:36}{len(way.calls):>7}{way.functions:>11}{len(way.files):>7}{way.changes:>14}"
         )
     if "-v" in sys.argv:
         for name, way in ways.items():
-            print(f"\n{name}", file=table)
+            print(f"\n{name}")
             last = ""
             for call in way.calls:
                 if call.file != last:
-                    print(f"\n{'  ' if call.sent else ''}{call.file}: ", end="", file=table)
-                print(call.function, end=" ", file=table)
+                    print(f"\n{'  ' if call.sent else ''}{call.file}: ", end="")
+                print(call.function, end=" ")
                 last = call.file
-            print(file=table)
+            print()
 
 
 if __name__ == "__main__":
