@@ -26,6 +26,7 @@ from environment import SettingsError, table
 
 from .config import LONGEST, Settings, contract_of, report
 from .problems import Problem
+from .request_context import open_context
 from .store import StoreUnavailable, open_store
 from .translation import Inputs, fill
 from .upstream import Upstream
@@ -121,6 +122,7 @@ def _key(settings: Settings) -> str:
         for o in settings.contract.operations.values()
         if o.safe and not any(p.required for p in o.parameters)
     )
+    open_context()
     answer = Upstream(settings, Key(settings)).send(
         fill(operation, Inputs()), Exchange(), _PATIENCE
     )

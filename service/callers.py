@@ -11,7 +11,7 @@ from access.rate_limit import Rates
 from access.token_file import Grant
 from openapi.contract import is_page
 
-from .request_context import context
+from .request_context import current
 
 
 class Callers:
@@ -37,13 +37,13 @@ class Callers:
                 return
             if not self.bearers:
                 raise HTTPException(404)
-        own = context(scope)
+        ctx = current()
         if self.bearers:
-            own.caller = Grant("unknown", frozenset())
-            own.caller = await self.bearers.grant(scope["headers"])
+            ctx.caller = Grant("unknown", frozenset())
+            ctx.caller = await self.bearers.grant(scope["headers"])
         if path == "/metrics":
-            require(own.caller, METRICS)
+            require(ctx.caller, METRICS)
         if not page:
-            own.headers.append((b"cache-control", b"no-store"))
-            counted = await self.rates.count(own.caller.name) if self.rates else []
-            own.headers += [(name.lower().encode(), value.encode()) for name, value in counted]
+            ctx.headers.append((b"cache-control", b"no-store"))
+            counted = await self.rates.count(ctx.caller.name) if self.rates else []
+            ctx.headers += [(name.lower().encode(), value.encode()) for name, value in counted]

@@ -16,7 +16,7 @@ from telemetry import audit, logs, metrics, spans
 
 from .config import Settings, refuse_start
 from .problems import Problem
-from .request_context import Context, current, open_context
+from .request_context import RequestContext, current, open_context
 from .translation import legible
 
 LEFT = 499
@@ -75,8 +75,11 @@ def start_logging(settings: Settings) -> None:
 
 
 def _correlation() -> dict[str, str]:
-    own = current()
-    return {"request_id": own.request_id, "trace_id": own.trace.trace_id} if own else {}
+    try:
+        ctx = current()
+    except LookupError:
+        return {}
+    return {"request_id": ctx.request_id, "trace_id": ctx.trace.trace_id}
 
 
 class Records:
@@ -96,63 +99,63 @@ class Records:
             await self.app(scope, receive, send)
             return
         begun = time.perf_counter()
-        own = open_context(scope)
+        ctx = open_context(scope["headers"])
         if self.tracing:
-            self._decide(own)
+            self._decide(ctx)
 
         async def recorded(message: Message) -> None:
             if message["type"] == "http.response.start":
-                own.status = message["status"]
-                message["headers"] = [*message["headers"], *self._headers(own, begun)]
+                ctx.status = message["status"]
+                message["headers"] = [*message["headers"], *self._headers(ctx, begun)]
             elif scope["method"] == "HEAD":
                 message["body"] = b""  # pages have one; servers say so in their logs
             elif body := message.get("body"):
-                own.body = body
-                own.size += len(body)
+                ctx.body = body
+                ctx.size += len(body)
             await send(message)
 
         metrics.inflight.inc()
         try:
             await self.app(scope, receive, recorded)
         except asyncio.CancelledError:
-            self._left(own, scope, begun)
+            self._left(ctx, scope, begun)
             raise
         except BaseException:
-            self._finish(own, scope, begun)
+            self._finish(ctx, scope, begun)
             raise
-        self._finish(own, scope, begun)
+        self._finish(ctx, scope, begun)
 
-    def _left(self, own: Context, scope: Scope, begun: float) -> None:
+    def _left(self, ctx: RequestContext, scope: Scope, begun: float) -> None:
         """Tells what became of a request whose client left: when the handler is through with it, not before."""
-        own.status = own.status or LEFT
-        if own.call is None or own.call.done():
-            self._finish(own, scope, begun)
+        ctx.status = ctx.status or LEFT
+        if ctx.handling is None or ctx.handling.done():
+            self._finish(ctx, scope, begun)
             return
 
         def finished(call: asyncio.Future[Any]) -> None:
             error = None if call.cancelled() else call.exception()
             if isinstance(error, Problem):
-                own.problem = error
+                ctx.problem = error
             elif not call.cancelled() and error is None:
-                own.body = call.result()[2]
-            self._finish(own, scope, begun)
+                ctx.body = call.result()[2]
+            self._finish(ctx, scope, begun)
 
-        own.call.add_done_callback(finished)
+        ctx.handling.add_done_callback(finished)
 
-    def _finish(self, own: Context, scope: Scope, begun: float) -> None:
-        self._tell(own, scope, time.perf_counter() - begun)
+    def _finish(self, ctx: RequestContext, scope: Scope, begun: float) -> None:
+        self._tell(ctx, scope, time.perf_counter() - begun)
         # An idle connection keeps its last context; from a problem's traceback hangs all that was read of a refused body.
-        own.body, own.call, own.problem = b"", None, None
+        ctx.body, ctx.handling, ctx.problem = b"", None, None
 
-    def _headers(self, own: Context, begun: float) -> list[tuple[bytes, bytes]]:
+    def _headers(self, ctx: RequestContext, begun: float) -> list[tuple[bytes, bytes]]:
         headers = []
-        if own.operation:
-            upstream = own.upstream_seconds * 1000
+        if ctx.operation:
+            upstream = ctx.upstream_seconds * 1000
             gateway = (time.perf_counter() - begun) * 1000 - upstream
             asked = f"upstream;dur={upstream:.1f}, " if upstream else ""
             headers.append((b"server-timing", f"{asked}gateway;dur={gateway:.1f}".encode()))
-        if own.problem and own.problem.kind.source == "upstream":
-            headers.append((b"proxy-status", self._proxy_status(own.problem).encode()))
+        if ctx.problem and ctx.problem.kind.source == "upstream":
+            headers.append((b"proxy-status", self._proxy_status(ctx.problem).encode()))
         return headers
 
     def _proxy_status(self, problem: Problem) -> str:
@@ -162,96 +165,96 @@ class Records:
             return f"{self.product}; received-status={problem.upstream_status}"
         return f"{self.product}; error={PROXY_ERRORS.get(cause.slug, 'http_response_incomplete')}"
 
-    def _tell(self, own: Context, scope: Scope, seconds: float) -> None:
+    def _tell(self, ctx: RequestContext, scope: Scope, seconds: float) -> None:
         method = metrics.method_label(scope["method"])
-        if not own.operation:
-            self._name_refused(own, scope)
-        route = self.routes.get(own.operation) or _page_route(scope["path"])
-        self._count(own, (method, route, own.status), seconds)
-        fields = self._fields(own, scope, method, route, seconds)
+        if not ctx.operation:
+            self._name_refused(ctx, scope)
+        route = self.routes.get(ctx.operation) or _page_route(scope["path"])
+        self._count(ctx, (method, route, ctx.status), seconds)
+        fields = self._fields(ctx, scope, method, route, seconds)
         level = logging.DEBUG if route in QUIET else logging.INFO
-        logs.event(log, level, f"{method} {route or '(no route)'} {own.status}", fields)
-        if own.operation in self.changing:
-            audit.entry(f"{own.operation} {fields['outcome']}", _audited(own, scope, fields))
+        logs.event(log, level, f"{method} {route or '(no route)'} {ctx.status}", fields)
+        if ctx.operation in self.changing:
+            audit.entry(f"{ctx.operation} {fields['outcome']}", _audited(ctx, scope, fields))
         if self.tracing:
-            self._export(own, method, route, seconds)
+            self._export(ctx, method, route, seconds)
 
-    def _name_refused(self, own: Context, scope: Scope) -> None:
+    def _name_refused(self, ctx: RequestContext, scope: Scope) -> None:
         """Says what a request asked for that was refused before it was routed."""
         wanted, values = self.contract.find(scope["method"], scope["path"])
         if wanted:
-            own.operation, own.path_values = wanted.id, "/".join(values)
+            ctx.operation, ctx.path_values = wanted.id, "/".join(values)
 
-    def _count(self, own: Context, key: tuple[str, str, int], seconds: float) -> None:
+    def _count(self, ctx: RequestContext, key: tuple[str, str, int], seconds: float) -> None:
         metrics.inflight.dec()
         duration = self.durations.get(key)
         if duration is None:
             duration = self.durations[key] = metrics.requests.labels(*key)
         duration.observe(seconds)
-        if own.outcome:
-            metrics.idempotency.labels(own.outcome).inc()
-        if own.problem:
-            if own.problem.slug == "create-outcome-unknown":
+        if ctx.idempotency:
+            metrics.idempotency.labels(ctx.idempotency).inc()
+        if ctx.problem:
+            if ctx.problem.slug == "create-outcome-unknown":
                 metrics.outcome_unknown.inc()
-            if reason := SHED.get(own.problem.slug):
+            if reason := SHED.get(ctx.problem.slug):
                 metrics.shed.labels(reason).inc()
 
     def _fields(
-        self, own: Context, scope: Scope, method: str, route: str, seconds: float
+        self, ctx: RequestContext, scope: Scope, method: str, route: str, seconds: float
     ) -> dict[str, Any]:
         fields = {
-            "request_id": own.request_id,
-            "trace_id": own.trace.trace_id,
-            "span_id": own.trace.span_id,
-            "caller": own.caller.name[:100],
+            "request_id": ctx.request_id,
+            "trace_id": ctx.trace.trace_id,
+            "span_id": ctx.trace.span_id,
+            "caller": ctx.caller.name[:100],
             "method": method,
             "route": route,
-            "operation": own.operation,
-            "status": own.status,
-            "outcome": _outcome(own.status),
-            "bytes": own.size,
+            "operation": ctx.operation,
+            "status": ctx.status,
+            "outcome": _outcome(ctx.status),
+            "bytes": ctx.size,
             "seconds": round(seconds, 4),
         }
-        if own.upstream_seconds:
-            fields["upstream_status"] = own.upstream_status
-            fields["upstream_seconds"] = round(own.upstream_seconds, 4)
-        if own.problem:
-            fields["problem"] = own.problem.slug
-        if own.outcome:
-            fields["idempotency"] = own.outcome
+        if ctx.upstream_seconds:
+            fields["upstream_status"] = ctx.upstream_status
+            fields["upstream_seconds"] = round(ctx.upstream_seconds, 4)
+        if ctx.problem:
+            fields["problem"] = ctx.problem.slug
+        if ctx.idempotency:
+            fields["idempotency"] = ctx.idempotency
         if log.isEnabledFor(logging.DEBUG):
             fields["path"] = ascii(scope["path"][:200])[1:-1]
         return fields
 
-    def _decide(self, own: Context) -> None:
+    def _decide(self, ctx: RequestContext) -> None:
         """Whether the request's spans are exported. Its first request opens a process's exporter: after every fork."""
         spans.open_exporter(self.contract.product, self.contract.version, self.tracing)
         if exporter := spans.exporter():
-            own.trace = exporter.decide(own.trace)
+            ctx.trace = exporter.decide(ctx.trace)
 
-    def _export(self, own: Context, method: str, route: str, seconds: float) -> None:
+    def _export(self, ctx: RequestContext, method: str, route: str, seconds: float) -> None:
         attributes: spans.Attributes = {
             "http.request.method": method,
-            "http.response.status_code": own.status,
+            "http.response.status_code": ctx.status,
             "url.scheme": "http",
         }
         if route:
             attributes["http.route"] = route
-        if own.status >= 500:
-            attributes["error.type"] = own.problem.slug if own.problem else str(own.status)
+        if ctx.status >= 500:
+            attributes["error.type"] = ctx.problem.slug if ctx.problem else str(ctx.status)
         if exporter := spans.exporter():
             name = f"{method} {route}".strip()
-            exporter.record(own.trace, "server", name, time.time() - seconds, seconds, attributes)
+            exporter.record(ctx.trace, "server", name, time.time() - seconds, seconds, attributes)
 
 
-def _audited(own: Context, scope: Scope, fields: dict[str, Any]) -> dict[str, Any]:
+def _audited(ctx: RequestContext, scope: Scope, fields: dict[str, Any]) -> dict[str, Any]:
     length = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-    subject = audit.subject(own.body) if own.problem is None else ""
-    if not subject and own.problem is None and len(own.body) <= audit.MAX_PARSED:
-        subject = audit.subject(legible(own.body))
+    subject = audit.subject(ctx.body) if ctx.problem is None else ""
+    if not subject and ctx.problem is None and len(ctx.body) <= audit.MAX_PARSED:
+        subject = audit.subject(legible(ctx.body))
     return {
         **fields,
-        "id": subject or own.path_values[:128],
+        "id": subject or ctx.path_values[:128],
         "request_bytes": int(length) if length.isdigit() and len(length) < 16 else 0,
     }
 

@@ -18,13 +18,12 @@ from starlette.types import Receive, Scope, Send
 
 from .pool import Pool, Turn
 from .problems import Problem
-from .request_context import context
+from .request_context import current
 from .request_reader import REQUEST
 from .translation import UpstreamRequest
 from .upstream_connection import WATCH, Exchange
 
 EXCHANGE = "gateway.exchange"
-CONTEXT = "gateway.context"
 
 PATIENCE = 1.0
 """Seconds that a request may wait for a thread: so much longer than its upstream's time it may take in all."""
@@ -60,7 +59,7 @@ class ThreadedWSGI:
             call.get_loop().call_later(PATIENCE, _give_up, call, turn)
         self.calls.add(call)
         call.add_done_callback(self._finished)
-        context(scope).call = call
+        current().handling = call
         try:
             status, headers, body = await asyncio.shield(call)
         except asyncio.CancelledError:  # the client left
@@ -132,5 +131,4 @@ def _environ(scope: Scope, request: UpstreamRequest, exchange: Exchange) -> dict
         "wsgi.run_once": False,
         REQUEST: request,
         EXCHANGE: exchange,
-        CONTEXT: context(scope),
     }

@@ -11,7 +11,7 @@ from access.origins import PROBES, Door
 from openapi.contract import Contract
 
 from .problems import Problem
-from .request_context import context
+from .request_context import current
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\ufffd]")
 
@@ -30,7 +30,7 @@ class Guards:
             return
         path = scope["path"]
         if path not in PROBES:  # probers name any host, and learn nothing here
-            context(scope).headers += self.door.admit(scope)
+            current().headers += self.door.admit(scope)
         if _CONTROL.search(path):
             raise Problem("malformed-request", "The path has control characters or is not UTF-8.")
         if path.endswith("/") and path != "/":

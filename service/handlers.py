@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import flask
 
-from .flask_dispatch import CONTEXT, EXCHANGE
+from .flask_dispatch import EXCHANGE
 from .idempotency import Idempotency
 from .request_reader import REQUEST
 from .upstream import Upstream
@@ -23,7 +23,7 @@ def forwarding_handler(
         if request.operation.idempotent:
             answer = upstream.send(request, exchange)
         else:
-            answer = idempotency.send(request, exchange, environ[CONTEXT])
+            answer = idempotency.send(request, exchange)
         response = flask.Response(
             answer.body, answer.status, content_type=answer.content_type or None
         )

@@ -27,7 +27,7 @@ from telemetry.shared import SharedNumber
 
 from .later import Later
 from .problems import Problem
-from .request_context import Context
+from .request_context import current
 from .store import Record, Store, StoreUnavailable
 from .translation import UNREADABLE, Answer, UpstreamRequest, read_json
 from .upstream import Upstream
@@ -83,7 +83,6 @@ class Call:
 
     request: UpstreamRequest
     exchange: Exchange
-    context: Context
     recovery: Recovery | None
     deadline: float
 
@@ -129,11 +128,11 @@ class Idempotency:
             self.store.check()
             self._failed.value = 0
 
-    def send(self, request: UpstreamRequest, exchange: Exchange, context: Context) -> Answer:
+    def send(self, request: UpstreamRequest, exchange: Exchange) -> Answer:
         """The answer to `request`, from the upstream or from the record of an earlier call with the same key."""
         recovery = self.recoveries.get(request.operation.id)
         deadline = time.monotonic() + self.timeout
-        call = Call(request, exchange, context, recovery, deadline)
+        call = Call(request, exchange, recovery, deadline)
         if request.key is None:
             return self._send_unkeyed(call)
         try:
@@ -172,10 +171,10 @@ class Idempotency:
         if self.store_failed:
             self.look_again()  # finding a record has not shown that one can be stored
         if found.fingerprint != claim.fingerprint:
-            call.context.outcome = "mismatch"
+            current().idempotency = "mismatch"
             raise Problem("idempotency-key-reused", "Use a new key for another request.")
         if found.state == "done":
-            call.context.outcome = "replayed"
+            current().idempotency = "replayed"
             return _replay(found)
         if found.state == "claimed" and found.lease_until > claim.claimed_at:
             raise _in_progress(call)
@@ -227,7 +226,8 @@ class Idempotency:
             if found is None:
                 raise self._unknown(call, claim, problem) from problem
             answer = found
-        call.context.outcome = call.context.outcome or "first"
+        ctx = current()
+        ctx.idempotency = ctx.idempotency or "first"
         done = self._record(call, claim, answer)
         return replace(answer, headers=(*answer.headers, _expiry(done)))
 
@@ -247,7 +247,7 @@ class Idempotency:
             said = f"The upstream cannot be asked for it now ({problem.slug}): {problem.detail}"
             raise self._still_unknown(call, taken, said, 5) from problem
         if answer is not None:
-            call.context.outcome = "reconciled"
+            current().idempotency = "reconciled"
             return _replay(self._record(call, taken, answer))
         # One that was sent without a tag cannot be told from one that was not sent, whatever is configured now.
         settle = recovery.settle if recovery and taken.tag else math.inf
@@ -264,10 +264,10 @@ class Idempotency:
         again = _changed(taken, claimed_at=claim.claimed_at, expires=claim.expires)
         if not self._take(again, taken, _unknown_since(taken)):
             raise _in_progress(call)
-        call.context.outcome = "resent"
+        current().idempotency = "resent"
         log.warning(
             "request %s: a call that was not seen in %.0f seconds is sent again with the same tag",
-            call.context.request_id,
+            current().request_id,
             claim.claimed_at - taken.claimed_at,
         )
         return self._carry_out(call, again, earlier=taken)
@@ -294,14 +294,14 @@ class Idempotency:
             with contextlib.suppress(Problem):
                 answer = call.recovery.find(call.request, tag, since, call.left)
                 if answer is not None:
-                    call.context.outcome = "reconciled"
+                    current().idempotency = "reconciled"
                     reconciled = ("Gateway-Reconciled", "true")
                     return replace(answer, headers=(*answer.headers, reconciled))
         return None
 
     def _free(self, call: Call, claim: Record, earlier: Record | None) -> None:
         """Frees the key, since nothing was carried out; not that of an earlier call, which perhaps was."""
-        call.context.outcome = "released"
+        current().idempotency = "released"
         if earlier is None:
             self._now_or_later(self.store.delete, claim)
         else:
@@ -309,7 +309,7 @@ class Idempotency:
 
     def _unknown(self, call: Call, claim: Record, problem: Problem) -> Problem:
         """What the caller is told when the outcome is not known; the record says so too."""
-        call.context.outcome = "unknown"
+        current().idempotency = "unknown"
         self._now_or_later(self.store.replace, _unknown_since(claim), claim.owner)
         repeat = "Repeat with the same Idempotency-Key: the gateway looks for it and never sends it blindly again."
         findable = _findable(call)
@@ -317,7 +317,7 @@ class Idempotency:
 
     def _still_unknown(self, call: Call, taken: Record, detail: str, wait: float) -> Problem:
         """As `_unknown`, for a repeated call; `wait` seconds until repeating makes sense, infinite: it makes none."""
-        call.context.outcome = "unknown"
+        current().idempotency = "unknown"
         self._now_or_later(self.store.replace, _unknown_since(taken), taken.owner)
         return Problem(
             "outcome-still-unknown",
@@ -364,7 +364,7 @@ class Idempotency:
         # The upstream is part of it: what one created, another does not have.
         scope = (
             self.upstream.base_url,
-            call.context.caller.name,
+            current().caller.name,
             request.operation.id,
             request.key or "",
         )
@@ -422,7 +422,7 @@ def _advice(call: Call) -> str:
 
 
 def _in_progress(call: Call) -> Problem:
-    call.context.outcome = "in-progress"
+    current().idempotency = "in-progress"
     return Problem(
         "idempotency-in-progress",
         "Repeat with the same key for its answer.",

@@ -15,7 +15,7 @@ from access.refusals import Refused
 from openapi.contract import Contract
 from openapi.validation import MAX_VIOLATIONS, Violation
 
-from .request_context import Context, context
+from .request_context import RequestContext, current
 
 DOCUMENTATION = "/problems"
 """The page of all problems: a URI reference (RFC 9457 section 3.1.1), since every gateway serves it itself."""
@@ -82,7 +82,7 @@ PROBLEMS: dict[str, Kind] = {
 
 
 class Problem(Exception):
-    """A failure that the caller is told about. `slug` is a row of PROBLEMS; the rest is this failure's own."""
+    """A failure that the caller is told about. `slug` is a row of PROBLEMS; the rest is this failure's ctx."""
 
     def __init__(
         self,
@@ -148,14 +148,14 @@ def _summary(violations: Sequence[Violation]) -> str:
     )
 
 
-def _own_headers(own: Context) -> list[tuple[bytes, bytes]]:
+def _own_headers(ctx: RequestContext) -> list[tuple[bytes, bytes]]:
     headers = [
-        (b"x-request-id", own.request_id.encode()),
+        (b"x-request-id", ctx.request_id.encode()),
         (b"x-content-type-options", b"nosniff"),
         (b"cross-origin-resource-policy", b"same-origin"),
-        *own.headers,
+        *ctx.headers,
     ]
-    return [*headers, (b"gateway-warning", own.warning.encode())] if own.warning else headers
+    return [*headers, (b"gateway-warning", ctx.warning.encode())] if ctx.warning else headers
 
 
 class Problems:
@@ -170,13 +170,13 @@ class Problems:
             await self.app(scope, receive, send)
             return
         started = False
-        own = context(scope)
+        ctx = current()
 
         async def marked(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                message["headers"] = [*message["headers"], *_own_headers(own)]
+                message["headers"] = [*message["headers"], *_own_headers(ctx)]
             await send(message)
 
         try:
@@ -185,8 +185,8 @@ class Problems:
             # The process's outermost edge: nothing may leave it but an answer.
             if started:
                 raise
-            own.problem = self._problem(error, scope)
-            await _answer(own.problem, scope, marked)
+            ctx.problem = self._problem(error, scope)
+            await _answer(ctx.problem, scope, marked)
 
     def _problem(self, error: Exception, scope: Scope) -> Problem:
         if isinstance(error, Problem):
@@ -197,7 +197,7 @@ class Problems:
             return Problem("not-found", "The paths that this gateway answers are in /openapi.json.")
         if isinstance(error, HTTPException) and error.status_code == 405:
             return self._method_not_allowed(scope)
-        log.error("request %s failed", context(scope).request_id, exc_info=error)
+        log.error("request %s failed", current().request_id, exc_info=error)
         return Problem(
             "internal-error", "The failure is in the gateway's log under this request_id."
         )
@@ -209,9 +209,7 @@ class Problems:
 
 
 async def _answer(problem: Problem, scope: Scope, send: Send) -> None:
-    document = problem.document(
-        scope.get("raw_path", b"/").decode("latin-1"), context(scope).request_id
-    )
+    document = problem.document(scope.get("raw_path", b"/").decode("latin-1"), current().request_id)
     body = msgspec.json.encode(document)
     headers = [
         ("content-type", "application/problem+json"),

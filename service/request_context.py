@@ -1,15 +1,19 @@
-"""What is known of one request while it is under way: made at the door, shared by all who handle the request."""
+"""What is known of one request while it is under way; `current()` is the only way to it.
+
+`edge` opens it, all who handle the request fill it in, and `edge` writes answer headers, log line, audit line, metrics and
+span from it. It is a context variable, so the request's tasks see it, and what runs in a copy of their context: a thread has
+to be given one.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import os
 import re
+import uuid
+from collections.abc import Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
-
-from starlette.types import Scope
+from typing import TYPE_CHECKING, Any
 
 from access.token_file import Grant
 from telemetry import trace_context
@@ -18,31 +22,30 @@ from telemetry.trace_context import Trace
 if TYPE_CHECKING:
     from .problems import Problem
 
-_KEY = "gateway.context"
-_WELL_FORMED = re.compile(rb"[A-Za-z0-9._-]{1,128}")
-
-
 LOCAL = Grant("local", None)
 """Whoever calls a gateway without tokens."""
 
+_WELL_FORMED_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+
 
 @dataclass(slots=True)
-class Context:
-    """What the parts of the service tell each other about one request, for its answer's headers and its log line."""
+class RequestContext:
+    """One request. Not locked: at each moment one task or thread works for it."""
 
+    # The request
     request_id: str  # the caller's when well-formed, else new
     trace: Trace  # this request's span in its caller's trace
-
-    # What is asked, by whom
     caller: Grant = LOCAL
     operation: str = ""  # an operation id; empty before routing
     path_values: str = ""  # what the path's variables stand for
-    call: asyncio.Future[Any] | None = None  # the handler's work while there is some
 
     # What became of it
-    outcome: str = ""  # what idempotency made of the call
+    handling: asyncio.Future[Any] | None = (
+        None  # the handler's work, once a thread was asked for it
+    )
     upstream_status: int = 0  # 0 when nothing was asked upstream
     upstream_seconds: float = 0.0
+    idempotency: str = ""  # what became of its Idempotency-Key: one of `edge.IDEMPOTENCY`
     problem: Problem | None = None  # what the caller was told
 
     # The answer
@@ -53,30 +56,18 @@ class Context:
     body: bytes = b""  # its last piece
 
 
-_current: ContextVar[Context | None] = ContextVar("context", default=None)
+_current: ContextVar[RequestContext] = ContextVar("request_context")
 
 
-def open_context(scope: Scope) -> Context:
-    """Gives the request its context."""
-    given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
-    request_id = given.decode() if _WELL_FORMED.fullmatch(given) else _new_id()
-    own = scope[_KEY] = Context(request_id, trace_context.received(scope["headers"]))
-    _current.set(own)
-    return own
+def open_context(headers: Iterable[tuple[bytes, bytes]] = ()) -> RequestContext:
+    """Begins the context of a request with these headers (names in lower case), for the running task."""
+    given = next((value for name, value in headers if name == b"x-request-id"), b"")
+    request_id = given.decode() if _WELL_FORMED_ID.fullmatch(given) else str(uuid.uuid4())
+    ctx = RequestContext(request_id, trace_context.received(headers))
+    _current.set(ctx)
+    return ctx
 
 
-def _new_id() -> str:
-    """A UUID of version 4 (RFC 9562 section 5.4), three times as fast as `uuid` writes one."""
-    digits = os.urandom(16).hex()
-    variant = "89ab"[int(digits[16], 16) & 3]
-    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
-
-
-def context(scope: Scope) -> Context:
-    """The context that `open_context` gave; also in the copies that routing makes of a scope."""
-    return cast(Context, scope[_KEY])
-
-
-def current() -> Context | None:
-    """The context of the request that this task or handler thread works for; None outside of requests."""
+def current() -> RequestContext:
+    """The context of the request that this task or thread works for; LookupError when it works for none."""
     return _current.get()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Iterator
+from contextvars import copy_context
 from functools import partial
 from typing import Any
 from urllib.parse import parse_qsl
@@ -26,7 +27,7 @@ from serving.patience import patience
 from .json_body import BodyReader, Content
 from .pool import Pool
 from .problems import Problem
-from .request_context import context
+from .request_context import current
 from .translation import Inputs, UpstreamRequest, fill
 
 MAX_QUERY_PARAMETERS = 200
@@ -63,12 +64,12 @@ class Validation:
             operation_id = scope["extensions"][ROUTING_CONTEXT]["operation_id"]
             if operation_id is None:
                 raise HTTPException(404)
-            own = context(scope)
-            own.operation = operation_id
-            require(own.caller, self.scopes[operation_id])
+            ctx = current()
+            ctx.operation = operation_id
+            require(ctx.caller, self.scopes[operation_id])
             reader = self.readers[operation_id]
             if reader.path_names:
-                own.path_values = "/".join(map(str, scope["path_params"].values()))
+                ctx.path_values = "/".join(map(str, scope["path_params"].values()))
             if reader.body:
                 await self._with_body(reader, scope, receive, send)
                 return
@@ -85,14 +86,16 @@ class Validation:
             if len(content) < LARGE:
                 scope[REQUEST] = reader.read(scope, content)
             else:
-                reading = self.reading.submit(partial(reader.read, scope, content))
+                reading = self.reading.submit(
+                    partial(copy_context().run, reader.read, scope, content)
+                )
                 reading.add_done_callback(lambda read: read.cancelled() or read.exception())
                 # Goes on when the client leaves: until it has ended, the body is in memory.
                 scope[REQUEST] = await asyncio.shield(reading)
             del content
             await self.app(scope, receive, send)
         finally:
-            place.leave(reading if reading and not reading.done() else context(scope).call)
+            place.leave(reading if reading and not reading.done() else current().handling)
             reading = None  # its error's traceback keeps this frame, and the body with it
 
 
@@ -216,7 +219,7 @@ class RequestReader:
         body, unknown = self.body.read(content)
         if unknown:
             told = f"members not in the contract were passed on unchecked: {_listed(unknown)}"
-            context(scope).warning = told
+            current().warning = told
         return body
 
 

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any
 
 from openapi.contract import Operation
-from telemetry import metrics, spans, trace_context
+from telemetry import metrics, spans
 
 from .problems import Problem
 from .request_context import current
@@ -25,8 +25,8 @@ class UpstreamCall:
         self.address = address
         self.status = 0
         self.error = ""
-        self.own = current()
-        self.trace = self.own.trace.child() if self.own else trace_context.received(())
+        self.ctx = current()
+        self.trace = self.ctx.trace.child()
         self.headers = self.trace.headers()
 
     def __enter__(self) -> UpstreamCall:
@@ -41,9 +41,8 @@ class UpstreamCall:
         if self.status >= 600:  # no status, which is found out when the answer is deciphered
             self.error = self.error or "upstream-bad-response"
         seconds = time.perf_counter() - self.begun
-        if self.own:
-            self.own.upstream_status = self.status
-            self.own.upstream_seconds += seconds
+        self.ctx.upstream_status = self.status
+        self.ctx.upstream_seconds += seconds
         status = str(self.status) if 100 <= self.status < 600 else ""
         _duration(self.operation, self.address, status, self.error).observe(seconds)
         if self.status == 429:

@@ -18,6 +18,7 @@ import requests
 from service.config import Settings
 from service.names import MOST, Name
 from service.pool import NoThread
+from service.request_context import open_context
 from service.translation import Inputs, fill
 from service.upstream import Upstream
 from service.upstream_connection import WATCH, Exchange
@@ -202,6 +203,7 @@ def test_a_call_whose_upstream_nobody_can_look_up_is_told_that_the_gateway_is_bu
     settings = replace(settings, upstream_url="http://localhost:9/v1")
     listing = fill(settings.contract.operations["listbatchjobs"], Inputs())
     WATCH.start()
+    open_context()
     with monkeypatch.context() as patch, pytest.raises(NoThread):
         patch.setattr(threading.Thread, "start", none_left)
         Upstream(settings, Key(settings)).send(listing, Exchange())

@@ -224,7 +224,7 @@ def test_a_scope_that_outlives_its_request_does_not_keep_the_body() -> None:
 
     sent: list[Message] = []
     scope = create_scope("/")
-    open_context(scope)
+    open_context()
     asyncio.run(call())
     assert (sent[1]["body"], REQUEST in scope) == (b"{}", False)
 
@@ -255,7 +255,7 @@ def asking(served: ThreadedWSGI, path: str) -> asyncio.Task[list[Message]]:
         sent.append(message)
 
     async def ask() -> list[Message]:
-        open_context(scope)
+        open_context()
         await served(scope, receive, send)
         return sent
 
