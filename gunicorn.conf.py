@@ -8,8 +8,9 @@ import os
 import resource
 from typing import Any
 
-from access.listen import in_brackets
-from service.config import check_listening, settings_or_exit
+from access.listen import check_sockets, in_brackets
+from environment import SettingsError
+from service.config import refuse_start, settings_or_exit
 from telemetry import prometheus_workers as telemetry
 
 settings = settings_or_exit()
@@ -48,7 +49,11 @@ def on_starting(server: Any) -> None:
 
 def when_ready(server: Any) -> None:
     """Refuses an address of --bind or of a socket that was handed over, as the settings' own was refused before."""
-    check_listening([listener.sock.getsockname() for listener in server.LISTENERS], settings)
+    try:
+        sockets = [listener.sock for listener in server.LISTENERS]
+        check_sockets(sockets, protected=settings.protected, prefix="GATEWAY_")
+    except SettingsError as error:
+        refuse_start(str(error))
 
 
 def pre_fork(server: Any, worker: Any) -> None:

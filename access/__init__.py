@@ -1,7 +1,23 @@
 """Who may call, for the REST service and the MCP bridge alike; imports neither of them, nor the contract.
 
-`guard` refuses what a foreign web page sends, `bearer` tells who calls (by `tokens` or `issuers`), `rates` limits how
-often (by `windows`), `binding` refuses to listen to the world without them, `token` makes a token. What is refused is raised as
-`refusals.Refused`; each process words the answer in its own form. Both read their settings by `settings`, and `shown` shows
-them without their secrets.
+`admission` is the ASGI layer that both have. It asks `origins` whether a foreign web page sent the request,
+`authentication` who calls (by `token_file` or `jwt_issuer`), and `rate_limit` whether they call too often (by
+`redis_window` where several hosts count together). `listen` refuses to listen to the world without tokens.
 """
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class AccessDenied(Exception):
+    """A request that may not come in. `slug` is a row of the service's problems, `headers` go with the answer."""
+
+    def __init__(
+        self, slug: str, status: int, detail: str, headers: Iterable[tuple[str, str]] = ()
+    ) -> None:
+        super().__init__(slug, detail)
+        self.slug = slug
+        self.status = status
+        self.detail = detail
+        self.headers = tuple(headers)

@@ -21,10 +21,9 @@ from joserfc.jwk import JWKRegistry, Key
 
 from environment import SettingsError
 
+from .authentication import InvalidToken, KeysUnavailable
 from .listen import is_loopback
-from .refusals import KeysUnavailable, Untrusted
-from .tasks import under_way
-from .token_file import Grant
+from .token_file import Grant, running
 
 log = logging.getLogger("access.jwt_issuer")
 
@@ -57,7 +56,7 @@ _UNFIT = (JoseError, UnsupportedAlgorithm, *_ODD)
 _SUBJECT = re.compile(r"[\x21-\x7e]{1,200}")
 
 
-class Issuer:
+class JwtIssuer:
     """One issuer's tokens. Used from one event loop at a time."""
 
     def __init__(
@@ -97,23 +96,23 @@ class Issuer:
         self.fetching: asyncio.Task[None] | None = None
 
     async def grant(self, token: str) -> Grant:
-        """Who the token names and what it allows; Untrusted for a bad one, KeysUnavailable without keys."""
+        """Who the token names and what it allows; InvalidToken for a bad one, KeysUnavailable without keys."""
         parsed = _parsed(token)
         header = parsed.headers()
-        with _untrusted():
+        with _invalid_token():
             self.registry.check_header(header)
             algorithm, key_id = self.registry.get_alg(header["alg"]).name, header.get("kid")
         keys = await self._keys_for(key_id)
         fitting = [key for key in keys if _named(key, key_id) and _fits(key, algorithm)]
         if not any(self._signed(parsed, key) for key in fitting[:MOST_TRIED]):
-            raise Untrusted("bad signature" if fitting else "no key of its issuer fits it")
-        with _untrusted():
+            raise InvalidToken("bad signature" if fitting else "no key of its issuer fits it")
+        with _invalid_token():
             claims = json.loads(parsed.payload)
             self.claims.validate(claims)
             subject = claims["sub"]
             plain = _SUBJECT.fullmatch(subject)
         if not plain:
-            raise Untrusted("its sub is empty, too long or not plain ASCII")
+            raise InvalidToken("its sub is empty, too long or not plain ASCII")
         return Grant(f"jwt:{subject}", scopes_of(claims))
 
     def _signed(self, parsed: jws.CompactSignature, key: Key) -> bool:
@@ -129,7 +128,7 @@ class Issuer:
         now = self.clock()
         good = now - self.fetched < STALE
         known = good and any(_named(key, key_id) for key in self.keys)
-        fetching = under_way(self.fetching)
+        fetching = running(self.fetching)
         outdated = not known or now - self.fetched >= FRESH
         if outdated and not fetching and now - self.tried >= RETRY:
             self.tried = now
@@ -177,18 +176,18 @@ def _parsed(token: str) -> jws.CompactSignature:
     try:
         return jws.extract_compact(token.encode())
     except (JoseError, *_ODD) as error:
-        raise Untrusted("it is no JWT") from error
+        raise InvalidToken("it is no JWT") from error
 
 
 @contextmanager
-def _untrusted() -> Iterator[None]:
-    """Raises Untrusted for what a part of a token makes joserfc raise."""
+def _invalid_token() -> Iterator[None]:
+    """Raises InvalidToken for what a part of a token makes joserfc raise."""
     try:
         yield
     except JoseError as error:
-        raise Untrusted(_reason(error)) from error
+        raise InvalidToken(_reason(error)) from error
     except _ODD as error:
-        raise Untrusted("it is malformed") from error
+        raise InvalidToken("it is malformed") from error
 
 
 def _reason(error: JoseError) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from ipaddress import IPv6Address, ip_address
+from typing import Any
 
 from environment import SettingsError
 
@@ -39,6 +41,14 @@ def check(host: str, *, protected: bool, chosen_by: str, prefix: str) -> None:
         " Make a token (python -m service token NAME --scope SCOPE --file FILE) and set"
         f" {prefix}TOKENS_FILE=FILE, or listen on 127.0.0.1"
     )
+
+
+def check_sockets(sockets: Iterable[Any], *, protected: bool, prefix: str) -> None:
+    """As `check`, for sockets that listen already, whoever chose their addresses: gunicorn's --bind, or systemd."""
+    for socket in sockets:
+        address = socket.getsockname()
+        if isinstance(address, tuple):  # others are paths of Unix sockets
+            check(address[0], protected=protected, chosen_by="the address", prefix=prefix)
 
 
 def names(host: str) -> tuple[str, ...]:

@@ -1,25 +1,31 @@
-"""How often one caller may call, and the headers that say so (draft-ietf-httpapi-ratelimit-headers-10)."""
+"""How often one caller may call, and the headers that say so (draft-ietf-httpapi-ratelimit-headers-10).
+
+Calls are counted over a moving window, for each caller by itself, by a clock that nobody sets. `limits` reads the
+settings; its own windows are dated by the wall clock of the host that asks, which may jump and differ from the next one's.
+"""
 
 from __future__ import annotations
 
 import logging
 import math
 import time
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 from limits import RateLimitItem, parse_many
 
 from environment import SettingsError
 
-from .refusals import Refused
-from .windows import MemoryWindow, Window, WindowFailed
+from . import AccessDenied
 
 log = logging.getLogger("access.rate_limit")
 
-SILENCE = 60.0
-"""Seconds between two complaints that the store fails."""
+LOG_INTERVAL = 60.0
+"""Seconds between two log lines that say that the store fails."""
 
 
-class Rates:
+class RateLimit:
     """Limits over a moving window, counted for each caller by itself."""
 
     def __init__(self, limits: str, store: str = "", *, prefix: str = "") -> None:
@@ -35,35 +41,40 @@ class Rates:
             raise SettingsError(
                 f"{prefix}RATE_LIMIT: {limits[:60]!r} is no limit such as 100/minute"
             ) from error
-        self.windows = _shared(items, store) if store else [MemoryWindow(item) for item in items]
-        self.complained = float("-inf")
+        if store:
+            # Slow to import, and seldom needed.
+            from .redis_window import RedisWindow, connect
+
+            client = connect(store)
+            self.windows: list[Window] = [RedisWindow(item, client) for item in items]
+        else:
+            self.windows = [MemoryWindow(item) for item in items]
+        self.logged = float("-inf")
 
     async def count(self, caller: str) -> list[tuple[str, str]]:
-        """The headers for an answer to this call of `caller`; Refused (too-many-requests) when it is one too many.
+        """The headers for an answer to this call of `caller`; AccessDenied (too-many-requests) when it is one too many.
 
         A store that fails limits nobody: what it protects from is too much, not the wrong ones.
         """
+        items = [window.item for window in self.windows]
         try:
-            return await self._count(caller)
+            counts = [await window.count(caller) for window in self.windows]
         except WindowFailed as error:
-            if time.monotonic() - self.complained >= SILENCE:
-                self.complained = time.monotonic()
+            if time.monotonic() - self.logged >= LOG_INTERVAL:
+                self.logged = time.monotonic()
                 log.error("rates are not limited, their store fails: %s", error)
             return []
-
-    async def _count(self, caller: str) -> list[tuple[str, str]]:
-        states: list[str] = []
         wait = 0
-        for window in self.windows:
-            accepted, left, until = await window.count(caller)
+        policies, states = [], []
+        for item, (accepted, left, until) in zip(items, counts, strict=True):
             seconds = max(1, math.ceil(until))
             wait = wait if accepted else max(wait, seconds)
-            states.append(f"{_name(window.item)};r={max(0, left)};t={seconds}")
-        items = [window.item for window in self.windows]
-        policies = [f"{_name(item)};q={item.amount};w={item.get_expiry()}" for item in items]
+            name = f'"{item.amount}-in-{item.get_expiry()}s"'
+            policies.append(f"{name};q={item.amount};w={item.get_expiry()}")
+            states.append(f"{name};r={max(0, left)};t={seconds}")
         headers = [("RateLimit-Policy", ", ".join(policies)), ("RateLimit", ", ".join(states))]
         if wait:
-            raise Refused(
+            raise AccessDenied(
                 "too-many-requests",
                 429,
                 f"{caller} called more often than {' and '.join(map(str, items))}.",
@@ -72,13 +83,46 @@ class Rates:
         return headers
 
 
-def _shared(items: list[RateLimitItem], store: str) -> list[Window]:
-    # Slow to import, and seldom needed.
-    from .redis_window import RedisWindow, connect
+class Count(NamedTuple):
+    """What became of a call: whether it was one of those allowed, how many are left, seconds until there is one more."""
 
-    client = connect(store)
-    return [RedisWindow(item, client) for item in items]
+    accepted: bool
+    left: int
+    seconds: float
 
 
-def _name(item: RateLimitItem) -> str:
-    return f'"{item.amount}-in-{item.get_expiry()}s"'
+class WindowFailed(Exception):
+    """The store of a window cannot be asked; the message says why."""
+
+
+class Window(Protocol):
+    """Counts as many calls of each caller as `item` allows within its time."""
+
+    item: RateLimitItem
+
+    async def count(self, caller: str) -> Count:
+        """Counts a call of `caller` if it is allowed; WindowFailed when that cannot be told."""
+
+
+class MemoryWindow(Window):
+    """The calls that this process got, and no more callers than called within the window."""
+
+    def __init__(self, item: RateLimitItem, clock: Callable[[], float] = time.monotonic) -> None:
+        self.item = item
+        self.clock = clock
+        self.calls: OrderedDict[str, deque[float]] = OrderedDict()  # the latest caller last
+
+    async def count(self, caller: str) -> Count:
+        now, length = self.clock(), self.item.get_expiry()
+        while self.calls and next(iter(self.calls.values()))[-1] <= now - length:
+            self.calls.popitem(last=False)
+        calls = self.calls.get(caller, deque())
+        while calls and calls[0] <= now - length:
+            calls.popleft()
+        accepted = len(calls) < self.item.amount
+        if accepted:
+            calls.append(now)
+            self.calls[caller] = calls
+            self.calls.move_to_end(caller)
+        oldest = calls[0] if calls else now
+        return Count(accepted, self.item.amount - len(calls), oldest + length - now)

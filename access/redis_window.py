@@ -9,7 +9,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as ConnectionFailed
 from redis.exceptions import RedisError
 
-from .windows import Count, Window, WindowFailed
+from .rate_limit import Count, Window, WindowFailed
 
 LIMIT = 1.0
 """Seconds for connecting and for an answer, each."""

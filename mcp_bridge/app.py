@@ -60,8 +60,8 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     gc.set_threshold(20_000, 20, 50)
     return Callers(
         Hardened(app, Messages(app, max_body=settings.max_body)),
-        door=settings.door(),
-        bearers=settings.bearers(),
+        origins=settings.origin_policy(),
+        authentication=settings.authentication(),
         rates=settings.rates(),
         path=PATH,
         scopes=sorted(set(settings.contract.scopes.values())),

@@ -11,10 +11,10 @@ from typing import cast
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from access.authentication import Bearers
-from access.origins import PROBES, Door, Headers
-from access.rate_limit import Rates
-from access.refusals import Refused
+from access import AccessDenied
+from access.authentication import Authentication
+from access.origins import PROBES, Headers, OriginPolicy
+from access.rate_limit import RateLimit
 from access.token_file import Grant
 
 _GRANT = "mcp_bridge.grant"
@@ -34,15 +34,15 @@ class Callers:
         self,
         app: ASGIApp,
         *,
-        door: Door,
-        bearers: Bearers | None,
-        rates: Rates | None,
+        origins: OriginPolicy,
+        authentication: Authentication | None,
+        rates: RateLimit | None,
         path: str,
         scopes: list[str],
     ) -> None:
         self.app = app
-        self.door = door
-        self.bearers = bearers
+        self.origins = origins
+        self.authentication = authentication
         self.rates = rates
         self.path = path
         self.scopes = scopes
@@ -55,9 +55,9 @@ class Callers:
             return
         headers: Headers = []
         try:
-            headers += self.door.admit(scope)
+            headers += self.origins.admit(scope)
             app = self._open(scope) or await self._admitted(scope, headers)
-        except Refused as refused:
+        except AccessDenied as refused:
             log.info("refused %s %s: %s", scope["method"], scope["path"][:128], refused.slug)
             app = _refusal(refused)
 
@@ -70,17 +70,25 @@ class Callers:
 
     def _open(self, scope: Scope) -> ASGIApp | None:
         """The answer to what needs no token: a listed page's preflight, and where tokens are had."""
-        if preflight := self.door.preflight(scope):
+        if preflight := self.origins.preflight(scope):
             response = Response(status_code=204)
             response.raw_headers += preflight
             return response
-        if scope["path"] == self.metadata_path and self.bearers and self.bearers.issuer:
-            return JSONResponse(self._metadata(scope, self.bearers.issuer.issuer))
+        if (
+            scope["path"] == self.metadata_path
+            and self.authentication
+            and self.authentication.issuer
+        ):
+            return JSONResponse(self._metadata(scope, self.authentication.issuer.issuer))
         return None
 
     def _metadata(self, scope: Scope, issuer: str) -> dict[str, object]:
         """RFC 9728 section 2."""
-        audience = self.bearers.issuer.audience if self.bearers and self.bearers.issuer else ""
+        audience = (
+            self.authentication.issuer.audience
+            if self.authentication and self.authentication.issuer
+            else ""
+        )
         return {
             "resource": audience if "://" in audience else f"{_base_url(scope)}{self.path}",
             "authorization_servers": [issuer],
@@ -90,12 +98,12 @@ class Callers:
 
     async def _admitted(self, scope: Scope, headers: Headers) -> ASGIApp:
         name = "local"
-        if self.bearers:
+        if self.authentication:
             hints = {}
-            if self.bearers.issuer:
+            if self.authentication.issuer:
                 hints["resource_metadata"] = f"{_base_url(scope)}{self.metadata_path}"
                 hints["scope"] = " ".join(self.scopes)
-            scope[_GRANT] = granted = await self.bearers.grant(scope["headers"], hints)
+            scope[_GRANT] = granted = await self.authentication.grant(scope["headers"], hints)
             name = granted.name
         counted = await self.rates.count(name) if self.rates else []
         headers += [(name.lower().encode(), value.encode()) for name, value in counted]
@@ -108,7 +116,7 @@ def _base_url(scope: Scope) -> str:
     return f"{scope.get('scheme', 'http')}://{host.decode('latin-1')}"
 
 
-def _refusal(refused: Refused) -> Response:
+def _refusal(refused: AccessDenied) -> Response:
     problem = {
         "title": refused.slug.replace("-", " "),
         "status": refused.status,

@@ -8,9 +8,9 @@ from functools import cached_property
 from pathlib import Path
 
 from access import listen
-from access.authentication import Bearers, bearers
-from access.origins import LOOPBACK, Door
-from access.rate_limit import Rates
+from access.authentication import Authentication
+from access.origins import LOOPBACK, OriginPolicy
+from access.rate_limit import RateLimit
 from environment import SettingsError, read_settings, setting
 from openapi.contract import DEFAULT_DOCUMENT, Contract, load
 from telemetry import audit, logs
@@ -62,20 +62,29 @@ class Settings:
         """What there is to call; ContractError when the document cannot be used."""
         return load(Path(self.openapi))
 
-    def bearers(self) -> Bearers | None:
+    def authentication(self) -> Authentication | None:
         """Who has tokens; None when callers need none. SettingsError when they cannot be told."""
-        return bearers(self, prefix="BRIDGE_", scopes=self.contract.scopes.values())
+        return Authentication.from_settings(
+            self.tokens_file,
+            self.jwt_issuer,
+            self.jwt_audience,
+            self.jwks_url,
+            self.jwt_algorithms,
+            prefix="BRIDGE_",
+            scopes=self.contract.scopes.values(),
+        )
 
-    def rates(self) -> Rates | None:
+    def rates(self) -> RateLimit | None:
         """How often one may call; None for any number. SettingsError when it cannot be read."""
-        return Rates(self.rate_limit, prefix="BRIDGE_") if self.rate_limit else None
+        return RateLimit(self.rate_limit, prefix="BRIDGE_") if self.rate_limit else None
 
-    def door(self) -> Door:
+    def origin_policy(self) -> OriginPolicy:
         """Which hosts and web pages requests may come from."""
         own = () if listen.is_loopback(self.host) else listen.names(self.host)
-        return Door(
+        return OriginPolicy(
             hosts=(*self.allowed_hosts, *own),
             origins=self.allowed_origins,
+            protected=self.protected,
             hosts_setting="BRIDGE_ALLOWED_HOSTS",
             origins_setting="BRIDGE_ALLOWED_ORIGINS",
         )
@@ -83,15 +92,12 @@ class Settings:
 
 def check_access(settings: Settings) -> None:
     """SettingsError when the bridge would serve HTTP to whom it should not, or cannot tell whom."""
-    settings.door().check(protected=settings.protected)
-    settings.bearers()
+    settings.origin_policy()
+    settings.authentication()
     settings.rates()
-    check_address(settings.host, settings, chosen_by="BRIDGE_HOST")
-
-
-def check_address(host: str, settings: Settings, chosen_by: str = "the address") -> None:
-    """SettingsError when others reach `host` and callers need no tokens."""
-    listen.check(host, protected=settings.protected, chosen_by=chosen_by, prefix="BRIDGE_")
+    listen.check(
+        settings.host, protected=settings.protected, chosen_by="BRIDGE_HOST", prefix="BRIDGE_"
+    )
 
 
 def log_to_stderr(settings: Settings) -> None:

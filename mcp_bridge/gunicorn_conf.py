@@ -2,9 +2,9 @@
 
 import sys
 
-from access.listen import in_brackets
+from access.listen import check_sockets, in_brackets
 from environment import SettingsError
-from mcp_bridge.config import Settings, check_access, check_address, log_to_stderr
+from mcp_bridge.config import Settings, check_access, log_to_stderr
 from openapi.contract import ContractError
 from telemetry.prometheus_workers import Log
 
@@ -29,10 +29,8 @@ loglevel = "warning"
 def when_ready(server):  # type: ignore[no-untyped-def]
     """Refuses an address of --bind or of a socket handed over, as that of the settings before."""
     try:
-        for listener in server.LISTENERS:
-            name = listener.sock.getsockname()
-            if isinstance(name, tuple):  # others are paths of Unix sockets
-                check_address(name[0], _settings)
+        sockets = [listener.sock for listener in server.LISTENERS]
+        check_sockets(sockets, protected=_settings.protected, prefix="BRIDGE_")
     except SettingsError as error:
         print(f"mcp_bridge: cannot start: {error}", file=sys.stderr)
         sys.exit(2)

@@ -4,24 +4,27 @@
   that is out of order with those of other processes is a doubt, which leaves the exit status alone.
 * `config`: the settings, each with its value and where it comes from; secrets are never shown. The MCP bridge's own:
   `python -m mcp_bridge.settings`.
-* `token`: makes a caller's token (see `access.token`).
+* `token`: makes a caller's token. It goes to standard output, once; only its hash is kept. All else goes to standard error.
 * `healthcheck`: asks the running service whether it is alive (`--ready`: ready); exit 1 when not. For containers.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import socket
 import ssl
 import sys
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import ProxyHandler, build_opener
 
-from access import token
 from access.authentication import known_scopes
 from access.listen import in_brackets
+from access.token_file import make_token
 from environment import SettingsError, table
 
 from .config import LONGEST, Settings, contract_of, report
@@ -41,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
     try:
         if words[:1] == ["token"]:
-            return token.main(words[1:], known_scopes(contract_of().scopes.values()))
+            return _token(words[1:])
         return _run(words)
     except SettingsError as error:
         print(f"wrong: {error}", file=sys.stderr)
@@ -63,6 +66,46 @@ def _run(words: list[str]) -> int:
     return {"doctor": _doctor, "config": _config, "healthcheck": _healthcheck}[chosen.command](
         chosen
     )
+
+
+def _token(words: list[str]) -> int:
+    """Makes a token; 2 when it cannot be made."""
+    known = known_scopes(contract_of().scopes.values())
+    parser = argparse.ArgumentParser(prog="python -m service token", description="Makes a token.")
+    parser.add_argument("name", help="who will use it; appears in logs")
+    parser.add_argument(
+        "--scope",
+        action="append",
+        required=True,
+        help=f"what it allows: {', '.join(sorted(known))}; may be repeated",
+    )
+    parser.add_argument("--expires", type=moment, help="90d, 12h, or a time; without it, never")
+    parser.add_argument(
+        "--file", type=Path, help="token file to append to; without it, the line is shown"
+    )
+    chosen = parser.parse_args(words)
+    try:
+        token, line = make_token(chosen.name, chosen.scope, chosen.expires, chosen.file, known)
+    except SettingsError as error:
+        print(f"no token made: {error}", file=sys.stderr)
+        return 2
+    if chosen.file:
+        print(f"Added {chosen.name} to {chosen.file}. The token, shown only now:", file=sys.stderr)
+    else:
+        print(f"Line for the token file:\n{line}\nThe token, shown only now:", file=sys.stderr)
+    print(token)
+    return 0
+
+
+_UNITS = {"d": "days", "h": "hours", "m": "minutes"}
+
+
+def moment(text: str, now: datetime | None = None) -> datetime:
+    """The time that `90d`, `12h`, `30m` (from now) or an ISO 8601 time means; ValueError for anything else."""
+    if match := re.fullmatch(r"([1-9][0-9]{0,4})([dhm])", text):
+        return (now or datetime.now(UTC)) + timedelta(**{_UNITS[match[2]]: int(match[1])})
+    given = datetime.fromisoformat(text)
+    return given if given.tzinfo else given.replace(tzinfo=UTC)
 
 
 def _config(_: argparse.Namespace) -> int:

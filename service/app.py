@@ -48,11 +48,11 @@ def create_app(settings: Settings | None = None) -> FlaskApp:
         middlewares=[
             partial(Records, contract=contract, tracing=settings.tracing),
             partial(Problems, contract=contract),
-            partial(Guards, contract=contract, door=settings.door()),
+            partial(Guards, contract=contract, origins=settings.origin_policy()),
             partial(
                 Callers,
                 # Made here, since the pieces are put together only for the first request.
-                bearers=settings.bearers(),
+                authentication=settings.authentication(),
                 rates=settings.rates(),
                 docs_open=settings.docs_open,
             ),

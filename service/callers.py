@@ -5,9 +5,9 @@ from __future__ import annotations
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from access.authentication import METRICS, Bearers, require
+from access.authentication import METRICS, Authentication, require
 from access.origins import PROBES
-from access.rate_limit import Rates
+from access.rate_limit import RateLimit
 from access.token_file import Grant
 from openapi.contract import is_page
 
@@ -18,10 +18,15 @@ class Callers:
     """ASGI: sets the context's caller; limits how often one calls an operation."""
 
     def __init__(
-        self, app: ASGIApp, *, bearers: Bearers | None, rates: Rates | None, docs_open: bool
+        self,
+        app: ASGIApp,
+        *,
+        authentication: Authentication | None,
+        rates: RateLimit | None,
+        docs_open: bool,
     ) -> None:
         self.app = app
-        self.bearers = bearers
+        self.authentication = authentication
         self.rates = rates
         self.docs_open = docs_open
 
@@ -35,12 +40,12 @@ class Callers:
         if page and path != "/metrics":
             if self.docs_open:
                 return
-            if not self.bearers:
+            if not self.authentication:
                 raise HTTPException(404)
         ctx = current()
-        if self.bearers:
+        if self.authentication:
             ctx.caller = Grant("unknown", frozenset())
-            ctx.caller = await self.bearers.grant(scope["headers"])
+            ctx.caller = await self.authentication.grant(scope["headers"])
         if path == "/metrics":
             require(ctx.caller, METRICS)
         if not page:

@@ -9,18 +9,18 @@ from __future__ import annotations
 import re
 import ssl
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 from urllib.parse import urlsplit
 
 import environment
 from access import listen
-from access.authentication import Bearers, bearers
-from access.origins import LOOPBACK, Door
-from access.rate_limit import Rates
+from access.authentication import Authentication
+from access.origins import LOOPBACK, OriginPolicy
+from access.rate_limit import RateLimit
 from environment import (
     SettingReport,
     SettingsError,
@@ -126,20 +126,29 @@ class Settings:
         """True when everybody may see the pages for people."""
         return self.docs == "on" or (self.docs == "auto" and listen.is_loopback(self.host))
 
-    def bearers(self) -> Bearers | None:
+    def authentication(self) -> Authentication | None:
         """Who has tokens; None when callers need none. SettingsError when token file or issuer cannot be used."""
-        return bearers(self, prefix="GATEWAY_", scopes=self.contract.scopes.values())
+        return Authentication.from_settings(
+            self.tokens_file,
+            self.jwt_issuer,
+            self.jwt_audience,
+            self.jwks_url,
+            self.jwt_algorithms,
+            prefix="GATEWAY_",
+            scopes=self.contract.scopes.values(),
+        )
 
-    def rates(self) -> Rates | None:
+    def rates(self) -> RateLimit | None:
         """How often one may call; None for any number. SettingsError when the limit cannot be read."""
         shared = self.store if is_redis(self.store) else ""
-        return Rates(self.rate_limit, shared, prefix="GATEWAY_") if self.rate_limit else None
+        return RateLimit(self.rate_limit, shared, prefix="GATEWAY_") if self.rate_limit else None
 
-    def door(self) -> Door:
+    def origin_policy(self) -> OriginPolicy:
         """Which hosts and web pages requests may come from."""
-        return Door(
+        return OriginPolicy(
             hosts=(*LOOPBACK, *listen.names(self.host), *self.allowed_hosts),
             origins=self.allowed_origins,
+            protected=self.protected,
             hosts_setting="GATEWAY_ALLOWED_HOSTS",
             origins_setting="GATEWAY_ALLOWED_ORIGINS",
         )
@@ -179,21 +188,6 @@ def settings_or_exit() -> Settings:
         refuse_start(str(error))
 
 
-def check_listening(addresses: Iterable[Any], settings: Settings) -> None:
-    """Exits with 2 when one of the sockets' addresses, wherever it was chosen, is open to others without tokens."""
-    for address in addresses:
-        if isinstance(address, tuple):  # others are paths of Unix sockets
-            try:
-                listen.check(
-                    address[0],
-                    protected=settings.protected,
-                    chosen_by="the address",
-                    prefix="GATEWAY_",
-                )
-            except SettingsError as error:
-                refuse_start(str(error))
-
-
 def refuse_start(message: str) -> NoReturn:
     """Prints why the process cannot start, and exits with 2."""
     print(f"gateway: cannot start: {message}", file=sys.stderr)
@@ -219,8 +213,8 @@ def _check_numbers(settings: Settings) -> None:
 
 
 def _check_access(settings: Settings) -> None:
-    settings.door().check(protected=settings.protected)
-    settings.bearers()
+    settings.origin_policy()
+    settings.authentication()
     settings.rates()
     listen.check(
         settings.host, protected=settings.protected, chosen_by="GATEWAY_HOST", prefix="GATEWAY_"

@@ -7,7 +7,7 @@ import re
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from access.origins import PROBES, Door
+from access.origins import PROBES, OriginPolicy
 from openapi.contract import Contract
 
 from .problems import Problem
@@ -19,10 +19,10 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f\ufffd]")
 class Guards:
     """ASGI: refuses foreign web pages and broken paths, answers OPTIONS, never redirects."""
 
-    def __init__(self, app: ASGIApp, *, contract: Contract, door: Door) -> None:
+    def __init__(self, app: ASGIApp, *, contract: Contract, origins: OriginPolicy) -> None:
         self.app = app
         self.contract = contract
-        self.door = door
+        self.origins = origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -30,14 +30,14 @@ class Guards:
             return
         path = scope["path"]
         if path not in PROBES:  # probers name any host, and learn nothing here
-            current().headers += self.door.admit(scope)
+            current().headers += self.origins.admit(scope)
         if _CONTROL.search(path):
             raise Problem("malformed-request", "The path has control characters or is not UTF-8.")
         if path.endswith("/") and path != "/":
             # The router would redirect, which drops a POST's body on the way.
             raise HTTPException(404)
         if scope["method"] == "OPTIONS" and (allowed := self.contract.allowed_methods(path)):
-            headers = [(b"allow", ", ".join(allowed).encode()), *self.door.preflight(scope)]
+            headers = [(b"allow", ", ".join(allowed).encode()), *self.origins.preflight(scope)]
             await send({"type": "http.response.start", "status": 204, "headers": headers})
             await send({"type": "http.response.body"})
             return

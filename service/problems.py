@@ -11,7 +11,7 @@ import msgspec
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from access.refusals import Refused
+from access import AccessDenied
 from openapi.contract import Contract
 from openapi.validation import MAX_VIOLATIONS, Violation
 
@@ -191,7 +191,7 @@ class Problems:
     def _problem(self, error: Exception, scope: Scope) -> Problem:
         if isinstance(error, Problem):
             return error
-        if isinstance(error, Refused):
+        if isinstance(error, AccessDenied):
             return Problem(error.slug, error.detail, status=error.status, headers=error.headers)
         if isinstance(error, HTTPException) and error.status_code == 404:
             return Problem("not-found", "The paths that this gateway answers are in /openapi.json.")

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from access import token
 from access import token_file as reading
 from service.app import create_app
 from service.config import Settings
@@ -32,7 +31,7 @@ class Tokens:
     def add(self, name: str, *scopes: str, days: float | None = None) -> str:
         """A new token, which is good for so many days."""
         expires = datetime.now(UTC) + timedelta(days=days) if days else None
-        return token.make(name, list(scopes), expires, self.path)[0]
+        return reading.make_token(name, list(scopes), expires, self.path)[0]
 
     def remove(self, name: str) -> None:
         """Delete its line, as an editor does: by another file in its place."""
@@ -50,7 +49,7 @@ def token_file(tmp_path: Path) -> Tokens:
 @pytest.fixture
 def no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """Looks at token files for each request, rather than once a second."""
-    monkeypatch.setattr(reading, "LOOK_EVERY", 0.0)
+    monkeypatch.setattr(reading, "CHECK_INTERVAL", 0.0)
 
 
 @pytest.fixture

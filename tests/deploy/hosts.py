@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from access.token import make
+from access.token_file import make_token
 from tests.bridge.processes import end, wait_until_ready
 from tests.deploy.front import Front
 from tests.e2e.gateway import environment
@@ -145,7 +145,7 @@ class Token:
 
     def __init__(self, folder: Path) -> None:
         self.file = folder / "tokens"
-        self.text, _ = make("caller", ["jobs:read", "jobs:write"], file=self.file)
+        self.text, _ = make_token("caller", ["jobs:read", "jobs:write"], file=self.file)
 
     def give(self, nginx: Front) -> None:
         """Has the client of `nginx` send it."""

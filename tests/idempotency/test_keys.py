@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from access.token import make
+from access.token_file import make_token
 from tests.idempotency.api import CREATE, JOBS, creates, jobs, keyed
 from tests.idempotency.conftest import Clock, MakeGateway
 from tests.processes import Sandbox
@@ -168,7 +168,7 @@ def test_two_callers_may_use_the_same_key(
     gateway: MakeGateway, sandbox: Sandbox, tmp_path: Path
 ) -> None:
     file = tmp_path / "tokens"
-    tokens = [make(name, ["jobs:write"], file=file)[0] for name in ("one", "two")]
+    tokens = [make_token(name, ["jobs:write"], file=file)[0] for name in ("one", "two")]
     client = gateway(GATEWAY_TOKENS_FILE=file)
     bodies = [CREATE, OTHERS[0]]
     answers = [

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from access import token
-from access.token_file import TokenFile
+from access.token_file import PREFIX, TokenFile, make_token
 
 pytestmark = pytest.mark.exclusive
 
@@ -29,7 +28,7 @@ Find = Callable[[str], object]
 @pytest.fixture
 def right(tmp_path: Path) -> list[str]:
     """Tokens that are in the file, in its order."""
-    return [token.make(f"t{n}", ["jobs:read"], file=tmp_path / "tokens")[0] for n in range(TOKENS)]
+    return [make_token(f"t{n}", ["jobs:read"], file=tmp_path / "tokens")[0] for n in range(TOKENS)]
 
 
 @pytest.fixture
@@ -54,7 +53,7 @@ def near(right: list[str]) -> list[str]:
 
 def far(right: list[str]) -> list[str]:
     """As many of the same length that are like a right one in nothing but the beginning that all have."""
-    return [token.PREFIX + text[len(token.PREFIX) :][::-1].swapcase() for text in near(right)]
+    return [PREFIX + text[len(PREFIX) :][::-1].swapcase() for text in near(right)]
 
 
 def difference(find: Find, some: list[str], others: list[str]) -> float:

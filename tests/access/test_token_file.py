@@ -21,12 +21,12 @@ from typing import Any
 import pytest
 from responses import RequestsMock
 
-from access import files, token
+from access import AccessDenied, files
 from access import token_file as reading
-from access.authentication import Bearers
-from access.refusals import Refused
+from access.authentication import Authentication
 from access.token_file import TokenFile
 from environment import SettingsError
+from service.__main__ import moment
 from service.config import Settings
 from tests.access.conftest import Gateway as Make
 from tests.access.conftest import Tokens, bearing
@@ -49,7 +49,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def find(found: TokenFile, secret: str) -> reading.Grant | None:
     """The grant of a token, as a request gets it."""
-    asyncio.run(found.renew())
+    asyncio.run(found.refresh())
     return found.find(secret)
 
 
@@ -113,14 +113,14 @@ def test_a_line_is_added_after_a_last_line_without_an_end(token_file: Tokens) ->
     token_file.path.write_text("# kept by hand")
     token_file.add("a", "jobs:read")
     assert token_file.path.read_text().splitlines()[0] == "# kept by hand"
-    assert [entry.grant.name for entry in reading.read(token_file.path)] == ["a"]
+    assert [entry.grant.name for entry in reading.read_entries(token_file.path)] == ["a"]
 
 
 def test_a_time_to_live_is_counted_from_now() -> None:
     now = datetime(2027, 1, 1, tzinfo=UTC)
-    assert token.moment("90d", now) == datetime(2027, 4, 1, tzinfo=UTC)
-    assert token.moment("12h", now) == datetime(2027, 1, 1, 12, tzinfo=UTC)
-    assert token.moment("2027-02-22", now) == datetime(2027, 2, 22, tzinfo=UTC)
+    assert moment("90d", now) == datetime(2027, 4, 1, tzinfo=UTC)
+    assert moment("12h", now) == datetime(2027, 1, 1, 12, tzinfo=UTC)
+    assert moment("2027-02-22", now) == datetime(2027, 2, 22, tzinfo=UTC)
 
 
 class TestCalling:
@@ -269,8 +269,8 @@ def test_a_file_with_a_fault_is_complained_of_once_a_minute_until_it_is_correcte
     else:
         token_file.path.write_text(content)
     complaints = []
-    for moment in (1.0, 2.0, 60.0, 61.0, 62.0, 121.0):
-        now = moment
+    for seconds in (1.0, 2.0, 60.0, 61.0, 62.0, 121.0):
+        now = seconds
         find(found, "mbg_unknown")
         complaints.append(sum(record.levelname == "ERROR" for record in caplog.records))
     assert complaints == [1, 1, 1, 2, 2, 3]
@@ -323,7 +323,7 @@ def test_twice_as_many_lines_cost_twice_as_much(tmp_path: Path) -> None:
 
     def cost(lines: int) -> int:
         file.write_bytes(many(lines))
-        return work(lambda: reading.read(file))
+        return work(lambda: reading.read_entries(file))
 
     assert cost(400) < 2.5 * cost(200)
 
@@ -332,7 +332,7 @@ def test_others_are_served_while_a_file_is_read(token_file: Tokens) -> None:
     now = 0.0
     found = TokenFile(token_file.path, clock=lambda: now)
     token_file.path.write_bytes(many(2000))
-    now = reading.LOOK_EVERY
+    now = reading.CHECK_INTERVAL
     turns = 0
 
     async def turn() -> None:
@@ -345,7 +345,7 @@ def test_others_are_served_while_a_file_is_read(token_file: Tokens) -> None:
         turning = asyncio.create_task(turn())
         await asyncio.sleep(0)
         before = turns
-        await found.renew()
+        await found.refresh()
         turning.cancel()
         return turns - before
 
@@ -358,17 +358,17 @@ def test_a_revoked_token_is_refused_to_all_who_come_while_the_file_is_read(
 ) -> None:
     now = 0.0
     secret = token_file.add("gone", "jobs:read")
-    bearers = Bearers(TokenFile(token_file.path, clock=lambda: now), None)
+    authentication = Authentication(TokenFile(token_file.path, clock=lambda: now), None)
     token_file.path.write_bytes(many(200))
-    now = reading.LOOK_EVERY
+    now = reading.CHECK_INTERVAL
 
     async def calls() -> list[Any]:
         headers = [(b"authorization", f"Bearer {secret}".encode())]
         return await asyncio.gather(
-            *(bearers.grant(headers) for _ in range(5)), return_exceptions=True
+            *(authentication.grant(headers) for _ in range(5)), return_exceptions=True
         )
 
-    assert [type(end) for end in asyncio.run(calls())] == [Refused] * 5
+    assert [type(end) for end in asyncio.run(calls())] == [AccessDenied] * 5
 
 
 def test_a_reading_that_lasts_holds_nobody_beyond_a_limit(
@@ -388,17 +388,17 @@ def test_a_reading_that_lasts_holds_nobody_beyond_a_limit(
         return whole(file)
 
     monkeypatch.setattr(reading, "content", late)
-    monkeypatch.setattr(reading, "PATIENCE", 0.05)
+    monkeypatch.setattr(reading, "MAX_WAIT", 0.05)
 
     async def calls() -> None:
         nonlocal now
-        now = reading.LOOK_EVERY
+        now = reading.CHECK_INTERVAL
         try:
-            await found.renew()
+            await found.refresh()
             assert found.find(secret)
             for _ in range(3):
-                now += reading.LOOK_EVERY
-                later = asyncio.create_task(found.renew())
+                now += reading.CHECK_INTERVAL
+                later = asyncio.create_task(found.refresh())
                 await asyncio.sleep(0)
                 assert later.done()  # without any waiting
                 assert found.find(secret)
@@ -428,11 +428,11 @@ def test_the_tokens_stay_while_no_thread_can_be_had_and_the_file_is_read_as_soon
         with monkeypatch.context() as without:
             without.setattr(threading.Thread, "start", none)
             for _ in range(3):
-                now += reading.LOOK_EVERY
-                await found.renew()
+                now += reading.CHECK_INTERVAL
+                await found.refresh()
                 assert found.find(secret)
-        now += reading.LOOK_EVERY
-        await found.renew()
+        now += reading.CHECK_INTERVAL
+        await found.refresh()
         assert not found.find(secret)
 
     asyncio.run(calls())
@@ -451,11 +451,11 @@ def test_a_file_that_could_not_be_read_is_read_later_although_it_did_not_change_
     def none(*_: Any) -> int:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    now = reading.LOOK_EVERY
+    now = reading.CHECK_INTERVAL
     with monkeypatch.context() as without:
         without.setattr(reading, "open_plain", none)
         assert find(found, secret)
-    now += reading.LOOK_EVERY
+    now += reading.CHECK_INTERVAL
     assert not find(found, secret)
 
 
@@ -496,12 +496,12 @@ def test_what_is_no_plain_file_takes_no_token_along_that_was_there_before(
     token_file.path.unlink()
     make(token_file.path)
     for _ in range(2):
-        now += reading.LOOK_EVERY
+        now += reading.CHECK_INTERVAL
         assert find(found, secret)
     assert [record.levelname for record in caplog.records] == ["ERROR"]
     token_file.path.rename(token_file.path.with_name("old"))
     token_file.path.write_bytes(before.replace(b'"a"', b'"b"'))
-    now += reading.LOOK_EVERY
+    now += reading.CHECK_INTERVAL
     assert (grant := find(found, secret)) and grant.name == "b"
 
 
@@ -511,7 +511,7 @@ def test_no_token_can_be_made_for_what_is_no_plain_file(
 ) -> None:
     make(tmp_path / "tokens")
     with pytest.raises(SettingsError, match="cannot be written"):
-        token.make("a", ["jobs:read"], file=tmp_path / "tokens")
+        reading.make_token("a", ["jobs:read"], file=tmp_path / "tokens")
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ import pytest
 from responses import RequestsMock
 from starlette.testclient import TestClient
 
-from access.origins import EXPOSED, Door, split_host
-from access.refusals import Refused
+from access import AccessDenied
+from access.origins import EXPOSED, OriginPolicy, split_host
 from environment import SettingsError
 from openapi.contract import load
 from tests.access.conftest import HOST, Tokens, bearing
@@ -287,6 +287,14 @@ def test_with_tokens_any_host_may_be_allowed(gateway: Make, token_file: Any) -> 
     assert client.get("/metrics", headers=headers).status_code == 200
 
 
+def policy_of(
+    hosts: tuple[str, ...], origins: tuple[str, ...] = (), protected: bool = False
+) -> OriginPolicy:
+    return OriginPolicy(
+        hosts, origins, protected=protected, hosts_setting="HOSTS", origins_setting="ORIGINS"
+    )
+
+
 @pytest.mark.parametrize(
     ("entry", "port", "admitted"),
     [
@@ -300,18 +308,17 @@ def test_with_tokens_any_host_may_be_allowed(gateway: Make, token_file: Any) -> 
     ],
 )
 def test_an_entry_with_a_port_means_that_port(entry: str, port: str, admitted: bool) -> None:
-    door = Door((entry,), (), "HOSTS", "ORIGINS")
+    policy = policy_of(hosts=(entry,))
     scope = {"method": "GET", "headers": [(b"host", f"gw.example{port}".encode())]}
     if admitted:
-        assert door.admit(scope) == []
+        assert policy.admit(scope) == []
     else:
-        with pytest.raises(Refused, match="misdirected"):
-            door.admit(scope)
+        with pytest.raises(AccessDenied, match="misdirected"):
+            policy.admit(scope)
 
 
 def test_an_origin_with_any_port_is_still_that_host() -> None:
-    door = Door(("h",), ("http://localhost:*",), "HOSTS", "ORIGINS")
-    door.check(protected=False)
+    policy = policy_of(hosts=("h",), origins=("http://localhost:*",))
 
     def admitted(origin: str) -> bool:
         scope = {
@@ -319,8 +326,8 @@ def test_an_origin_with_any_port_is_still_that_host() -> None:
             "headers": [(b"host", b"h"), (b"origin", origin.encode())],
         }
         try:
-            door.admit(scope)
-        except Refused:
+            policy.admit(scope)
+        except AccessDenied:
             return False
         return True
 
@@ -336,10 +343,9 @@ def test_what_is_no_host_has_no_name(text: str) -> None:
 
 
 def test_a_star_needs_tokens() -> None:
-    door = Door(("*",), (), "HOSTS", "ORIGINS")
-    door.check(protected=True)
+    policy_of(hosts=("*",), protected=True)
     with pytest.raises(SettingsError, match="needs tokens"):
-        door.check(protected=False)
+        policy_of(hosts=("*",))
 
 
 @pytest.fixture(scope="module")

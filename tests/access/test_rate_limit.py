@@ -17,10 +17,9 @@ import pytest
 from limits import parse
 from responses import RequestsMock
 
-from access.rate_limit import Rates
+from access import AccessDenied
+from access.rate_limit import MemoryWindow, RateLimit
 from access.redis_window import RedisWindow
-from access.refusals import Refused
-from access.windows import MemoryWindow
 from tests.access.conftest import Gateway as Make
 from tests.access.conftest import Tokens, bearing
 from tests.conftest import UPSTREAM
@@ -165,13 +164,13 @@ def redis(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
         process.wait()
 
 
-def shared_window(rates: Rates) -> RedisWindow:
+def shared_window(rates: RateLimit) -> RedisWindow:
     window = rates.windows[0]
     assert isinstance(window, RedisWindow)
     return window
 
 
-async def close(*used: Rates) -> None:
+async def close(*used: RateLimit) -> None:
     """As the end of a process does."""
     for rates in used:
         await shared_window(rates).client.aclose()
@@ -183,10 +182,10 @@ def test_processes_that_share_a_redis_count_together_and_do_without_it_when_it_f
     url, process = redis
 
     async def calls() -> None:
-        one, other = Rates("2/hour", url), Rates("2/hour", url)
+        one, other = RateLimit("2/hour", url), RateLimit("2/hour", url)
         assert '"2-in-3600s";r=1' in dict(await one.count("a"))["RateLimit"]
         assert '"2-in-3600s";r=0' in dict(await other.count("a"))["RateLimit"]
-        with pytest.raises(Refused, match="too-many-requests"):
+        with pytest.raises(AccessDenied, match="too-many-requests"):
             await one.count("a")
         process.kill()
         process.wait()
@@ -204,12 +203,12 @@ def test_hosts_whose_clocks_differ_go_by_the_clock_of_redis(
     right = time.time
 
     async def calls() -> None:
-        wrong_host, right_host = Rates("2/minute", url), Rates("2/minute", url)
+        wrong_host, right_host = RateLimit("2/minute", url), RateLimit("2/minute", url)
         monkeypatch.setattr(time, "time", lambda: right() + ahead)
         await wrong_host.count("a")
         monkeypatch.setattr(time, "time", right)
         await right_host.count("a")
-        with pytest.raises(Refused) as caught:
+        with pytest.raises(AccessDenied) as caught:
             await right_host.count("a")
         assert 50 <= int(dict(caught.value.headers)["Retry-After"]) <= 60
         await close(wrong_host, right_host)
@@ -223,7 +222,7 @@ def test_calls_that_redis_dated_before_its_clock_was_set_back_do_not_count(
     url, _ = redis
 
     async def calls() -> None:
-        rates = Rates("2/minute", url)
+        rates = RateLimit("2/minute", url)
         await rates.count("a")
         client = shared_window(rates).client
         [key] = await client.keys()

@@ -24,11 +24,10 @@ from joserfc.jwk import ECKey, KeySet, RSAKey
 from responses import RequestsMock
 from starlette.testclient import TestClient
 
-from access import jwt_issuer
+from access import AccessDenied, jwt_issuer
 from access import token_file as reading
-from access.authentication import Bearers
-from access.jwt_issuer import Issuer, KeysUnavailable, Untrusted, fetch_keys, scopes_of
-from access.refusals import Refused
+from access.authentication import Authentication
+from access.jwt_issuer import InvalidToken, JwtIssuer, KeysUnavailable, fetch_keys, scopes_of
 from environment import SettingsError
 from tests.access.conftest import Gateway as Make
 from tests.access.conftest import Tokens, bearing
@@ -252,7 +251,7 @@ def test_tokens_of_a_file_work_beside_it(
     mistral: RequestsMock,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(reading, "LOOK_EVERY", 3600.0)  # however long a start takes
+    monkeypatch.setattr(reading, "CHECK_INTERVAL", 3600.0)  # however long a start takes
     mistral.get(UPSTREAM + JOBS, json={})
     secret = token_file.add("before", "jobs:read")
     client = gateway(
@@ -275,8 +274,8 @@ class TestKeys:
     def clock(self) -> None:
         self.now = self.NOW
 
-    def issuer(self, url: str) -> Issuer:
-        return Issuer(ISSUER, AUDIENCE, url, ["RS256", "ES256"], clock=lambda: self.now)
+    def issuer(self, url: str) -> JwtIssuer:
+        return JwtIssuer(ISSUER, AUDIENCE, url, ["RS256", "ES256"], clock=lambda: self.now)
 
     def test_are_fetched_once_however_many_tokens_come(self, key_server: KeyServer) -> None:
         async def calls() -> None:
@@ -296,7 +295,7 @@ class TestKeys:
             key_server.publish(new)
             self.now += jwt_issuer.RETRY
             await issuer.grant(token(new))
-            with pytest.raises(jwt_issuer.Untrusted):  # the old one is gone
+            with pytest.raises(InvalidToken):  # the old one is gone
                 await issuer.grant(token())
 
         asyncio.run(calls())
@@ -308,7 +307,7 @@ class TestKeys:
             await issuer.grant(token())
             self.now += jwt_issuer.RETRY
             for number in range(20):
-                with pytest.raises(jwt_issuer.Untrusted):
+                with pytest.raises(InvalidToken):
                     await issuer.grant(token(STRANGER, header={"kid": f"made-up-{number}"}))
 
         asyncio.run(calls())
@@ -430,7 +429,7 @@ class TestKeys:
         self, members: dict[str, Any], key_server: KeyServer
     ) -> None:
         key_server.answer(jwks(published(RSA, **members), published(EC)))
-        with pytest.raises(Untrusted):
+        with pytest.raises(InvalidToken):
             asyncio.run(self.issuer(key_server.url).grant(token()))
 
     def strangers(self, number: int) -> list[dict[str, Any]]:
@@ -451,7 +450,7 @@ class TestKeys:
         self, key_server: KeyServer
     ) -> None:
         key_server.answer(jwks(*self.strangers(jwt_issuer.MOST_TRIED), published(EC, kid=None)))
-        with pytest.raises(Untrusted):
+        with pytest.raises(InvalidToken):
             asyncio.run(self.issuer(key_server.url).grant(token(EC, header={"kid": None})))
 
     def test_that_trickle_hold_nobody_beyond_the_limit_and_others_not_at_all(
@@ -473,7 +472,7 @@ class TestKeys:
                 assert not any(task.done() for task in waiting)
                 assert threading.enumerate() == threads
                 ends = await asyncio.gather(*waiting, return_exceptions=True)
-                assert [type(end) for end in ends] == [Untrusted] * 3
+                assert [type(end) for end in ends] == [InvalidToken] * 3
                 await trickle.left.wait()
 
         asyncio.run(calls())
@@ -525,16 +524,16 @@ class TestKeys:
         key_server.answer(b"", 500)
 
         async def calls() -> None:
-            bearers = Bearers(None, self.issuer(key_server.url))
+            authentication = Authentication(None, self.issuer(key_server.url))
             headers = [(b"authorization", f"Bearer {token()}".encode())]
             for waited, said in [(0.0, jwt_issuer.RETRY), (12.5, jwt_issuer.RETRY - 12)]:
                 self.now += waited
-                with pytest.raises(Refused) as caught:
-                    await bearers.grant(headers)
+                with pytest.raises(AccessDenied) as caught:
+                    await authentication.grant(headers)
                 assert dict(caught.value.headers)["Retry-After"] == f"{said:.0f}"
             key_server.publish(RSA)
             self.now += jwt_issuer.RETRY - 12
-            await bearers.grant(headers)
+            await authentication.grant(headers)
 
         asyncio.run(calls())
 
@@ -684,7 +683,7 @@ def test_an_issuer_alone_protects_an_open_address(gateway: Make) -> None:
 
 def test_a_bad_setting_is_said_by_the_class_itself() -> None:
     with pytest.raises(SettingsError, match="JWKS_URL"):
-        Issuer(ISSUER, AUDIENCE, "ftp://issuer.example", ["RS256"])
+        JwtIssuer(ISSUER, AUDIENCE, "ftp://issuer.example", ["RS256"])
 
 
 @pytest.mark.parametrize(
