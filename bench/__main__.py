@@ -1,4 +1,7 @@
-"""Runs the benchmark: `python -m bench [--quick]`. Prints tables; writes bench/results/ and the tables of documents."""
+"""Runs the benchmark: `python -m bench [--quick]`. Prints tables; writes bench/results/ and the tables of documents.
+
+A part in which a round failed has no figures: the others are printed, nothing is written, and the exit status is 1.
+"""
 
 from __future__ import annotations
 
@@ -8,68 +11,60 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from bench import growth, machine, report, rest, tools, upstream
-from bench.findings import Findings
-from bench.rounds import QUICK, Plan
-from bench.upstream import Upstream
-
-Part = Callable[[Plan, Findings], None]
+from bench import machine, report, upstream
+from bench.comparison import PARTS
+from bench.load import WrongAnswer
+from bench.processes import ServerFailed
+from bench.run import QUICK, Plan, RoundFailed, Run
 
 
 def main() -> int:
     """Measures all parts, or those that are named; 2 when something that it needs is missing."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds, no LiteLLM")
-    parser.add_argument("--only", metavar="PART", nargs="+", help="these parts; nothing is written")
+    names = [part.__name__ for part in PARTS]
+    parser.add_argument(
+        "--only", metavar="PART", nargs="+", choices=names, help="these parts; nothing is written"
+    )
     chosen = parser.parse_args()
-    if faults := machine.missing():
-        print("bench needs: " + ", ".join(faults), file=sys.stderr)
+    if missing := machine.missing():
+        print("bench needs: " + ", ".join(missing), file=sys.stderr)
         return 2
     plan = QUICK if chosen.quick else Plan()
-    found = {"machine": machine.description(), "plan": asdict(plan)}
+    results: report.Results = {"machine": machine.description(), "plan": asdict(plan)}
     os.sched_setaffinity(0, {machine.LOADED_BY})
-    findings = Findings()
-    with TemporaryDirectory(prefix="bench-") as name, upstream.started(Path(name)) as up:
-        for part, run in parts(up, Path(name)).items():
-            if not chosen.only or part in chosen.only:
-                begun = time.monotonic()
-                run(plan, findings)
-                print(f"  {part}: {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
-    results = {**found, **findings.members()}
+    with TemporaryDirectory(prefix="bench-") as name, upstream.started(Path(name)) as running:
+        run = Run(running, Path(name), plan)
+        parts = [part for part in PARTS if part.__name__ in (chosen.only or names)]
+        failures = measure(run, parts)
+    results |= {"bars": run.bars, "tables": run.tables, "skipped": run.skipped}
     print(report.text(results))
-    if not chosen.only:
-        write(results)
-    return 0
+    if failures:
+        print("\n".join(["Failed, so that nothing is written:", *failures]), file=sys.stderr)
+    elif not chosen.only:
+        report.RESULTS.mkdir(exist_ok=True)
+        report.LATEST.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        subprocess.run([machine.PEERS, "-m", "bench.plots", report.LATEST], check=True)
+        report.write_document(results, report.DOCUMENT)
+    return bool(failures)
 
 
-def parts(up: Upstream, folder: Path) -> Mapping[str, Part]:
-    """Everything there is to measure, by name, in its order."""
-    at_once = [
-        rest.get_job, rest.saturated, rest.list_jobs, rest.create, rest.over_tls, tools.calls,
-        tools.over_rest, growth.clients, growth.workers, growth.records, growth.start_up,
-        growth.collector,
-    ]  # fmt: skip
-    waiting = [rest.waiting, growth.delays, growth.in_flight]
-    return {each.__name__: partial(each, up, folder) for each in at_once} | {
-        each.__name__: partial(each, folder) for each in waiting
-    }
-
-
-def write(results: report.Results) -> None:
-    """Writes results, plots and the document's tables."""
-    report.RESULTS.mkdir(exist_ok=True)
-    report.LATEST.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    subprocess.run(
-        [machine.PEERS, "-m", "bench.plots", report.LATEST], cwd=machine.ROOT, check=True
-    )
-    for document in report.DOCUMENTS:
-        report.write_document(results, document)
+def measure(run: Run, parts: Iterable[Callable[[Run], None]]) -> list[str]:
+    """Runs the parts; what failed in which."""
+    failures = []
+    for part in parts:
+        begun = time.monotonic()
+        try:
+            part(run)
+        except (RoundFailed, WrongAnswer, ServerFailed) as error:
+            failures.append(f"{part.__name__}: {error}")
+        print(f"  {part.__name__}: {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
+    return failures
 
 
 if __name__ == "__main__":

@@ -1,25 +1,35 @@
-"""Load by wrk, and what came of it."""
+"""Load by wrk, and single calls from this process: for bodies too large to be repeated fast, and to look at answers."""
 
 from __future__ import annotations
 
+import http.client
 import json
-import shutil
 import subprocess
+import threading
+import time
 import uuid
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench import work
 from bench.machine import LOADED_BY
 from bench.processes import Server
+from bench.work import Request
 
-_REPORT = Path(__file__).with_name("report.lua")
+_SCRIPT = Path(__file__).with_name("load.lua")
+
+
+class WrongAnswer(RuntimeError):
+    """A server gave other answers than the work's, errors or none, so its figures would mean nothing."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One run: answers per second, milliseconds of latency, CPU microseconds of the server per answer, errors."""
+    """One load: answers per second, milliseconds of latency, CPU microseconds of the server per answer.
+
+    There is none of a load with errors; the figure is there to be shown.
+    """
 
     rate: float
     p50: float
@@ -27,75 +37,117 @@ class Sample:
     p999: float
     longest: float
     cpu: float
-    errors: int
-    requests: int = 0
-
-    def members(self) -> dict[str, float]:
-        """Its figures by name."""
-        return asdict(self)
+    requests: int
+    errors: int = 0
 
 
-def run(
+def load(
     server: Server,
-    path: str,
     clients: int,
     seconds: int,
-    call: Call | None = None,
+    request: Request = work.GET_JOB,
     *,
     pinned: bool = True,
 ) -> Sample:
-    """Asks `server` from so many connections for so many seconds; `call` None: a plain GET."""
-    wrk = shutil.which("wrk") or "wrk"
-    command = [wrk, "-t1", f"-c{clients}", f"-d{seconds}s", "--timeout", "15s"]
-    if pinned:
-        command = ["taskset", "-c", str(LOADED_BY), *command]
-    command += ["-s", str(call.script if call else _REPORT), server.url + path]
+    """Asks `server` from so many connections for so many seconds, and lets it come to rest.
+
+    Without that, what clients left in its queue would take CPU time from whatever is measured next: a second in which a
+    server only worked off 1,000 abandoned requests once counted as one answer of 1,000,000 us. WrongAnswer when there were no answers, or errors.
+    """
+    command = ["taskset", "-c", str(LOADED_BY)] if pinned else []
+    command += [
+        "wrk",
+        "-t1",
+        f"-c{clients}",
+        f"-d{seconds}s",
+        "--timeout",
+        "15s",
+        "-s",
+        str(_SCRIPT),
+    ]
+    command += [f"-H{name}: {value}" for name, value in request.headers.items()]
+    keys = f"{uuid.uuid4().hex}-" if request.keyed else ""
+    command += [server.url + request.path, "--", request.method, request.body.decode(), keys]
     before = server.cpu_seconds()
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     cpu = server.cpu_seconds() - before
+    server.wait_until_idle()
+    asked = f"{request.method} {request.path} by {clients} clients for {seconds} s"
+    if done.returncode != 0:
+        raise WrongAnswer(f"{asked}: wrk ended with {done.returncode}: {done.stderr[-500:]}")
     found: dict[str, Any] = json.loads(done.stdout.rpartition("RESULT ")[2])
-    return Sample(
-        rate=found["requests"] / found["seconds"],
-        p50=found["p50"],
-        p99=found["p99"],
-        p999=found["p999"],
-        longest=found["max"],
-        cpu=cpu * 1e6 / max(found["requests"], 1),
-        errors=found["errors"],
-        requests=found["requests"],
-    )
-
-
-class Call:
-    """A request other than a plain GET, as a script for wrk below `folder`. `keyed`: each with a key of its own."""
-
-    def __init__(
-        self,
-        folder: Path,
-        name: str,
-        method: str,
-        headers: Mapping[str, str],
-        body: bytes,
-        *,
-        keyed: bool = False,
-    ) -> None:
-        content = folder / f"{name}.body"
-        content.write_bytes(body)
-        lines = [f'wrk.method = "{method}"', f'wrk.body = io.open("{content}", "rb"):read("*a")']
-        lines += [f'wrk.headers["{name}"] = "{value}"' for name, value in headers.items()]
-        if keyed:
-            lines.append(_KEYED.replace("PREFIX", uuid.uuid4().hex))
-        self.script = folder / f"{name}.lua"
-        self.script.write_text(
-            "\n".join([*lines, _REPORT.read_text(encoding="utf-8")]), encoding="utf-8"
+    requests = found.pop("requests")
+    errors = {kind: count for kind, count in found.pop("errors").items() if count}
+    if not requests or errors or cpu <= 0:
+        raise WrongAnswer(
+            f"{asked}: {requests} answers, {errors or 'no'} errors, {cpu:.2f} s of CPU"
         )
+    rate = requests / found.pop("seconds")
+    return Sample(rate=rate, cpu=cpu * 1e6 / requests, requests=requests, **found)
 
 
-_KEYED = """
-local count = 0
-function request()
-  count = count + 1
-  wrk.headers["Idempotency-Key"] = "PREFIX-" .. os.time() .. "-" .. count
-  return wrk.format()
-end
-"""
+@dataclass(frozen=True)
+class Answer:
+    """One answer, and the milliseconds it took."""
+
+    status: int
+    content_type: str
+    body: bytes
+    milliseconds: float
+
+
+class Caller:
+    """A connection to a server, kept open."""
+
+    def __init__(self, server: Server) -> None:
+        self.connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+
+    def call(self, request: Request) -> Answer:
+        """The answer to one request."""
+        headers = dict(request.headers)
+        if request.keyed:
+            headers["Idempotency-Key"] = uuid.uuid4().hex
+        begun = time.perf_counter()
+        self.connection.request(request.method, request.path, request.body or None, headers)
+        answer = self.connection.getresponse()
+        content = answer.read()
+        taken = (time.perf_counter() - begun) * 1000
+        return Answer(answer.status, answer.headers.get("Content-Type", ""), content, taken)
+
+    def create(self, request: Request) -> Answer:
+        """The answer to a create; WrongAnswer when it is not the job."""
+        answer = self.call(request)
+        if answer.status != 200 or answer.body != work.JOB:
+            raise WrongAnswer(f"a create was answered {answer.status} {answer.body[:300]!r}")
+        return answer
+
+    def __enter__(self) -> Caller:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.connection.close()
+
+
+class Stall:
+    """A `with` block beside which a small request is sent again and again; `longest` is the slowest's milliseconds."""
+
+    def __init__(self, server: Server) -> None:
+        self.longest = 0.0
+        self._caller = Caller(server)
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._ask)
+
+    def __enter__(self) -> Stall:
+        self._caller.call(work.GET_JOB)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+        self._caller.connection.close()
+
+    def _ask(self) -> None:
+        while not self._over.is_set():
+            self.longest = max(self.longest, self._caller.call(work.GET_JOB).milliseconds)
+            time.sleep(0.001)

@@ -14,7 +14,7 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot  # type: ignore[import-not-found,unused-ignore]
 
-COLOURS = {"gateway": "#e8590c", "bridge": "#e8590c"}
+COLOURS = {"gateway": "#e8590c", "bridge": "#e8590c", "gateway, with a key": "#ffa94d"}
 OTHERS = ("#495057", "#1971c2", "#2f9e44", "#9c36b5", "#868e96", "#c2255c", "#0c8599")
 
 Results = dict[str, Any]

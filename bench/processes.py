@@ -8,84 +8,163 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from bench.machine import CPUS, ROOT
+from bench import work
+from bench.machine import CPUS, ROOT, SERVED_BY
+
+Command = tuple[str | Path, ...]
+
+QUIET = 0.35
+"""Seconds without CPU time after which a server is idle: more than the slowest fake upstream takes for an answer."""
 
 _TICK = 1 / os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
-_OWN = ("GATEWAY_", "BRIDGE_", "MISTRAL_", "OTEL_", "PROMETHEUS_", "WEB_CONCURRENCY", "GUNICORN_")
+_SETTINGS = (
+    "GATEWAY_",
+    "BRIDGE_",
+    "MISTRAL_",
+    "OTEL_",
+    "PROMETHEUS_",
+    "WEB_CONCURRENCY",
+    "GUNICORN_",
+)
 
 
-class NotReady(RuntimeError):
-    """A server did not come up; the message has the end of its log."""
+class ServerFailed(RuntimeError):
+    """A server did not come up, or does not come to rest; the message has the end of its log."""
 
 
-class Server:
-    """One server, possibly of several processes, listening at `port`; its output goes to the file `log`.
+@dataclass(frozen=True)
+class Target:
+    """A server that can be measured, and how it is started.
 
-    `cpus` are those that it may use; None: all. Raises NotReady when `probe`, a path, is not answered within `patience`
-    seconds. `ready_after` is how many seconds that took from the start of the process.
+    `command`, `environ` and `files`, which are written into its folder first, may have {port}, {upstream} (a base URL),
+    {authority} (its host and port) and {folder} in their texts. `cpu` is the one that it has; None: all. `probe` is a path
+    that it answers, within `patience` seconds, once it is ready.
     """
 
-    def __init__(
-        self,
-        command: Sequence[str | Path],
-        environ: Mapping[str, str],
-        port: int,
-        log: Path,
-        *,
-        cpus: set[int] | None = None,
-        probe: str = "/",
-        patience: float = 60.0,
-    ) -> None:
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(_OWN)}
-        self.port = port
-        self.url = f"http://127.0.0.1:{port}"
-        self.log = log
+    name: str
+    command: Command
+    environ: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+    cpu: int | None = SERVED_BY
+    probe: str = work.JOB_PATH
+    patience: float = 60.0
+
+    def with_settings(self, name: str = "", **environ: object) -> Target:
+        """The same with other environment variables."""
+        changed = {**self.environ, **{key: str(value) for key, value in environ.items()}}
+        return replace(self, name=name or self.name, environ=changed)
+
+    @contextmanager
+    def started(self, upstream: str, folder: Path) -> Iterator[Server]:
+        """The running server, before `upstream`, a base URL; its log and files are below `folder`.
+
+        ServerFailed when it does not become ready.
+        """
+        port = free_port()
+        files = folder / f"{self.name.replace(' ', '-').replace('/', '-')}-{port}"
+        files.mkdir()
+
+        def filled(text: str) -> str:
+            text = text.replace("{port}", str(port)).replace("{folder}", str(files))
+            text = text.replace("{authority}", upstream.partition("//")[2])
+            return text.replace("{upstream}", upstream)
+
+        for name, content in self.files.items():
+            (files / name).write_text(filled(content), encoding="utf-8")
+        inherited = {
+            name: value for name, value in os.environ.items() if not name.startswith(_SETTINGS)
+        }
+        environ = {name: filled(value) for name, value in self.environ.items()}
         begun = time.perf_counter()
-        with log.open("ab") as output:
-            self.process = subprocess.Popen(
-                command,
+        with (files / "log").open("ab") as log:
+            process = subprocess.Popen(
+                [filled(str(word)) for word in self.command],
                 cwd=ROOT,
                 env={**inherited, "PYTHONPATH": str(ROOT), **environ},
                 stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
+                stdout=log,
+                stderr=log,
                 start_new_session=True,
             )
-        os.sched_setaffinity(self.process.pid, cpus or set(CPUS))
+        os.sched_setaffinity(process.pid, CPUS if self.cpu is None else {self.cpu})
+        server = Server(self, process, port, files / "log")
         try:
-            self._wait(probe, begun + patience)
-        except NotReady:
-            self.stop()
-            raise
+            server.wait_until_ready(begun)
+            yield server
+        finally:
+            server.stop()
+
+
+@dataclass
+class Server:
+    """A running target, possibly of several processes, listening at `port`; its output goes to the file `log`.
+
+    `ready_after` is how many seconds it took from the start of the process until the probe was answered.
+    """
+
+    target: Target
+    process: subprocess.Popen[bytes]
+    port: int
+    log: Path
+    ready_after: float = 0.0
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def wait_until_ready(self, begun: float) -> None:
+        """Returns when the probe is answered, with whatever; ServerFailed when it ends before, or patience does."""
+        end = begun + self.target.patience
+        while not self._answers(self.target.probe):
+            if self.process.poll() is not None or time.perf_counter() > end:
+                raise self._failed("did not come up")
+            time.sleep(0.01)
         self.ready_after = time.perf_counter() - begun
 
-    def _wait(self, probe: str, end: float) -> None:
-        while not answers(self.port, probe):
-            if self.process.poll() is not None or time.perf_counter() > end:
-                tail = self.log.read_text(encoding="utf-8", errors="replace")[-2000:]
-                raise NotReady(f"{self.process.args!r}\n{tail}")
-            time.sleep(0.01)
+    def _answers(self, path: str) -> bool:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        try:
+            connection.request("GET", path, headers={"Connection": "close"})
+            connection.getresponse().read()
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+        return True
 
-    def move(self, cpu: int) -> None:
-        """Has all its threads run on this CPU from now on."""
-        for pid in self.pids():
-            for task in Path(f"/proc/{pid}/task").iterdir():
-                os.sched_setaffinity(int(task.name), {cpu})
+    def wait_until_idle(self, patience: float = 60.0) -> None:
+        """Returns when it has used no CPU time for a while; ServerFailed when it works on for `patience` seconds."""
+        end = time.monotonic() + patience
+        before, now = -1.0, self.cpu_seconds()
+        while now != before:
+            if time.monotonic() > end:
+                raise self._failed("does not come to rest")
+            time.sleep(QUIET)
+            before, now = now, self.cpu_seconds()
+
+    def _failed(self, what: str) -> ServerFailed:
+        tail = self.log.read_text(encoding="utf-8", errors="replace")[-2000:]
+        return ServerFailed(f"{self.target.name} {what}: {self.process.args!r}\n{tail}")
 
     def pids(self) -> list[int]:
         """Its processes, the first one first."""
         found = [self.process.pid]
         for pid in found:  # grows while it is walked
-            found += _children(pid)
+            children = _proc(pid, f"task/{pid}/children")
+            found += [int(child) for child in children.split()]
         return found
 
     def cpu_seconds(self) -> float:
-        """CPU time of all its processes so far, in user and kernel."""
-        return sum(_cpu_seconds(pid) for pid in self.pids())
+        """CPU time of all its processes so far, in user and kernel (proc(5), stat)."""
+        stats = [_proc(pid, "stat").rpartition(")")[2].split()[11:13] for pid in self.pids()]
+        return sum(int(ticks) for each in stats for ticks in each) * _TICK
 
     def workers(self) -> list[int]:
         """The processes that answer: all but the one that only starts them."""
@@ -93,7 +172,7 @@ class Server:
 
     def resident(self) -> int:
         """Bytes of its largest worker in memory."""
-        return max(_resident(pid) for pid in self.workers())
+        return max(int(_proc(pid, "statm").split()[1]) for pid in self.workers()) * _PAGE
 
     def forget_peak(self) -> None:
         """Starts the peak of resident memory anew (proc(5), clear_refs)."""
@@ -102,7 +181,8 @@ class Server:
 
     def peak(self) -> int:
         """Bytes of its largest worker in memory at most, since `forget_peak`."""
-        return max(_peak(pid) for pid in self.workers())
+        peaks = [_proc(pid, "status").partition("VmHWM:")[2].split()[0] for pid in self.workers()]
+        return max(int(kib) for kib in peaks) * 1024
 
     def stop(self) -> None:
         """Ends it: SIGTERM, after five seconds SIGKILL for its group."""
@@ -121,40 +201,9 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def answers(port: int, path: str) -> bool:
-    """True when something at `port` answers a GET, with whatever."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+def _proc(pid: int, name: str) -> str:
+    """A file of a process; empty when that has ended."""
     try:
-        connection.request("GET", path, headers={"Connection": "close"})
-        connection.getresponse().read()
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
-    return True
-
-
-def _children(pid: int) -> list[int]:
-    try:
-        text = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
+        return Path(f"/proc/{pid}/{name}").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return []
-    return [int(child) for child in text.split()]
-
-
-def _cpu_seconds(pid: int) -> float:
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return 0.0
-    user, kernel = fields.rpartition(")")[2].split()[11:13]
-    return (int(user) + int(kernel)) * _TICK
-
-
-def _resident(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]) * _PAGE
-
-
-def _peak(pid: int) -> int:
-    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+        return ""

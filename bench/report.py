@@ -8,13 +8,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.findings import plain
 from bench.machine import ROOT
+from bench.run import plain
 
 RESULTS = ROOT / "bench" / "results"
 LATEST = RESULTS / "latest.json"
-DOCUMENTS = (ROOT / "docs" / "performance.md", ROOT / "README.md")
-"""Pages with blocks `<!-- results: NAME -->` that hold what the last run found."""
+DOCUMENT = ROOT / "docs" / "performance.md"
+"""A page with blocks `<!-- results: NAME -->` that hold what the last run found."""
 
 Results = dict[str, Any]
 _BLOCK = re.compile(r"(<!-- results: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
@@ -28,24 +28,23 @@ def read(path: Path = LATEST) -> Results:
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A Markdown table, aligned so that it reads on a terminal too."""
-    texts = [[_cell(cell) for cell in row] for row in [columns, *rows]]
-    widths = [max(len(row[column]) for row in texts) for column in range(len(columns))]
-    numeric = [
-        all(isinstance(row[column], int | float) for row in rows) for column in range(len(columns))
+    texts = [columns, *([_cell(cell) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    right = [
+        all(not isinstance(cell, str) for cell in column) for column in zip(*rows, strict=True)
     ]
-
-    def line(row: list[str]) -> str:
-        cells = (
-            text.rjust(width) if right else text.ljust(width)
-            for text, width, right in zip(row, widths, numeric, strict=True)
+    lines = [
+        " | ".join(
+            text.rjust(width) if numeric else text.ljust(width)
+            for text, width, numeric in zip(line, widths, right, strict=True)
         )
-        return f"| {' | '.join(cells)} |"
-
+        for line in texts
+    ]
     rule = "|".join(
-        "-" * (width + 1) + (":" if right else "-")
-        for width, right in zip(widths, numeric, strict=True)
+        "-" * (width + 1) + (":" if numeric else "-")
+        for width, numeric in zip(widths, right, strict=True)
     )
-    return "\n".join([line(texts[0]), f"|{rule}|", *(line(row) for row in texts[1:])])
+    return "\n".join([f"| {lines[0]} |", f"|{rule}|", *(f"| {line} |" for line in lines[1:])])
 
 
 def _cell(cell: Any) -> str:
@@ -89,37 +88,19 @@ def machine(results: Results) -> str:
 
 def text(results: Results) -> str:
     """All of it, for the terminal."""
-    return "\n\n".join(
-        [
-            machine(results),
-            bars(results),
-            *(
-                f"{each['title']}\n\n{table(each['columns'], each['rows'])}"
-                for each in results["tables"].values()
-            ),
-            *(f"skipped: {each}" for each in results["skipped"]),
-        ]
-    )
+    found = blocks(results)
+    shown = [found.pop("machine"), found.pop("bars")]
+    return "\n\n".join([*shown, *(f"{name}\n\n{each}" for name, each in found.items())])
 
 
 def blocks(results: Results) -> dict[str, str]:
-    """What documents show, by the name of its block."""
+    """What the page shows, by the name of its block."""
     tables = {
         name: table(each["columns"], each["rows"]) for name, each in results["tables"].items()
     }
-    skipped = "\n".join(f"- Not in this run: {each}." for each in results["skipped"])
-    said = f"{machine(results)}\n{skipped}".rstrip()
-    return {**tables, "bars": bars(results), "summary": summary(results), "machine": said}
-
-
-def summary(results: Results) -> str:
-    """The comparisons that have a bar, for people who want to know whether to read on."""
-    rows = [
-        [bar["work"], bar["of"], f"{plain(bar['value'])} {bar['unit']}", bar["peer"]]
-        for bar in results["bars"]
-        if bar["bound"] and bar["peer"] and not bar["peer"].startswith("itself")
-    ]
-    return table(("work", "what is compared", "ours/theirs", "against"), rows)
+    skipped = [f"- Not in this run: {each}." for each in results["skipped"]]
+    said = "\n".join([machine(results), *skipped])
+    return {**tables, "bars": bars(results), "machine": said}
 
 
 def write_document(results: Results, path: Path) -> None:

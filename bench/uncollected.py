@@ -8,11 +8,11 @@ from typing import Any
 
 from bench.machine import ROOT
 
-globals().update(
-    {n: v for n, v in run_path(str(ROOT / "gunicorn.conf.py")).items() if not n.startswith("__")}
-)
+_collected = run_path(str(ROOT / "gunicorn.conf.py"))
+globals().update({name: value for name, value in _collected.items() if not name.startswith("__")})
 
 
 def post_fork(server: Any, worker: Any) -> None:
     """In each worker."""
+    _collected["post_fork"](server, worker)
     gc.disable()

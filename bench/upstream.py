@@ -3,71 +3,46 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.request import ProxyHandler, build_opener
 
 from bench import work
 from bench.machine import LOADED_BY, PEERS
-from bench.processes import Server, free_port
+from bench.processes import Server, Target, free_port
+from bench.targets import nginx
 
-# One process without a master, whose connections live as long as their clients want.
-_CONFIGURATION = """
-daemon off; master_process off; pid {folder}/nginx.pid; error_log {folder}/nginx.log crit;
-events {{ worker_connections 4096; multi_accept on; }}
-http {{
-  access_log off; default_type application/json; server_tokens off;
-  keepalive_requests 1000000000; keepalive_timeout 1h; tcp_nodelay on;
-  client_max_body_size 64m; client_body_buffer_size 32m;
-  client_body_temp_path {folder}/b; proxy_temp_path {folder}/p; fastcgi_temp_path {folder}/f;
-  uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
-  open_file_cache max=10; sendfile on;
-  server {{
-    listen 127.0.0.1:{plain} backlog=4096;
-    listen 127.0.0.1:{secure} ssl backlog=4096;
-    ssl_certificate {folder}/server.pem; ssl_certificate_key {folder}/server.key;
-    location = /v1/batch/jobs {{
-      if ($request_method = POST) {{ return 200 '{job}'; }}
+_SERVER = """
+  open_file_cache max=10;
+  server {
+    listen 127.0.0.1:{port} backlog=4096;
+    listen 127.0.0.1:SECURE ssl backlog=4096;
+    ssl_certificate CERTIFICATES/server.pem; ssl_certificate_key CERTIFICATES/server.key;
+    location = /v1/batch/jobs {
+      if ($request_method = POST) { return 200 'JOB'; }
       alias {folder}/list.json;
-    }}
-    location = /connections {{ stub_status; }}
-    location / {{ return 200 '{job}'; }}
-  }}
-}}
-"""
+    }
+    location = /connections { stub_status; }
+    location / { return 200 'JOB'; }
+  }"""
 
 
+@dataclass(frozen=True)
 class Upstream:
-    """nginx with the job, the list and creates, over HTTP and over TLS."""
+    """nginx with the job, the list and creates, over HTTP and over TLS; `authority` is the file of who signed for it."""
 
-    def __init__(self, folder: Path, python: Path) -> None:
-        self.plain, self.secure = free_port(), free_port()
-        self.authority = folder / "client.pem"
-        names = ["127.0.0.1", "localhost"]
-        certify: list[str | Path] = [python, "-m", "trustme", "-q", "-d", folder, "-i"]
-        subprocess.run([*certify, *names], check=True)
-        (folder / "list.json").write_bytes(work.LIST)
-        configuration = folder / "nginx.conf"
-        configuration.write_text(
-            _CONFIGURATION.format(
-                folder=folder, plain=self.plain, secure=self.secure, job=work.JOB.decode()
-            ),
-            encoding="utf-8",
-        )
-        nginx = shutil.which("nginx") or "nginx"
-        self.server = Server(
-            [nginx, "-p", folder, "-c", configuration],
-            {},
-            self.plain,
-            folder / "nginx.out",
-            cpus={LOADED_BY},
-        )
-        self.url = f"http://127.0.0.1:{self.plain}"
-        self.secure_url = f"https://localhost:{self.secure}"
+    server: Server
+    secure_url: str
+    authority: Path
+
+    @property
+    def url(self) -> str:
+        """Where it is, over HTTP."""
+        return self.server.url
 
     def connections(self) -> int:
         """How many connections it has accepted so far."""
@@ -75,31 +50,23 @@ class Upstream:
 
 
 @contextmanager
-def started(folder: Path, python: Path = PEERS) -> Iterator[Upstream]:
+def started(folder: Path, python: str | Path = PEERS) -> Iterator[Upstream]:
     """A running upstream, with its files below `folder`; `python` is one that has trustme."""
-    upstream = Upstream(folder, python)
-    try:
-        yield upstream
-    finally:
-        upstream.server.stop()
+    certify = [python, "-m", "trustme", "-q", "-d", folder, "-i", "127.0.0.1", "localhost"]
+    subprocess.run(certify, check=True)
+    secure = free_port()
+    content = _SERVER.replace("SECURE", str(secure)).replace("CERTIFICATES", str(folder))
+    target = nginx("upstream", content.replace("JOB", work.JOB.decode()))
+    files = {**target.files, "list.json": work.LIST.decode()}
+    with replace(target, cpu=LOADED_BY, files=files).started("", folder) as server:
+        yield Upstream(server, f"https://localhost:{secure}", folder / "client.pem")
 
 
-@contextmanager
-def slow(folder: Path, milliseconds: int) -> Iterator[Server]:
+def slow(folder: Path, milliseconds: int) -> AbstractContextManager[Server]:
     """An upstream that answers after so many milliseconds, and remembers the last body it got."""
-    port = free_port()
-    server = Server(
-        [sys.executable, "-m", "bench.slow", str(port), str(milliseconds)],
-        {},
-        port,
-        folder / f"slow-{milliseconds}.out",
-        cpus={LOADED_BY},
-        probe="/last",
-    )
-    try:
-        yield server
-    finally:
-        server.stop()
+    command = (sys.executable, "-m", "bench.slow", "{port}", str(milliseconds))
+    name = f"upstream of {milliseconds} ms"
+    return Target(name, command, cpu=LOADED_BY, probe="/last").started("", folder)
 
 
 def last_body(server: Server) -> object:
@@ -108,8 +75,7 @@ def last_body(server: Server) -> object:
 
 
 def _got(url: str) -> bytes:
-    with build_opener(ProxyHandler({})).open(
-        url
-    ) as answer:  # past proxies that the environment names
+    # Past proxies that the environment names.
+    with build_opener(ProxyHandler({})).open(url) as answer:
         content: bytes = answer.read()
     return content

@@ -3,16 +3,92 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 JOB_ID = "7c3e1f0a-52d4-4b7e-9a61-0f2c8d5b9e14"
-JOB_PATH = f"/v1/batch/jobs/{JOB_ID}"
 JOBS_PATH = "/v1/batch/jobs"
+JOB_PATH = f"{JOBS_PATH}/{JOB_ID}"
+MCP_PATH = "/mcp"
+MODERN, LEGACY = "2026-07-28", "2025-11-25"
+"""Versions of MCP."""
 
 JOB_BYTES = 610
 LIST_BYTES = 92 * 1024
 SIZES = (10, 100, 1_000, 10_000)
 """Numbers of inline requests in a create; each is about 1.5 KB."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One HTTP request. `keyed`: each time it is sent, it has an `Idempotency-Key` of its own."""
+
+    path: str
+    method: str = "GET"
+    body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    keyed: bool = False
+
+
+GET_JOB = Request(JOB_PATH)
+LIST_JOBS = Request(JOBS_PATH)
+
+
+def create_job(body: bytes, *, keyed: bool = False) -> Request:
+    """The request that creates a job."""
+    return Request(JOBS_PATH, "POST", body, {"Content-Type": "application/json"}, keyed)
+
+
+def create_body(requests: int) -> bytes:
+    """A create with so many inline requests, as an SDK writes it."""
+    text = "Summarise the following complaint in one sentence for a support agent. " * 19
+    return json.dumps(
+        {
+            "endpoint": "/v1/chat/completions",
+            "model": "mistral-small-latest",
+            "metadata": {"job_type": "testing"},
+            "requests": [
+                {
+                    "custom_id": f"request-{number}",
+                    "body": {
+                        "messages": [{"role": "user", "content": f"{number}: {text}"}],
+                        "max_tokens": 100,
+                        "temperature": 0.2,
+                    },
+                }
+                for number in range(requests)
+            ],
+        }
+    ).encode()
+
+
+def tool_call(version: str, tool: str, arguments: Mapping[str, Any]) -> Request:
+    """The call of `tool` as one HTTP request, in the form of one version of MCP ("Streamable HTTP")."""
+    headers = {
+        "Content-Type": "application/json",
+        "Accept": "application/json, text/event-stream",
+        "MCP-Protocol-Version": version,
+    }
+    params: dict[str, Any] = {"name": tool, "arguments": arguments}
+    if version == MODERN:
+        headers |= {"Mcp-Method": "tools/call", "Mcp-Name": tool}
+        params["_meta"] = {
+            "io.modelcontextprotocol/protocolVersion": MODERN,
+            "io.modelcontextprotocol/clientCapabilities": {},
+        }
+    message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
+    return Request(MCP_PATH, "POST", json.dumps(message).encode(), headers)
+
+
+def tool_result(body: bytes) -> dict[str, Any]:
+    """The result in an answer, which is JSON or an event stream with one message."""
+    text = body.decode()
+    if not text.startswith("{"):
+        text = next(line[5:] for line in text.splitlines() if line.startswith("data:"))
+    result: dict[str, Any] = json.loads(text)["result"]
+    return result
+
 
 _JOB: dict[str, Any] = {
     "id": JOB_ID,
@@ -52,26 +128,3 @@ LIST = json.dumps(
         "total": 100,
     }
 ).encode()
-
-
-def create_body(requests: int) -> bytes:
-    """A create with so many inline requests, as an SDK writes it."""
-    text = "Summarise the following complaint in one sentence for a support agent. " * 19
-    return json.dumps(
-        {
-            "endpoint": "/v1/chat/completions",
-            "model": "mistral-small-latest",
-            "metadata": {"job_type": "testing"},
-            "requests": [
-                {
-                    "custom_id": f"request-{number}",
-                    "body": {
-                        "messages": [{"role": "user", "content": f"{number}: {text}"}],
-                        "max_tokens": 100,
-                        "temperature": 0.2,
-                    },
-                }
-                for number in range(requests)
-            ],
-        }
-    ).encode()

@@ -2,26 +2,51 @@
 
 from __future__ import annotations
 
+import json
+import sqlite3
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from bench import load, rest, rounds, subjects, upstream, work
-from bench.calls import Caller, Stall
-from bench.findings import Bar, Findings
-from bench.load import Call, Sample
-from bench.subjects import Subject
+from bench import comparison, targets, upstream, work
+from bench.__main__ import measure
+from bench.load import Caller, Sample, Stall, WrongAnswer, load
+from bench.processes import ServerFailed, Target
+from bench.run import QUICK, RoundFailed, Run, check_answers
 from bench.upstream import Upstream
 from tests.tools_available import needed
 
 pytestmark = pytest.mark.exclusive
 
-GATEWAY = replace(subjects.GATEWAY, command=(sys.executable, *subjects.GATEWAY.command[1:]))
-DEAF = Subject("deaf", (sys.executable, "-m", "bench.slow", "{port}", "0"))
+GATEWAY = replace(targets.GATEWAY, command=(sys.executable, *targets.GATEWAY.command[1:]))
+DEAF = Target("deaf", (sys.executable, "-m", "bench.slow", "{port}", "0"))
 """Answers every request with the job, and asks nobody."""
+
+
+def server(name: str, handle: str) -> Target:
+    """A target that handles one request after another by this Python statement; `number` counts them."""
+    program = (
+        "import socketserver, sys, time\n"
+        "number = 0\n"
+        "class Handler(socketserver.StreamRequestHandler):\n"
+        "    def answer(self, status):\n"
+        "        self.wfile.write(b'HTTP/1.1 %d Said\\r\\nContent-Length: 0\\r\\nConnection: close\\r\\n\\r\\n' % status)\n"
+        "    def handle(self):\n"
+        "        global number\n"
+        "        self.rfile.readline()\n"
+        "        number += 1\n"
+        f"        {handle}\n"
+        "class Server(socketserver.TCPServer):\n"
+        "    request_queue_size = 1024\n"
+        "Server(('127.0.0.1', int(sys.argv[1])), Handler).serve_forever()\n"
+    )
+    return Target(name, (sys.executable, "-c", program, "{port}"))
 
 
 @pytest.fixture(scope="module")
@@ -30,51 +55,112 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def up(folder: Path) -> Iterator[Upstream]:
+def running(folder: Path) -> Iterator[Upstream]:
     needed("nginx", "install nginx")
-    with upstream.started(folder, Path(sys.executable)) as running:
-        yield running
-
-
-def test_a_tiny_run_counts_answers_cpu_memory_and_connections(up: Upstream, folder: Path) -> None:
     needed("wrk", "install wrk")
-    headers = {"Content-Type": "application/json"}
-    post = Call(folder, "tiny", "POST", headers, work.create_body(2), keyed=True)
-    with GATEWAY.started(up.url, folder) as server:
-        rest.check_answers("gateway", server)
-        with Caller(server) as caller:
-            caller.create(work.create_body(1), keyed=True)  # opens the store
-        before = up.connections()
-        got = load.run(server, work.JOB_PATH, 2, 1)
-        created = load.run(server, work.JOBS_PATH, 2, 1, post)
+    with upstream.started(folder, Path(sys.executable)) as started:
+        yield started
+
+
+@pytest.fixture
+def run(running: Upstream, folder: Path) -> Run:
+    return Run(running, folder, QUICK)
+
+
+def test_a_tiny_run_counts_answers_cpu_memory_and_connections(run: Run) -> None:
+    request = work.create_job(work.create_body(2), keyed=True)
+    store = run.folder / "tiny.sqlite3"
+    target = GATEWAY.with_settings(GATEWAY_STORE=store)
+    with target.started(run.upstream.url, run.folder) as server:
+        check_answers("gateway", server)
+        before = run.upstream.connections()
+        got = load(server, 2, 1)
+        created = load(server, 2, 1, request)
         server.forget_peak()
         resident = server.resident()
         assert server.peak() >= resident > 1 << 20
     assert got.errors == created.errors == 0
     assert min(got.requests, got.rate, got.p50, got.cpu, created.requests) > 0
-    assert up.connections() - before >= created.requests, "each create has a connection of its own"
+    assert run.upstream.connections() - before >= created.requests, (
+        "each create has a connection of its own"
+    )
+    with closing(sqlite3.connect(store)) as db:
+        ((keys,),) = db.execute("SELECT count(*) FROM record")
+    assert keys >= created.requests, "each create has a key of its own"
 
 
-def test_the_slowest_small_request_beside_another_is_noticed(up: Upstream, folder: Path) -> None:
-    with DEAF.started(up.url, folder) as server, Caller(server) as caller, Stall(server) as stall:
-        caller.create(work.create_body(1))
+def test_the_slowest_small_request_beside_another_is_noticed(run: Run) -> None:
+    with DEAF.started("", run.folder) as server, Caller(server) as caller, Stall(server) as stall:
+        caller.create(work.create_job(work.create_body(1)))
     assert stall.longest > 0
 
 
-def test_a_server_with_other_answers_is_not_measured(up: Upstream, folder: Path) -> None:
-    with DEAF.started(up.url, folder) as server, pytest.raises(rest.WrongAnswer):
-        rest.check_answers("deaf", server)  # for the list it has the job too
+def test_a_server_with_other_answers_is_not_measured(run: Run) -> None:
+    with pytest.raises(WrongAnswer), run.started(DEAF):
+        pass  # for the list it has the job too
 
 
-def test_a_server_that_sends_no_create_upstream_is_not_measured(folder: Path) -> None:
-    with pytest.raises(rest.WrongAnswer):
-        rest.check_creates([DEAF], folder)
+def test_a_server_that_sends_no_create_upstream_is_not_measured(run: Run) -> None:
+    with pytest.raises(WrongAnswer):
+        comparison.check_creates(run, DEAF)
 
 
-def test_a_server_that_does_not_start_shows_its_log(folder: Path) -> None:
-    broken = Subject("broken", (sys.executable, "-c", "raise SystemExit('no such luck')"))
-    with pytest.raises(RuntimeError, match="no such luck"), broken.started("", folder):
+def test_a_server_that_does_not_start_shows_its_log(run: Run) -> None:
+    broken = Target("broken", (sys.executable, "-c", "raise SystemExit('no such luck')"))
+    with pytest.raises(ServerFailed, match="no such luck"), broken.started("", run.folder):
         pass
+
+
+@pytest.mark.parametrize(
+    ("handle", "what"),
+    [
+        ("self.answer(200) if number == 1 else time.sleep(60)", "0 answers"),
+        ("self.answer(200 if number == 1 else 500)", "'status'"),
+    ],
+    ids=["nothing", "errors"],
+)
+def test_a_round_in_which_a_peer_answers_nothing_or_errors_fails_its_part(
+    run: Run, handle: str, what: str
+) -> None:
+    def broken(run: Run) -> None:
+        target = server("the peer", handle)
+        with target.started("", run.folder) as started:
+            samples = run.load({target.name: started}, 1)
+        run.medians("broken", samples)
+
+    def sound(run: Run) -> None:
+        run.figure("work", "figure", 1.0, "ms")
+
+    (failure,) = measure(run, [broken, sound])
+    assert failure.startswith("broken: the peer, round 1: ")
+    assert what in failure
+    assert (len(run.bars), run.tables) == (1, {}), "of the others there are figures"
+
+
+def test_what_one_load_leaves_in_a_queue_takes_nothing_from_the_next(run: Run) -> None:
+    """Worked off in its time, it once left a peer a second without an answer, and 1,000,000 us of CPU for "each"."""
+    busy = "end = time.process_time() + 0.01\n        while time.process_time() < end: pass\n        self.answer(200)"
+    target = server("busy", busy)
+    with target.started("", run.folder) as started:
+        assert load(started, 200, 1).requests < 200, "enough is left"
+        assert load(started, 1, 1).requests > 0
+
+
+def test_a_store_is_filled_with_records_that_the_gateway_takes_for_its_own(run: Run) -> None:
+    store = run.folder / "filled.sqlite3"
+    comparison.remember(run, store, 50)
+    target = GATEWAY.with_settings(GATEWAY_STORE=store)
+    with target.started(run.upstream.url, run.folder) as server, Caller(server) as caller:
+        caller.create(work.create_job(work.create_body(1), keyed=True))
+    with closing(sqlite3.connect(store)) as db:
+        assert [*db.execute("SELECT count(*) FROM record")] == [(52,)]
+
+
+def test_a_tool_call_is_checked_in_both_versions(run: Run) -> None:
+    bridge = replace(targets.BRIDGE, command=(sys.executable, *targets.BRIDGE.command[1:]))
+    with bridge.started(run.upstream.url, run.folder) as server:
+        for version in (work.MODERN, work.LEGACY):
+            comparison.check_tool(server, version)
 
 
 def test_job_and_list_have_the_sizes_that_are_reported() -> None:
@@ -82,23 +168,47 @@ def test_job_and_list_have_the_sizes_that_are_reported() -> None:
     assert abs(len(work.LIST) - work.LIST_BYTES) < 1024
 
 
-def test_rounds_run_everything_once_each_in_changing_order() -> None:
-    order: list[int] = []
-    runs = {each: (lambda each=each: order.append(each) or each) for each in range(8)}
-    assert rounds.interleaved(3, runs) == {each: [each] * 3 for each in range(8)}
+def bare(folder: Path) -> Run:
+    """A run that measures nothing."""
+    nothing: Any = None
+    return Run(nothing, folder, QUICK)
+
+
+def test_rounds_run_everything_once_each_in_changing_order(tmp_path: Path) -> None:
+    order: list[str] = []
+    runs = {str(each): partial(order.append, str(each)) for each in range(8)}
+    bare(tmp_path).rounds(runs, 3)
+    assert [sorted(order[start : start + 8]) for start in (0, 8, 16)] == [sorted(runs)] * 3
     assert len({tuple(order[start : start + 8]) for start in (0, 8, 16)}) > 1
+
+
+def test_a_round_that_gives_up_names_who_and_which(tmp_path: Path) -> None:
+    answers = iter([1, 2])
+
+    def run() -> int:
+        if number := next(answers, 0):
+            return number
+        raise TimeoutError("too long")
+
+    with pytest.raises(RoundFailed, match=r"^the peer, round 3: too long$"):
+        bare(tmp_path).rounds({("the peer", 16): run}, 5)
 
 
 def sample(**figures: float) -> Sample:
     return replace(Sample(0, 0, 0, 0, 0, 0, 0), **figures)
 
 
-def test_a_comparison_is_the_median_of_the_rounds_ratios() -> None:
-    findings = Findings()
+def test_a_comparison_is_the_median_of_the_rounds_ratios(tmp_path: Path) -> None:
+    run = bare(tmp_path)
     ours, theirs = ([sample(cpu=each) for each in side] for side in ((10, 90, 20), (10, 30, 10)))
-    findings.compare("work", "peer", "cpu", ours, theirs, "at most", 2.0)
-    (bar,) = findings.bars
-    assert (bar.value, bar.met, bar.ours, bar.theirs) == (2.0, True, "20.0 us", "10.0 us")
+    run.compare("work", "peer", "cpu", ours, theirs, "at most", 2.0)
+    (bar,) = run.bars
+    assert [bar[each] for each in ("value", "met", "ours", "theirs")] == [
+        2,
+        True,
+        "20.0 us",
+        "10.0 us",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -111,5 +221,17 @@ def test_a_comparison_is_the_median_of_the_rounds_ratios() -> None:
         ("", 5.0, None),
     ],
 )
-def test_a_bar_is_met_up_to_its_limit(bound: str, value: float, met: bool | None) -> None:
-    assert Bar("work", "peer", "p50", value, bound, 1.0).met is met
+def test_a_bar_is_met_up_to_its_limit(
+    bound: str, value: float, met: bool | None, tmp_path: Path
+) -> None:
+    run = bare(tmp_path)
+    run.figure("work", "p50", value, "ms", bound, 1.0)
+    assert run.bars[0]["met"] is met
+
+
+def test_what_was_found_can_be_written_as_json(tmp_path: Path) -> None:
+    run = bare(tmp_path)
+    run.medians("table", {("ours", 16): [sample(rate=2.0)]}, ("answers/s",), ("what", "clients"))
+    assert json.loads(json.dumps(run.tables)) == {
+        "table": {"columns": ["what", "clients", "answers/s"], "rows": [["ours", 16, 2.0]]}
+    }

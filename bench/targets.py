@@ -1,0 +1,137 @@
+"""What is measured: the gateway, the bridge and their peers."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+from bench.machine import LITELLM_BIN, PEERS, PYTHON, ROOT
+from bench.processes import Command, Target
+
+GATEWAY = Target(
+    "gateway",
+    (PYTHON, "-m", "gunicorn", "wsgi:app"),
+    {
+        "GATEWAY_PORT": "{port}",
+        "GATEWAY_UPSTREAM_URL": "{upstream}/v1",
+        "GATEWAY_STORE": "{folder}/keys.sqlite3",
+        "GATEWAY_LOG_FORMAT": "json",
+        "GATEWAY_AUDIT_LOG": "{folder}/audit",
+        "MISTRAL_AI_API_KEY": "made-up",
+        "WEB_CONCURRENCY": "1",
+    },
+)
+"""As in production: every check, guard, id, metric and log line on; logs go to files."""
+
+GATEWAY_UNCOLLECTED = replace(
+    GATEWAY,
+    name="gateway without a collector",
+    command=(PYTHON, "-m", "gunicorn", "--config", "python:bench.uncollected", "wsgi:app"),
+)
+BRIDGE = Target(
+    "bridge",
+    (PYTHON, "-m", "mcp_bridge"),
+    {
+        "BRIDGE_PORT": "{port}",
+        "BRIDGE_REST_URL": "{upstream}",
+        "BRIDGE_LOG_FORMAT": "json",
+        "BRIDGE_AUDIT_LOG": "{folder}/audit",
+    },
+    probe="/livez",
+)
+
+
+def _flask(workers: int) -> Command:
+    return (
+        PEERS, "-m", "gunicorn", "bench.peers.flask_requests:app", "--config", os.devnull,
+        "--bind", "127.0.0.1:{port}", "--worker-class", "gthread", "--workers", str(workers),
+        "--threads", "256", "--keep-alive", "75", "--backlog", "2048", "--no-control-socket",
+    )  # fmt: skip
+
+
+def _uvicorn(name: str, module: str, pool: int) -> Target:
+    """A peer under uvicorn with what `uvicorn[standard]` brings: uvloop and httptools."""
+    return Target(
+        name,
+        (PEERS, "-m", "uvicorn", f"bench.peers.{module}:app", "--port", "{port}",
+         "--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning"),
+        {"UPSTREAM": "{upstream}", "POOL": str(pool)},
+    )  # fmt: skip
+
+
+FLASK = Target("Flask + requests", _flask(1), {"UPSTREAM": "{upstream}", "POOL": "256"})
+FLASK_2 = replace(FLASK, command=_flask(2), cpu=None)
+
+HTTPX_POOLS = (1000, 100, 32, 8)
+FASTAPI_HTTPX = _uvicorn("FastAPI + httpx", "fastapi_httpx", 100)
+FASTAPI_HTTPX_TEXT = FASTAPI_HTTPX.with_settings(
+    "FastAPI + httpx, written by pydantic", SENT="text"
+)
+FASTAPI_HTTPX_RAW = FASTAPI_HTTPX.with_settings("FastAPI + httpx, bytes as they came", SENT="raw")
+FASTAPI_AIOHTTP = _uvicorn("FastAPI + aiohttp", "fastapi_aiohttp", 512)
+STARLETTE_HTTPX = _uvicorn("Starlette + httpx", "starlette_httpx", 100)
+AIOHTTP = Target(
+    "aiohttp",
+    (PEERS, "-m", "bench.peers.aiohttp_proxy", "{port}"),
+    {"UPSTREAM": "{upstream}", "POOL": "512"},
+)
+FASTMCP = replace(
+    _uvicorn("fastmcp", "fastmcp_openapi", 512).with_settings(
+        GATEWAY_OPENAPI=ROOT / "openapi" / "openapi.yaml"
+    ),
+    probe="/mcp",
+)
+LITELLM = Target(
+    "LiteLLM pass-through",
+    (LITELLM_BIN / "litellm", "--config", "{folder}/config.yaml", "--host", "127.0.0.1",
+     "--port", "{port}", "--num_workers", "1", "--telemetry", "False"),
+    # It takes some asking to have callers without keys.
+    {"LITELLM_LOG": "ERROR", "LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_MODE": "PRODUCTION",
+     "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true"},
+    {
+        "config.yaml": """
+model_list: []
+general_settings:
+  pass_through_endpoints:
+    - path: /v1/batch/jobs
+      target: {upstream}/v1/batch/jobs
+      include_subpath: true
+      headers: {Authorization: Bearer made-up}
+"""
+    },
+    patience=180.0,
+)  # fmt: skip
+
+# One process without a master, whose connections live as long as their clients want.
+_NGINX = """
+daemon off; master_process off; pid {folder}/pid; error_log {folder}/error crit;
+events { worker_connections 4096; multi_accept on; }
+http {
+  access_log off; default_type application/json; server_tokens off; tcp_nodelay on; sendfile on;
+  keepalive_requests 1000000000; keepalive_timeout 1h;
+  client_max_body_size 64m; client_body_buffer_size 32m;
+  client_body_temp_path {folder}/b; proxy_temp_path {folder}/p; fastcgi_temp_path {folder}/f;
+  uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
+  CONTENT
+}
+"""
+
+
+def nginx(name: str, content: str) -> Target:
+    """An nginx with this content in its `http` block."""
+    command = ("nginx", "-p", "{folder}", "-c", "{folder}/nginx.conf")
+    return Target(name, command, files={"nginx.conf": _NGINX.replace("CONTENT", content)})
+
+
+NGINX = nginx(
+    "nginx",
+    """
+  upstream api { server {authority}; keepalive 64; keepalive_requests 1000000000; }
+  server {
+    listen 127.0.0.1:{port} backlog=4096;
+    location / {
+      proxy_pass http://api; proxy_http_version 1.1;
+      proxy_set_header Connection ""; proxy_set_header Authorization "Bearer made-up";
+    }
+  }""",
+)
