@@ -9,14 +9,34 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
 
+from environment import SettingsError
 from sandbox import demo
 from sandbox.admin import BANNER
 from sandbox.app import create_app
-from sandbox.config import Settings, SettingsError
+from sandbox.config import Settings
+
+
+def main() -> None:
+    """Serves until told to stop; exits with 2 on settings that cannot be used."""
+    try:
+        settings = Settings.from_env()
+    except SettingsError as error:
+        _refuse_start(str(error))
+    try:
+        socket.create_server((settings.host, settings.port)).close()
+    except OSError as error:
+        address = f"{settings.host}:{settings.port}"
+        _refuse_start(f"cannot listen on {address}: {error.strerror}")
+    Server(settings).run()
+
+
+def _refuse_start(message: str) -> NoReturn:
+    print(f"sandbox: {message}", file=sys.stderr)
+    sys.exit(2)
 
 
 class Server(BaseApplication):  # type: ignore[misc]
@@ -53,30 +73,11 @@ class Server(BaseApplication):  # type: ignore[misc]
 
 
 def _announce(worker: Any) -> None:
-    """Say that requests are answered from now on, and where."""
+    """Says that requests are answered from now on, and where."""
     host, port = worker.sockets[0].getsockname()[:2]
     seed = worker.wsgi.extensions["sandbox"].seed
     print(f"sandbox: {BANNER}", flush=True)
     print(f"sandbox: ready on http://{host}:{port} (SANDBOX_SEED={seed} repeats it)", flush=True)
-
-
-def main() -> None:
-    """Serve until told to stop; exit with 2 on settings that cannot be used."""
-    try:
-        settings = Settings.from_env()
-    except SettingsError as error:
-        sys.exit(_complain(str(error)))
-    try:
-        socket.create_server((settings.host, settings.port)).close()
-    except OSError as error:
-        place = f"{settings.host}:{settings.port}"
-        sys.exit(_complain(f"cannot listen on {place}: {error.strerror}"))
-    Server(settings).run()
-
-
-def _complain(message: str) -> int:
-    print(f"sandbox: {message}", file=sys.stderr)
-    return 2
 
 
 if __name__ == "__main__":

@@ -1,16 +1,16 @@
-"""The side door under `/sandbox`: look into the sandbox and set it up. It needs no key."""
+"""The admin API under `/sandbox`: look into the sandbox and set it up. It needs no key."""
 
 from __future__ import annotations
 
 from collections import Counter
 from typing import Any
 
-from flask import Blueprint, Response, current_app, jsonify, request
+from flask import Blueprint, Response, request
 
 from sandbox import demo
-from sandbox.faults import BadFault, Faults, parse_rule
-from sandbox.ledger import Ledger
-from sandbox.state import Refused, State
+from sandbox.answers import HTTPError
+from sandbox.faults import BadFault, parse_rule
+from sandbox.state import state
 from sandbox.validation import Advance, checked
 
 BANNER = "a stand-in for Mistral's Batch and Files APIs: it reaches no model and costs nothing"
@@ -18,105 +18,89 @@ BANNER = "a stand-in for Mistral's Batch and Files APIs: it reaches no model and
 admin = Blueprint("admin", __name__)
 
 
-def _state() -> State:
-    return current_app.extensions["sandbox"]  # type: ignore[no-any-return]
-
-
-def _ledger() -> Ledger:
-    return current_app.extensions["ledger"]  # type: ignore[no-any-return]
-
-
-def _faults() -> Faults:
-    return current_app.extensions["faults"]  # type: ignore[no-any-return]
-
-
 @admin.get("/")
 @admin.get("/sandbox/state")
-def state() -> Response:
+def overview() -> dict[str, Any]:
     """What this is, and how it stands."""
-    state = _state()
-    counts = Counter(state.progress(job).status for job in list(state.jobs.values()))
-    return jsonify(
-        banner=BANNER,
-        seed=state.seed,
-        speed=state.clock.speed,
-        now=state.clock.wall(state.clock.now()),
-        jobs=counts,
-        files=len(state.files),
-        requests=len(_ledger().entries()),
-        faults=len(_faults().rules),
-    )
+    return {
+        "banner": BANNER,
+        "seed": state.seed,
+        "speed": state.clock.speed,
+        "now": state.clock.wall(state.clock.now()),
+        "jobs": Counter(state.progress(job).status for job in list(state.jobs.values())),
+        "files": len(state.files),
+        "requests": len(state.ledger.entries()),
+        "faults": len(state.faults.rules),
+    }
 
 
 @admin.get("/sandbox/ledger")
-def ledger() -> Response:
+def ledger() -> list[Any]:
     """The received requests, oldest first; `?method=` and `?path=` choose among them."""
     wanted = {name: request.args[name] for name in ("method", "path") if name in request.args}
-    rows = _ledger().entries()
-    return jsonify([row for row in rows if all(row[key] == wanted[key] for key in wanted)])
+    rows = state.ledger.entries()
+    return [row for row in rows if all(row[name] == text for name, text in wanted.items())]
 
 
 @admin.delete("/sandbox/ledger")
-def clear_ledger() -> Response:
-    """Forget the received requests."""
-    _ledger().clear()
-    return jsonify([])
+def clear_ledger() -> list[Any]:
+    """Forgets the received requests."""
+    state.ledger.clear()
+    return []
 
 
 @admin.post("/sandbox/reset")
-def reset() -> Response:
-    """Be as at the start: without further jobs, files, entries, rules, advance of the clock."""
-    _state().reset()
-    if _state().settings.demo:
-        demo.load(_state())
-    _ledger().clear()
-    _faults().clear()
-    return state()
+def reset() -> dict[str, Any]:
+    """As at the start: without further jobs, files, entries, rules, advance of the clock."""
+    state.reset()
+    if state.settings.demo:
+        demo.load(state)
+    return overview()
 
 
 @admin.post("/sandbox/clock/advance")
-def advance() -> Response:
-    """Move the clock by `{"seconds": n}` job seconds."""
-    _state().clock.advance(checked(Advance, _body(), "body")["seconds"])
-    return state()
+def advance() -> dict[str, Any]:
+    """Moves the clock by `{"seconds": n}` job seconds."""
+    state.clock.advance(checked(Advance, _body(), "body")["seconds"])
+    return overview()
 
 
 @admin.get("/sandbox/faults")
-def faults() -> Response:
+def faults() -> list[Any]:
     """The rules in force."""
-    return jsonify([rule.view() for rule in _faults().rules])
+    return [rule.view() for rule in state.faults.rules]
 
 
 @admin.post("/sandbox/faults")
-def add_faults() -> Response:
-    """Put a rule, or a list of rules, in force."""
+def add_faults() -> list[Any]:
+    """Puts a rule, or a list of rules, in force."""
     body = _body()
     try:
         rules = [parse_rule(given) for given in (body if isinstance(body, list) else [body])]
     except BadFault as error:
-        raise Refused(422, {"detail": str(error)}) from error
-    _faults().add(rules)
+        raise HTTPError(422, {"detail": str(error)}) from error
+    state.faults.add(rules)
     return faults()
 
 
 @admin.delete("/sandbox/faults")
-def clear_faults() -> Response:
-    """End all rules."""
-    _faults().clear()
-    return faults()
+def clear_faults() -> list[Any]:
+    """Ends all rules."""
+    state.faults.clear()
+    return []
 
 
 @admin.post("/sandbox/demo")
-def load_demo() -> Response:
-    """Load the demonstration jobs; again is no change."""
-    demo.load(_state())
-    return state()
+def load_demo() -> dict[str, Any]:
+    """Loads the demonstration jobs; again is no change."""
+    demo.load(state)
+    return overview()
 
 
 @admin.get("/sandbox/download/<token>")
 def download(token: str) -> Response:
     """A file by a signed address."""
-    return Response(_state().linked(token).content, mimetype="application/octet-stream")
+    return Response(state.linked(token).content, mimetype="application/octet-stream")
 
 
 def _body() -> Any:

@@ -37,12 +37,12 @@ LABELS, EMBED = "/v1/chat/classifications", "/v1/embeddings"
 VOICE, VOXTRAL = "/v1/audio/transcriptions", "voxtral-mini-latest"
 STOPPING = "CANCELLATION_REQUESTED"
 
+# A table: one row, one line.
+# fmt: off
 SAMPLES = (
     Sample("nightly-ocr", "SUCCESS", "/v1/ocr", "mistral-ocr-latest", "archive", 200_000, 40),
     Sample("too-slow", "TIMEOUT_EXCEEDED", CHAT, LARGE, "support", 120_000, 500, 0, "colleague"),
-    Sample(
-        "labels", "SUCCESS", LABELS, "ministral-8b-latest", "support", 90_000, 25, 0, "colleague"
-    ),
+    Sample("labels", "SUCCESS", LABELS, "ministral-8b-latest", "support", 90_000, 25, 0, "colleague"),
     Sample("half-broken", "SUCCESS", CHAT, SMALL, "web", 50_000, 12, 5),
     Sample("all-broken", "SUCCESS", EMBED, "mistral-embed", "web", 40_000, 3, 3),
     Sample("bad-input", "FAILED", CHAT, "unknown-model", "web", 30_000, 0),
@@ -52,10 +52,11 @@ SAMPLES = (
     Sample("under-way", "RUNNING", EMBED, "mistral-embed", "search", 600, 1000),
     Sample("waiting", "QUEUED", VOICE, VOXTRAL, "media", 60, 20),
 )
+# fmt: on
 
 
 def load(state: State) -> None:
-    """Add the set to the sandbox, unless it is there."""
+    """Adds the set to the sandbox, unless it is there."""
     with state.lock:
         for sample in SAMPLES:
             job = _job(sample, state.clock.now())
@@ -66,7 +67,12 @@ def load(state: State) -> None:
 
 
 def _job(sample: Sample, now: float) -> Job:
-    stopping = sample.status in ("CANCELLED", "CANCELLATION_REQUESTED")
+    def request(number: int) -> Request:
+        text = f"Sample {number} of {sample.name}"
+        body = {"messages": [{"role": "user", "content": text}], "input": text}
+        return Request(f"{sample.name}-{number}", body)
+
+    stopping = sample.status in ("CANCELLED", STOPPING)
     return Job(
         id=_id(sample.name),
         workspace=sample.workspace,
@@ -74,7 +80,7 @@ def _job(sample: Sample, now: float) -> Job:
         created=now - sample.age,
         endpoint=sample.endpoint,
         plan=_plan(sample),
-        requests=[_request(sample, index) for index in range(sample.total)],
+        requests=[request(index + 1) for index in range(sample.total)],
         output_file=_id(sample.name + "/output"),
         error_file=_id(sample.name + "/error"),
         input_files=[_id(sample.name + "/input")],
@@ -87,7 +93,7 @@ def _job(sample: Sample, now: float) -> Job:
 
 def _plan(sample: Sample) -> Plan:
     """Queued for 30 job seconds, running for 300, or without end."""
-    endless = sample.status in ("RUNNING", "CANCELLATION_REQUESTED", "CANCELLED", "QUEUED")
+    endless = sample.status in ("QUEUED", "RUNNING", STOPPING, "CANCELLED")
     return Plan(
         total=sample.total,
         validated=0.0,
@@ -99,12 +105,6 @@ def _plan(sample: Sample) -> Plan:
         failures=tuple(Failure(n * 2 % sample.total, n, n % 2) for n in range(sample.failed)),
         reasons=("Unknown model: unknown-model",) if sample.status == "FAILED" else (),
     )
-
-
-def _request(sample: Sample, index: int) -> Request:
-    text = f"Sample {index + 1} of {sample.name}"
-    body = {"messages": [{"role": "user", "content": text}], "input": text}
-    return Request(f"{sample.name}-{index + 1}", body)
 
 
 def _id(name: str) -> str:

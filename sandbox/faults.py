@@ -1,13 +1,12 @@
 """Faults: everything that can go wrong between a client and Mistral, on demand.
 
-A fault is chosen for one request by its header `X-Sandbox-Fault: kind; name=value`, or for coming
-requests by rules (`POST /sandbox/faults`). Each kind is a function that answers, or does not.
+A fault is chosen for one request by its header `X-Sandbox-Fault: name; parameter=value`, or for coming
+requests by rules (`POST /sandbox/faults`). FAULT_TYPES at the end of the functions is the table of them.
 """
 
 from __future__ import annotations
 
 import gzip
-import json
 import os
 import random
 import re
@@ -17,13 +16,14 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from email.utils import formatdate
 from functools import cached_property
 from typing import Any
 
 from werkzeug.wrappers import Response
 
+from sandbox.answers import RATE_LIMITED, inference_error, json_answer, quota_headers
 from sandbox.ledger import Entry
 
 Params = dict[str, Any]
@@ -35,11 +35,12 @@ class BadFault(ValueError):
     """A fault or rule that does not exist, or has unknown members."""
 
 
-class Exchange:
-    """One request under a fault: its ledger entry, its real answer, its connection."""
+class FaultedRequest:
+    """A request under a fault: its ledger entry, its real answer, its connection."""
 
-    def __init__(self, app: Any, environ: dict[str, Any], entry: Entry) -> None:
-        self.environ, self.entry = environ, entry
+    def __init__(self, app: Any, environ: dict[str, Any]) -> None:
+        self.environ = environ
+        self.entry: Entry = environ["sandbox.entry"]
         self._app = app
 
     @cached_property
@@ -57,25 +58,23 @@ class Exchange:
         return self.environ["gunicorn.socket"]  # type: ignore[no-any-return]
 
     def client_left(self, seconds: float) -> bool:
-        """Wait; True as soon as the client closes the connection, which the ledger notes."""
+        """Waits; True as soon as the client closes the connection, which the ledger notes."""
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             if not select.select([self.connection], [], [], left)[0]:
                 return False
-            if self._closed():
+            try:
+                closed = self.connection.recv(1, socket.MSG_PEEK) == b""
+            except OSError:
+                closed = True
+            if closed:
                 self.entry["client_closed_at"] = time.time()
                 return True
             time.sleep(min(TICK, left))
         return False
 
-    def _closed(self) -> bool:
-        try:
-            return self.connection.recv(1, socket.MSG_PEEK) == b""
-        except OSError:
-            return True
-
     def send(self, data: bytes) -> bool:
-        """Send bytes past the server; False when the client has left."""
+        """Sends bytes past the server; False when the client has left."""
         try:
             self.connection.sendall(data)
         except OSError:
@@ -84,115 +83,63 @@ class Exchange:
         return True
 
     def reset(self) -> None:
-        """Close the connection with a RST."""
+        """Closes the connection with a RST."""
         linger = struct.pack("ii", 1, 0)
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         with socket.socket() as blank:  # the server still owns the descriptor, so only swap it
             os.dup2(blank.fileno(), self.connection.fileno())
 
-    def head(self, response: Response) -> bytes:
-        """A response's status line and headers as bytes; the connection ends after it."""
-        fields = [*response.headers, *self.environ["sandbox.headers"], ("Connection", "close")]
-        lines = [f"HTTP/1.1 {response.status}", *(f"{name}: {value}" for name, value in fields)]
+    def head(self) -> bytes:
+        """The real answer's status line and headers as bytes; the connection ends after it."""
+        headers = [*self.answer.headers, *self.environ["sandbox.headers"], ("Connection", "close")]
+        lines = [f"HTTP/1.1 {self.answer.status}", *(f"{name}: {text}" for name, text in headers)]
         return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
 
-# A kind answers with a Response, or with None when it has dealt with the connection itself.
-Act = Callable[[Exchange, Params], Response | None]
+# Each answers with a Response, or with None when it has dealt with the connection itself.
 
 
-@dataclass(frozen=True)
-class Kind:
-    """A fault: what it does and its parameters with their defaults."""
-
-    act: Act
-    help: str
-    params: Params
+def _latency(request: FaultedRequest, seconds: float) -> Response | None:
+    return None if request.client_left(seconds) else request.answer
 
 
-KINDS: dict[str, Kind] = {}
+def _hang(request: FaultedRequest, seconds: float) -> None:
+    request.client_left(seconds)
 
 
-def kind(name: str, help: str, **params: Any) -> Callable[[Act], Act]:
-    """Register a function as a kind of fault.
-
-    Every kind also knows `processed`: whether Mistral does what was asked before the fault strikes.
-    """
-
-    def register(act: Act) -> Act:
-        KINDS[name] = Kind(act, help, {"processed": False, **params})
-        return act
-
-    return register
+def _drop(request: FaultedRequest, reset: bool) -> None:
+    if reset:
+        request.reset()
 
 
-@kind("latency", "Answers late, by `seconds`; `processed=true`: does the work first.", seconds=1.0)
-def _latency(exchange: Exchange, params: Params) -> Response | None:
-    return None if exchange.client_left(params["seconds"]) else exchange.answer
+def _truncated(request: FaultedRequest) -> None:
+    data = request.answer.get_data()
+    request.send(request.head() + data[: len(data) // 2])
 
 
-@kind("hang", "Answers nothing for `seconds`, then closes the connection.", seconds=300.0)
-def _hang(exchange: Exchange, params: Params) -> None:
-    exchange.client_left(params["seconds"])
+def _garbage(request: FaultedRequest, bytes: int) -> None:
+    request.send(b"\x00" + random.randbytes(bytes))  # noqa: S311 (no secret)
 
 
-@kind("drop-after", "Does the work, then closes likewise.", reset=False, processed=True)
-@kind("drop-before", "Closes without answer or work; `reset=true`: by RST.", reset=False)
-def _drop(exchange: Exchange, params: Params) -> None:
-    if params["reset"]:
-        exchange.reset()
+def _html(request: FaultedRequest, status: int) -> Response:
+    page = f"<html><head><title>{status}</title></head><body>cloudflare</body></html>\n"
+    return Response(page, status, content_type="text/html; charset=UTF-8")
 
 
-@kind("truncated", "Announces the whole answer, sends half of its body, closes.", processed=True)
-def _truncated(exchange: Exchange, params: Params) -> None:
-    data = exchange.answer.get_data()
-    exchange.send(exchange.head(exchange.answer) + data[: len(data) // 2])
+def _status(request: FaultedRequest, status: int, body: Any) -> Response:
+    return json_answer(body or {"detail": f"The sandbox was told to answer {status}"}, status)
 
 
-@kind("garbage", "Sends `bytes` random bytes instead of HTTP.", bytes=64)
-def _garbage(exchange: Exchange, params: Params) -> None:
-    exchange.send(b"\x00" + random.randbytes(params["bytes"]))  # noqa: S311 (no secret)
+def _detail(request: FaultedRequest, status: int, detail: str) -> Response:
+    return json_answer({"detail": detail}, status)
 
 
-@kind("html-504", "504 likewise.", status=504)
-@kind("html-503", "503 likewise.", status=503)
-@kind("html-502", "502 with an HTML page, as a proxy gives it.", status=502)
-def _html(exchange: Exchange, params: Params) -> Response:
-    page = f"<html><head><title>{params['status']}</title></head><body>cloudflare</body></html>\n"
-    return Response(page, params["status"], content_type="text/html; charset=UTF-8")
+def _forbidden(request: FaultedRequest) -> Response:
+    message = "This model is not available in your subscription tier"
+    return json_answer(inference_error(message, "tier_not_allowed", "1910", 403), 403)
 
 
-@kind("status", "Any `status` with any JSON `body` (text, or JSON).", status=500, body="")
-def _status(exchange: Exchange, params: Params) -> Response:
-    body = params["body"] or {"detail": f"The sandbox was told to answer {params['status']}"}
-    return _json(params["status"], body)
-
-
-@kind(
-    "payment-required",
-    "402: the plan lacks the service.",
-    status=402,
-    detail="You do not have access to this service",
-)
-@kind("unauthorized", "401 as Mistral words it.", status=401, detail="Unauthorized")
-def _detail(exchange: Exchange, params: Params) -> Response:
-    return _json(params["status"], {"detail": params["detail"]})
-
-
-@kind("forbidden", "403: the model is not in the plan.")
-def _forbidden(exchange: Exchange, params: Params) -> Response:
-    text = "This model is not available in your subscription tier"
-    return _json(403, _error(text, "tier_not_allowed", "1910", 403))
-
-
-@kind(
-    "rate-limited",
-    "429; `retry_after`: seconds, date, negative, huge, absent, garbage, or a value of its own; "
-    "`zero_quota=true`: the plan allows none at all.",
-    retry_after="seconds",
-    zero_quota=False,
-)
-def _rate_limited(exchange: Exchange, params: Params) -> Response:
+def _rate_limited(request: FaultedRequest, retry_after: Any, zero_quota: bool) -> Response:
     forms = {
         "seconds": "2",
         "date": formatdate(time.time() + 2, usegmt=True),
@@ -200,149 +147,141 @@ def _rate_limited(exchange: Exchange, params: Params) -> Response:
         "huge": "99999999999",
         "garbage": "soon",
     }
-    limit = 0 if params["zero_quota"] else 60
-    headers = quota_headers(limit, 0)
-    if params["retry_after"] != "absent":
-        value = str(params["retry_after"])
-        headers["Retry-After"] = forms.get(value, value)
-    return _json(429, RATE_LIMITED, headers)
+    headers = quota_headers(0 if zero_quota else 60, 0)
+    if retry_after != "absent":
+        headers["Retry-After"] = forms.get(str(retry_after), str(retry_after))
+    return json_answer(RATE_LIMITED, 429, headers)
 
 
-@kind("redirect", "A redirect to `location`.", status=307, location="/elsewhere")
-def _redirect(exchange: Exchange, params: Params) -> Response:
-    return Response("", params["status"], {"Location": params["location"]})
+def _redirect(request: FaultedRequest, status: int, location: str) -> Response:
+    return Response("", status, {"Location": location})
 
 
-@kind("wrong-type", "The real answer as another media type.", type="text/plain", processed=True)
-def _wrong_type(exchange: Exchange, params: Params) -> Response:
-    exchange.answer.headers["Content-Type"] = params["type"]
-    return exchange.answer
+def _wrong_type(request: FaultedRequest, type: str) -> Response:
+    request.answer.headers["Content-Type"] = type
+    return request.answer
 
 
-@kind("invalid-json", "The real answer without its second half, complete as HTTP.", processed=True)
-def _invalid_json(exchange: Exchange, params: Params) -> Response:
-    data = exchange.answer.get_data()
-    exchange.answer.set_data(data[: len(data) // 2])
-    return exchange.answer
+def _invalid_json(request: FaultedRequest) -> Response:
+    data = request.answer.get_data()
+    request.answer.set_data(data[: len(data) // 2])
+    return request.answer
 
 
-@kind("gzip", "The real answer in gzip; `corrupt=true`: damaged.", corrupt=False, processed=True)
-def _gzip(exchange: Exchange, params: Params) -> Response:
-    data = gzip.compress(exchange.answer.get_data())
-    if params["corrupt"]:
-        data = data[:10] + b"\xff" * 20  # the header, then no deflate block
-    exchange.answer.set_data(data)
-    exchange.answer.headers["Content-Encoding"] = "gzip"
-    return exchange.answer
+def _gzip(request: FaultedRequest, corrupt: bool) -> Response:
+    data = gzip.compress(request.answer.get_data())
+    # Corrupt: the header, then no deflate block.
+    request.answer.set_data(data[:10] + b"\xff" * 20 if corrupt else data)
+    request.answer.headers["Content-Encoding"] = "gzip"
+    return request.answer
 
 
-@kind(
-    "huge",
-    "200 with a JSON body of `bytes` bytes; `announced=false`: chunked, without its length.",
-    bytes=50_000_000,
-    announced=True,
-)
-def _huge(exchange: Exchange, params: Params) -> Response:
+def _huge(request: FaultedRequest, bytes: int, announced: bool) -> Response:
     start, end, piece = b'{"data":"', b'"}', b"x" * 65536
 
-    def body() -> Iterator[bytes]:
-        left = params["bytes"] - len(start) - len(end)
+    def body() -> Iterator[Any]:
+        left = bytes - len(start) - len(end)
         yield start
         while left > 0:
             yield piece[:left]
             left -= len(piece)
         yield end
 
-    headers = {"Content-Length": str(params["bytes"])} if params["announced"] else {}
+    headers = {"Content-Length": str(bytes)} if announced else {}
     return Response(body(), 200, headers, content_type="application/json")
 
 
-@kind(
-    "slow",
-    "The real answer, one byte per `interval` seconds, from its `part` on: headers or body.",
-    interval=0.1,
-    part="body",
-    processed=True,
-)
-def _slow(exchange: Exchange, params: Params) -> None:
-    head, data = exchange.head(exchange.answer), exchange.answer.get_data()
-    quick, slow = (head, data) if params["part"] == "body" else (b"", head + data)
-    if not exchange.send(quick):
+def _slow(request: FaultedRequest, interval: float, part: str) -> None:
+    head, data = request.head(), request.answer.get_data()
+    quick, slow = (head, data) if part == "body" else (b"", head + data)
+    if not request.send(quick):
         return
     for index in range(len(slow)):
-        if exchange.client_left(params["interval"]) or not exchange.send(slow[index : index + 1]):
+        if request.client_left(interval) or not request.send(slow[index : index + 1]):
             return
 
 
-@kind("list-lag", "The job that is created appears in lists after `seconds` only.", seconds=5.0)
-def _list_lag(exchange: Exchange, params: Params) -> Response:
-    exchange.environ["sandbox.list_lag"] = params["seconds"]
-    return exchange.answer
+def _list_lag(request: FaultedRequest, seconds: float) -> Response:
+    request.environ["sandbox.list_lag"] = seconds
+    return request.answer
 
 
-def _json(status: int, body: Any, headers: Params | None = None) -> Response:
-    text = body if isinstance(body, str) else json.dumps(body)
-    return Response(text, status, headers, content_type="application/json")
+class FaultType:
+    """What a fault does, and its parameters with their defaults.
+
+    Every type also knows `processed`: whether Mistral does what was asked before the fault strikes.
+    """
+
+    def __init__(
+        self,
+        act: Callable[..., Response | None],
+        help: str,
+        *,
+        processed: bool = False,
+        **params: Any,
+    ) -> None:
+        self.act, self.help = act, help
+        self.params: Params = {"processed": processed, **params}
 
 
-def _error(message: str, type: str, code: str, status: int) -> Params:
-    """An error body in the form of Mistral's inference services."""
-    return {
-        "object": "error",
-        "message": message,
-        "type": type,
-        "param": None,
-        "code": code,
-        "raw_status_code": status,
-    }
-
-
-RATE_LIMITED = _error("Rate limit exceeded", "rate_limited", "1300", 429)
-
-
-def quota_headers(limit: int, remaining: int) -> dict[str, str]:
-    """The rate limit headers that Mistral's live API sends."""
-    return {
-        "x-ratelimit-limit-req-minute": str(limit),
-        "x-ratelimit-remaining-req-minute": str(remaining),
-    }
+# A table: one row, one line.
+# fmt: off
+FAULT_TYPES = {
+    "latency": FaultType(_latency, "Answers late, by `seconds`; `processed=true`: does the work first.", seconds=1.0),
+    "hang": FaultType(_hang, "Answers nothing for `seconds`, then closes the connection.", seconds=300.0),
+    "drop-before": FaultType(_drop, "Closes without answer or work; `reset=true`: by RST.", reset=False),
+    "drop-after": FaultType(_drop, "Does the work, then closes likewise.", processed=True, reset=False),
+    "truncated": FaultType(_truncated, "Announces the whole answer, sends half of its body, closes.", processed=True),
+    "garbage": FaultType(_garbage, "Sends `bytes` random bytes instead of HTTP.", bytes=64),
+    "html-502": FaultType(_html, "502 with an HTML page, as a proxy gives it.", status=502),
+    "html-503": FaultType(_html, "503 likewise.", status=503),
+    "html-504": FaultType(_html, "504 likewise.", status=504),
+    "status": FaultType(_status, "Any `status` with any JSON `body` (text, or JSON).", status=500, body=""),
+    "unauthorized": FaultType(_detail, "401 as Mistral words it.", status=401, detail="Unauthorized"),
+    "payment-required": FaultType(_detail, "402: the plan lacks the service.", status=402, detail="You do not have access to this service"),
+    "forbidden": FaultType(_forbidden, "403: the model is not in the plan."),
+    "rate-limited": FaultType(_rate_limited, "429; `retry_after`: seconds, date, negative, huge, absent, garbage, or a value of its own; `zero_quota=true`: the plan allows none at all.", retry_after="seconds", zero_quota=False),
+    "redirect": FaultType(_redirect, "A redirect to `location`.", status=307, location="/elsewhere"),
+    "wrong-type": FaultType(_wrong_type, "The real answer as another media type.", processed=True, type="text/plain"),
+    "invalid-json": FaultType(_invalid_json, "The real answer without its second half, complete as HTTP.", processed=True),
+    "gzip": FaultType(_gzip, "The real answer in gzip; `corrupt=true`: damaged.", processed=True, corrupt=False),
+    "huge": FaultType(_huge, "200 with a JSON body of `bytes` bytes; `announced=false`: chunked, without its length.", bytes=50_000_000, announced=True),
+    "slow": FaultType(_slow, "The real answer, one byte per `interval` seconds, from its `part` on: headers or body.", processed=True, interval=0.1, part="body"),
+    "list-lag": FaultType(_list_lag, "The job that is created appears in lists after `seconds` only.", seconds=5.0),
+}
+# fmt: on
 
 
 @dataclass(frozen=True)
 class Fault:
-    """A kind with its parameters, ready to strike."""
+    """A fault of a type, with its parameters."""
 
     name: str
     params: Params
 
-    def strike(self, exchange: Exchange) -> Response | None:
-        """Do it; None when no answer is to be sent any more."""
-        if self.params["processed"]:
-            _ = exchange.answer
-        return KINDS[self.name].act(exchange, self.params)
+    def inject(self, request: FaultedRequest) -> Response | None:
+        """The answer under the fault; None when none is to be sent any more."""
+        params = self.params.copy()
+        if params.pop("processed"):
+            _ = request.answer
+        return FAULT_TYPES[self.name].act(request, **params)
 
 
 def parse_header(text: str) -> Fault:
-    """A fault from `kind; name=value; ...`.
-
-    Raises:
-        BadFault: no such kind or parameter, or a value of the wrong type.
-    """
+    """A fault from `name; parameter=value; ...`; raises BadFault."""
     name, *pairs = (part.strip() for part in text.split(";"))
     given = (pair.partition("=") for pair in pairs if pair)
     return make(name, {key.strip(): value.strip() for key, _, value in given})
 
 
 def make(name: str, given: Params) -> Fault:
-    """A fault of a kind with the given parameters, whose values may be text; raises BadFault."""
-    if name not in KINDS:
-        raise BadFault(f"no such fault; there are {', '.join(KINDS)}")
-    defaults = KINDS[name].params
-    unknown = given.keys() - defaults.keys()
-    if unknown:
+    """A fault with the given parameters, whose values may be text; raises BadFault."""
+    if name not in FAULT_TYPES:
+        raise BadFault(f"no such fault; there are {', '.join(FAULT_TYPES)}")
+    defaults = FAULT_TYPES[name].params
+    if given.keys() - defaults.keys():
         raise BadFault(f"{name} has only the parameters {', '.join(defaults)}")
-    params = {key: _cast(defaults[key], value) for key, value in given.items()}
-    return Fault(name, defaults | params)
+    return Fault(name, defaults | {key: _cast(defaults[key], given[key]) for key in given})
 
 
 def _cast(default: Any, value: Any) -> Any:
@@ -367,42 +306,35 @@ class Rule:
     query: str = ""
     nth: int = 1
     times: int | None = 1
-    seen: int = field(default=0)
+    seen: int = 0
 
     def take(self, environ: dict[str, Any]) -> bool:
         """Whether the rule strikes this request; counts it when it matches."""
-        if self.times == 0 or not self._matches(environ):
-            return False
-        self.seen += 1
-        if self.seen < self.nth:
+        matches = (
+            self.times != 0
+            and self.method in ("", environ["REQUEST_METHOD"])
+            and re.search(self.path, environ["PATH_INFO"]) is not None
+            and re.search(self.query, environ["QUERY_STRING"]) is not None
+        )
+        self.seen += matches
+        if not matches or self.seen < self.nth:
             return False
         if self.times is not None:
             self.times -= 1
         return True
 
-    def _matches(self, environ: dict[str, Any]) -> bool:
-        return (
-            self.method in ("", environ["REQUEST_METHOD"])
-            and re.search(self.path, environ["PATH_INFO"]) is not None
-            and re.search(self.query, environ["QUERY_STRING"]) is not None
-        )
-
     def view(self) -> Params:
-        """The rule as the admin door shows it."""
+        """The rule as the admin API shows it."""
         match = {"method": self.method, "path": self.path, "query": self.query, "nth": self.nth}
         fault = {"fault": self.fault.name, **self.fault.params}
         return {"match": match, "times": self.times, "seen": self.seen, **fault}
 
 
 def parse_rule(given: Any) -> Rule:
-    """A rule from `{fault, match: {method, path, query, nth}, times, ...parameters}`.
-
-    Raises:
-        BadFault: something in it is unknown or of the wrong type.
-    """
+    """A rule from `{fault, match: {method, path, query, nth}, times, ...parameters}`; raises BadFault."""
     if not isinstance(given, dict) or not isinstance(given.get("match", {}), dict):
         raise BadFault("a rule is an object with fault, match, times and parameters")
-    match = given.get("match", {})
+    match, times = given.get("match", {}), given.get("times", 1)
     if match.keys() - {"method", "path", "query", "nth"}:
         raise BadFault("match has only the members method, path, query, nth")
     params = {key: value for key, value in given.items() if key not in ("fault", "match", "times")}
@@ -412,13 +344,12 @@ def parse_rule(given: Any) -> Rule:
         path=str(match.get("path", "")),
         query=str(match.get("query", "")),
         nth=_cast(1, match.get("nth", 1)),
-        times=None if given.get("times", 1) is None else _cast(1, given.get("times", 1)),
+        times=None if times is None else _cast(1, times),
     )
-    for pattern in (rule.path, rule.query):
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise BadFault("match holds an invalid regular expression") from error
+    try:
+        _ = re.compile(rule.path), re.compile(rule.query)
+    except re.error as error:
+        raise BadFault("match holds an invalid regular expression") from error
     return rule
 
 
@@ -430,24 +361,21 @@ class Faults:
         self._lock = threading.Lock()
 
     def add(self, rules: list[Rule]) -> None:
-        """Put further rules in force."""
+        """Puts further rules in force."""
         with self._lock:
             self.rules += rules
 
     def clear(self) -> None:
-        """End all rules."""
+        """Ends all rules."""
         with self._lock:
             self.rules = []
 
     def pick(self, environ: dict[str, Any]) -> Fault | None:
         """The fault for a request: its header's, else that of the first rule that fits.
 
-        Raises:
-            BadFault: the header names none.
+        Raises BadFault when its header names none.
         """
         if HEADER in environ:
             return parse_header(environ[HEADER])
-        if not self.rules:
-            return None
         with self._lock:
             return next((rule.fault for rule in self.rules if rule.take(environ)), None)

@@ -1,7 +1,4 @@
-"""Files: what clients upload, and what jobs leave behind.
-
-The content of a result file is computed when it is read first.
-"""
+"""Files: what clients upload, and what jobs leave behind. The content of a result file is computed when it is read first."""
 
 from __future__ import annotations
 
@@ -12,8 +9,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from sandbox.answers import Invalid
 from sandbox.jobs import Request
-from sandbox.validation import Invalid, Line, checked
+from sandbox.validation import Line, checked
 
 JSONL_TYPES = ("application/json", "application/jsonl", "application/json-lines", "text/plain")
 
@@ -41,7 +39,8 @@ class File:
         return self.read()
 
     def view(self, wall: Callable[[float], float]) -> dict[str, Any]:
-        """The file as Mistral's schema FileSchema has it."""
+        """The file as Mistral's schema FileSchema has it; `wall` turns job seconds into Unix time."""
+        lines = sum(1 for line in self.content.split(b"\n") if line.strip())
         return {
             "id": self.id,
             "object": "file",
@@ -51,17 +50,12 @@ class File:
             "purpose": self.purpose,
             "sample_type": self.sample_type,
             "source": self.source,
-            "num_lines": self._lines(),
+            "num_lines": lines if self.sample_type.startswith("batch") else None,
             "mimetype": self.mimetype,
             "signature": None,
             "expires_at": None if self.expires is None else int(wall(self.expires)),
             "visibility": self.visibility,
         }
-
-    def _lines(self) -> int | None:
-        if not self.sample_type.startswith("batch"):
-            return None
-        return sum(1 for line in self.content.split(b"\n") if line.strip())
 
 
 def wrong_type(filename: str, purpose: str) -> str | None:
@@ -74,7 +68,7 @@ def wrong_type(filename: str, purpose: str) -> str | None:
 def parse_input(content: bytes) -> tuple[list[Request], list[str]]:
     """The requests of an input file, and the reasons for which it makes a job fail.
 
-    Mistral does not look at the lines on upload; faults in them surface in the job.
+    Mistral does not look at the lines on upload; what is wrong with them surfaces in the job.
     """
     requests, reasons = [], []
     for number, line in enumerate(content.split(b"\n"), 1):
@@ -82,13 +76,12 @@ def parse_input(content: bytes) -> tuple[list[Request], list[str]]:
             continue
         try:
             value = json.loads(line)
-        except (ValueError, RecursionError):
-            reasons.append(f"Invalid JSON on line {number}")
-            continue
-        try:
             checked(Line, value)
         except Invalid as error:
-            reasons.append(f"Line {number}: {'.'.join(map(str, error.rows[0]['loc']))}: not valid")
+            loc = ".".join(map(str, error.violations[0]["loc"]))
+            reasons.append(f"Line {number}: {loc}: not valid")
+        except (ValueError, RecursionError):
+            reasons.append(f"Invalid JSON on line {number}")
         else:
             requests.append(Request(value.get("custom_id"), value["body"]))
     if not requests and not reasons:

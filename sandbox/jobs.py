@@ -55,6 +55,25 @@ class Request:
 
 
 @dataclass(frozen=True)
+class Draft:
+    """What a job is to be made from, which decides what becomes of it.
+
+    `body` is that of the create; `reasons` make the job FAILED at its start; only when `marked` may a
+    request contain FAIL_MARK.
+    """
+
+    body: dict[str, Any]
+    requests: Sequence[Request]
+    reasons: Sequence[str]
+    marked: bool
+
+    @property
+    def outcome(self) -> str | None:
+        """How the job's metadata want it to end, one of OUTCOMES."""
+        return (self.body.get("metadata") or {}).get(OUTCOME)
+
+
+@dataclass(frozen=True)
 class Failure:
     """A request that fails: its place in the order of completion and its row of MESSAGES."""
 
@@ -119,15 +138,29 @@ class Progress:
     started: float | None
     ended: float | None
 
+    @property
+    def succeeded(self) -> int:
+        """Requests that have been completed and did not fail."""
+        return self.completed - self.failed
+
+    def has_results(self, partial: bool) -> bool:
+        """Whether there are result files: at the end only, and only of SUCCESS unless `partial`."""
+        return self.status == "SUCCESS" or (partial and self.status in TERMINAL)
+
 
 def progress(job: Job, tick: float) -> Progress:
     """How far the job is at a job second of the clock."""
     plan, age = job.plan, tick - job.created
-    worked = min(age, plan.finish if job.cancelled is None else job.cancelled)
+    if job.cancelled is None:
+        worked, ended = min(age, plan.finish), plan.finish
+        running = "RUNNING" if age >= plan.started else "QUEUED"
+        status = plan.outcome if age >= ended else running
+    else:
+        worked, ended = min(age, job.cancelled), job.cancelled + job.cancel_seconds
+        status = "CANCELLED" if age >= ended else "CANCELLATION_REQUESTED"
     completed = plan.completed(worked)
-    ended = plan.finish if job.cancelled is None else job.cancelled + job.cancel_seconds
     return Progress(
-        status=_status(job, age),
+        status=status,
         total=plan.total if worked >= plan.validated else 0,
         completed=completed,
         failed=bisect_right(plan.failures, completed - 1, key=lambda failure: failure.position),
@@ -136,26 +169,16 @@ def progress(job: Job, tick: float) -> Progress:
     )
 
 
-def _status(job: Job, age: float) -> str:
-    if job.cancelled is not None:
-        done = age >= job.cancelled + job.cancel_seconds
-        return "CANCELLED" if done else "CANCELLATION_REQUESTED"
-    if age >= job.plan.finish:
-        return job.plan.outcome
-    return "RUNNING" if age >= job.plan.started else "QUEUED"
-
-
-def has_results(state: Progress, partial: bool) -> bool:
-    """Whether there are result files: at the end only, and only of SUCCESS unless `partial`."""
-    return state.status == "SUCCESS" or (partial and state.status in TERMINAL)
-
-
-def view(
-    job: Job, state: Progress, wall: Callable[[float], float], partial: bool
-) -> dict[str, Any]:
+def view(job: Job, now: Progress, wall: Callable[[float], float], partial: bool) -> dict[str, Any]:
     """The job as Mistral's schema BatchJob has it; `wall` turns job seconds into Unix time."""
-    results = has_results(state, partial)
-    succeeded = state.completed - state.failed
+
+    def timestamp(age: float | None) -> int | None:
+        return None if age is None else int(wall(job.created + age))
+
+    errors = Counter(MESSAGES[failure.kind] for failure in job.plan.failures[: now.failed])
+    if now.status == "FAILED":
+        errors.update(job.plan.reasons)
+    results = now.has_results(partial)
     return {
         "id": job.id,
         "object": "batch",
@@ -164,30 +187,19 @@ def view(
         "endpoint": job.endpoint,
         "model": job.model,
         "agent_id": job.agent_id,
-        "output_file": job.output_file if results and succeeded else None,
-        "error_file": job.error_file if results and state.failed else None,
-        "errors": _errors(job, state),
+        "output_file": job.output_file if results and now.succeeded else None,
+        "error_file": job.error_file if results and now.failed else None,
+        "errors": [{"message": message, "count": count} for message, count in errors.items()],
         "outputs": None,
-        "status": state.status,
-        "created_at": int(wall(job.created)),
-        "total_requests": state.total,
-        "completed_requests": state.completed,
-        "succeeded_requests": succeeded,
-        "failed_requests": state.failed,
-        "started_at": _timestamp(job, state.started, wall),
-        "completed_at": _timestamp(job, state.ended, wall),
+        "status": now.status,
+        "created_at": timestamp(0.0),
+        "total_requests": now.total,
+        "completed_requests": now.completed,
+        "succeeded_requests": now.succeeded,
+        "failed_requests": now.failed,
+        "started_at": timestamp(now.started),
+        "completed_at": timestamp(now.ended),
     }
-
-
-def _errors(job: Job, state: Progress) -> list[dict[str, Any]]:
-    counts = Counter(MESSAGES[failure.kind] for failure in job.plan.failures[: state.failed])
-    if state.status == "FAILED":
-        counts.update(job.plan.reasons)
-    return [{"message": message, "count": count} for message, count in counts.items()]
-
-
-def _timestamp(job: Job, age: float | None, wall: Callable[[float], float]) -> int | None:
-    return None if age is None else int(wall(job.created + age))
 
 
 def completion_order(job_id: str, total: int) -> list[int]:
@@ -195,28 +207,14 @@ def completion_order(job_id: str, total: int) -> list[int]:
     return random.Random(job_id).sample(range(total), total)  # noqa: S311 (no secret)
 
 
-def plan(
-    job_id: str,
-    requests: Sequence[Request],
-    *,
-    settings: Settings,
-    timeout_hours: int,
-    has_model: bool,
-    outcome: str | None,
-    reasons: Sequence[str],
-    wait: float,
-    marked: bool,
-) -> Plan:
-    """What will become of a new job.
-
-    `reasons` make it FAILED at its start; `wait` is the time for which the workspace's pending
-    limit keeps it queued; `marked` says that some body may contain FAIL_MARK.
-    """
-    dice = random.Random(job_id)  # noqa: S311 (no secret)
-    total = 0 if reasons else len(requests)
-    queued = settings.queue_seconds * dice.uniform(0.9, 1.1)
-    started = math.inf if outcome == "stuck" else max(queued, wait)
-    work = settings.run_seconds * dice.uniform(0.9, 1.1) + settings.request_seconds * total
+def plan(job_id: str, draft: Draft, settings: Settings) -> Plan:
+    """What will become of a new job; random numbers come from its id."""
+    rng = random.Random(job_id)  # noqa: S311 (no secret)
+    outcome, reasons = draft.outcome, draft.reasons
+    total = 0 if reasons else len(draft.requests)
+    queued = settings.queue_seconds * rng.uniform(0.9, 1.1)
+    started = math.inf if outcome == "stuck" else queued
+    work = settings.run_seconds * rng.uniform(0.9, 1.1) + settings.request_seconds * total
     finish, result, ceiling = started + work, "SUCCESS", total
     if reasons:
         finish, result = started + work / 10, "FAILED"
@@ -225,8 +223,11 @@ def plan(
     elif outcome in ("failed", "timeout"):
         finish, ceiling = started + work / 2, total // 2
         result = "FAILED" if outcome == "failed" else "TIMEOUT_EXCEEDED"
-    if finish > timeout_hours * 3600:
-        finish, result = timeout_hours * 3600.0, "TIMEOUT_EXCEEDED"
+    timeout = draft.body["timeout_hours"] * 3600.0
+    if finish > timeout:
+        finish, result = timeout, "TIMEOUT_EXCEEDED"
+    if outcome == "failed" and not reasons:
+        reasons = ("The sandbox failed this job",)
     return Plan(
         total=total,
         validated=queued / 2,
@@ -235,40 +236,33 @@ def plan(
         outcome=result,
         work=work or 1.0,
         ceiling=ceiling,
-        failures=_failures(job_id, requests, settings, has_model, outcome, marked, dice)
-        if total
-        else (),
-        reasons=tuple(reasons or (("The sandbox failed this job",) if outcome == "failed" else ())),
+        failures=_failures(job_id, draft, settings, rng) if total else (),
+        reasons=tuple(reasons),
     )
 
 
 def _failures(
-    job_id: str,
-    requests: Sequence[Request],
-    settings: Settings,
-    has_model: bool,
-    outcome: str | None,
-    marked: bool,
-    dice: random.Random,
+    job_id: str, draft: Draft, settings: Settings, rng: random.Random
 ) -> tuple[Failure, ...]:
+    has_model = draft.body.get("model") or draft.body.get("agent_id")
     strict = settings.missing_model == "fail" and not has_model
-    chosen = outcome in ("all-failed", "some-failed")
-    if not (marked or strict or chosen or settings.failure_percent):
+    chosen = draft.outcome in ("all-failed", "some-failed")
+    if not (draft.marked or strict or chosen or settings.failure_percent):
         return ()
 
-    def kind(index: int, request: Request) -> int | None:
-        text = str(request.body) if marked else ""
+    def kind(index: int, body: dict[str, Any]) -> int | None:
+        text = str(body) if draft.marked else ""
         if FAIL_MARK in text:
             forms = {"-string": 0, "-object": 1}
             return next((n for form, n in forms.items() if FAIL_MARK + form in text), index % 2)
-        if strict and not (request.body.get("model") or request.body.get("agent_id")):
+        if strict and not (body.get("model") or body.get("agent_id")):
             return MESSAGES.index(MODEL_MESSAGE)
-        if chosen and (outcome == "all-failed" or index % 2):
+        if chosen and (draft.outcome == "all-failed" or index % 2):
             return index // 2 % 2
-        if dice.uniform(0, 100) < settings.failure_percent:
+        if rng.uniform(0, 100) < settings.failure_percent:
             return index // 2 % 2
         return None
 
-    order = completion_order(job_id, len(requests))
-    kinds = ((position, i, kind(i, requests[i])) for position, i in enumerate(order))
+    order = completion_order(job_id, len(draft.requests))
+    kinds = ((position, i, kind(i, draft.requests[i].body)) for position, i in enumerate(order))
     return tuple(Failure(position, i, row) for position, i, row in kinds if row is not None)

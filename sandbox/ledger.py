@@ -13,9 +13,8 @@ from typing import Any
 from sandbox.config import digest
 
 Entry = dict[str, Any]
-
-# Longer bodies are cut in the ledger; their length and SHA-256 are those of the whole.
 KEPT_BODY_BYTES = 256 * 1024
+"""Longer bodies are cut in the ledger; their length and SHA-256 are those of the whole."""
 
 
 class Ledger:
@@ -26,7 +25,7 @@ class Ledger:
         self._numbers = itertools.count(1)
 
     def open(self, environ: dict[str, Any]) -> Entry:
-        """Enter a request whose headers have just arrived."""
+        """Enters a request whose headers have just arrived."""
         entry: Entry = {
             "number": next(self._numbers),
             "received_at": time.time(),
@@ -48,45 +47,33 @@ class Ledger:
 
     @staticmethod
     def fill(entry: Entry, body: bytes) -> None:
-        """Enter the body, once it has arrived."""
-        entry.update(_body(body))
+        """Enters the body, once it has arrived."""
+        kept = body[:KEPT_BODY_BYTES]
+        try:
+            # Not the last part, so that a character cut in two is left out, not refused.
+            entry["body"] = codecs.getincrementaldecoder("utf-8")().decode(kept)
+        except UnicodeDecodeError:
+            entry |= {"body": None, "body_base64": base64.b64encode(kept).decode()}
+        entry |= {"body_bytes": len(body), "body_sha256": hashlib.sha256(body).hexdigest()}
 
     def entries(self) -> list[Entry]:
         """All remembered requests."""
         return list(self._entries)
 
     def clear(self) -> None:
-        """Forget them; the numbers go on."""
+        """Forgets them; the numbers go on."""
         self._entries.clear()
 
 
-def masked(authorization: str) -> str:
-    """An Authorization value fit to be kept: the scheme, and what tells two keys apart."""
-    scheme, space, key = authorization.partition(" ")
-    return f"{scheme} sha256:{digest(key)[:8]}" if space else f"sha256:{digest(scheme)[:8]}"
-
-
 def _headers(environ: dict[str, Any]) -> dict[str, str]:
-    """Header values by lower-case name."""
+    """Header values by lower-case name; of the Authorization its scheme, and what tells two keys apart."""
     headers = {
-        name[5:].replace("_", "-").lower(): value
+        name.removeprefix("HTTP_").replace("_", "-").lower(): value
         for name, value in environ.items()
-        if name.startswith("HTTP_")
+        if name.startswith("HTTP_") or (name in ("CONTENT_TYPE", "CONTENT_LENGTH") and value)
     }
-    for name in ("CONTENT_TYPE", "CONTENT_LENGTH"):
-        if environ.get(name):
-            headers[name.replace("_", "-").lower()] = environ[name]
     if "authorization" in headers:
-        headers["authorization"] = masked(headers["authorization"])
+        scheme, space, key = headers["authorization"].partition(" ")
+        mark = f"sha256:{digest(key if space else scheme)[:8]}"
+        headers["authorization"] = f"{scheme} {mark}" if space else mark
     return headers
-
-
-def _body(body: bytes) -> Entry:
-    kept = body[:KEPT_BODY_BYTES]
-    text: Entry
-    try:
-        # Not the last part, so that a character cut in two is left out, not refused.
-        text = {"body": codecs.getincrementaldecoder("utf-8")().decode(kept)}
-    except UnicodeDecodeError:
-        text = {"body": None, "body_base64": base64.b64encode(kept).decode()}
-    return text | {"body_bytes": len(body), "body_sha256": hashlib.sha256(body).hexdigest()}

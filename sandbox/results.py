@@ -9,10 +9,11 @@ import json
 import random
 import uuid
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sandbox.jobs import MESSAGES, Failure, Job, Request, completion_order
+from sandbox.jobs import MESSAGES, Failure, Job, completion_order
 
 Body = dict[str, Any]
 
@@ -36,15 +37,17 @@ def jsonl(rows: Iterable[Body]) -> bytes:
 
 
 def _line(job: Job, index: int, failure: Failure | None, moment: int) -> Body:
-    dice = random.Random(f"{job.id}/{index}")  # noqa: S311 (no secret)
+    rng = random.Random(f"{job.id}/{index}")  # noqa: S311 (no secret)
     request = job.requests[index]
-    name = uuid.UUID(int=dice.getrandbits(128), version=4)
+    name = uuid.UUID(int=rng.getrandbits(128), version=4)
     line: Body = {
         "id": f"batch-{job.id[:8]}-{index + 1}-{name}",
         "custom_id": request.custom_id,
     }
     if failure is None:
-        body = BODIES[job.endpoint](request.body, _model(job, request), dice, moment)
+        # The job's model wins over the one in a request's body.
+        named = job.model or request.body.get("model") or request.body.get("agent_id")
+        body = BODIES[job.endpoint](Question(request.body, named or "sandbox-model", rng, moment))
         return line | {"response": {"status_code": 200, "body": body}, "error": None}
     message = MESSAGES[failure.kind]
     # Live errors are seen in both forms: a bare string, and an object.
@@ -54,86 +57,111 @@ def _line(job: Job, index: int, failure: Failure | None, moment: int) -> Body:
     return line | {"response": {"status_code": 422, "body": error}, "error": error}
 
 
-def _model(job: Job, request: Request) -> str:
-    """The job's model wins over the one in a request's body."""
-    return job.model or request.body.get("model") or request.body.get("agent_id") or "sandbox-model"
+@dataclass(frozen=True)
+class Question:
+    """What one request asks, and what its answer is filled with; `moment` is a Unix time."""
+
+    body: Body
+    model: str
+    rng: random.Random
+    moment: int
+
+    def new_id(self) -> str:
+        """32 hexadecimal digits."""
+        return f"{self.rng.getrandbits(128):032x}"
+
+    @property
+    def prompt(self) -> str:
+        """The last thing the user said, shortened."""
+        body = self.body
+        messages = body.get("messages") or body.get("inputs") or body.get("prompt") or ""
+        last = messages[-1] if isinstance(messages, list) and messages else messages
+        return str(last.get("content", "") if isinstance(last, dict) else last)[:200]
+
+    @property
+    def reply(self) -> str:
+        """What a model would say."""
+        return f"Sandbox answer to: {self.prompt}"
+
+    @property
+    def inputs(self) -> list[str]:
+        """The texts of an `input` member: one text or conversation (a list of messages), or a list of them."""
+        value = self.body.get("input", "")
+        messages = isinstance(value, list) and any(
+            isinstance(m, dict) and "role" in m for m in value
+        )
+        return list(map(str, value)) if isinstance(value, list) and not messages else [str(value)]
+
+    def usage(self, prompt: str, reply: str = "") -> Body:
+        """Token counts at the usual four characters for each."""
+        asked, answered = len(prompt) // 4 + 1, len(reply) // 4
+        return {
+            "prompt_tokens": asked,
+            "completion_tokens": answered,
+            "total_tokens": asked + answered,
+        }
 
 
-def _chat(body: Body, model: str, dice: random.Random, moment: int) -> Body:
-    text = f"Sandbox answer to: {_prompt(body)}"
-    message = {"role": "assistant", "tool_calls": None, "content": text, "prefix": False}
+def _chat(asked: Question) -> Body:
+    message = {"role": "assistant", "tool_calls": None, "content": asked.reply, "prefix": False}
     return {
-        "id": f"{dice.getrandbits(128):032x}",
+        "id": asked.new_id(),
         "object": "chat.completion",
-        "created": moment,
-        "model": model,
-        "usage": _usage(_prompt(body), text),
+        "created": asked.moment,
+        "model": asked.model,
+        "usage": asked.usage(asked.prompt, asked.reply),
         "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
     }
 
 
-def _embeddings(body: Body, model: str, dice: random.Random, moment: int) -> Body:
-    texts = _inputs(body)
-    size = body.get("output_dimension")
+def _embeddings(asked: Question) -> Body:
+    size = asked.body.get("output_dimension")
     size = size if isinstance(size, int) and 0 < size <= 3072 else 1024
+
+    def vector(text: str) -> list[float]:
+        # As bytes: JSON may hold half a surrogate pair, which is no text that could be encoded.
+        rng = random.Random(text.encode(errors="surrogatepass"))  # noqa: S311 (no secret)
+        return [round(rng.uniform(-0.1, 0.1), 6) for _ in range(size)]
+
     return {
-        "id": f"{dice.getrandbits(128):032x}",
+        "id": asked.new_id(),
         "object": "list",
         "data": [
-            {"object": "embedding", "embedding": _vector(text, size), "index": index}
-            for index, text in enumerate(texts)
+            {"object": "embedding", "embedding": vector(text), "index": index}
+            for index, text in enumerate(asked.inputs)
         ],
-        "model": model,
-        "usage": _usage(" ".join(texts), ""),
+        "model": asked.model,
+        "usage": asked.usage(" ".join(asked.inputs)),
     }
-
-
-def _vector(text: str, size: int) -> list[float]:
-    # As bytes: JSON may hold half a surrogate pair, which is no text that could be encoded.
-    dice = random.Random(text.encode(errors="surrogatepass"))  # noqa: S311 (no secret)
-    return [round(dice.uniform(-0.1, 0.1), 6) for _ in range(size)]
 
 
 CATEGORIES = (
-    "sexual",
-    "hate_and_discrimination",
-    "violence_and_threats",
-    "dangerous_and_criminal_content",
-    "selfharm",
-    "health",
-    "financial",
-    "law",
-    "pii",
+    *("sexual", "hate_and_discrimination", "violence_and_threats"),
+    *("dangerous_and_criminal_content", "selfharm", "health", "financial", "law", "pii"),
 )
 
 
-def _moderations(body: Body, model: str, dice: random.Random, moment: int) -> Body:
-    def result() -> Body:
-        scores = {name: round(dice.uniform(0, 0.1), 6) for name in CATEGORIES}
-        return {"categories": dict.fromkeys(CATEGORIES, False), "category_scores": scores}
-
-    return _judgement(body, model, dice, result)
+def _moderation(rng: random.Random) -> Body:
+    scores = {name: round(rng.uniform(0, 0.1), 6) for name in CATEGORIES}
+    return {"categories": dict.fromkeys(CATEGORIES, False), "category_scores": scores}
 
 
-def _classifications(body: Body, model: str, dice: random.Random, moment: int) -> Body:
-    def result() -> Body:
-        share = round(dice.uniform(0.5, 1), 6)
-        return {"intent": {"scores": {"question": share, "statement": round(1 - share, 6)}}}
-
-    return _judgement(body, model, dice, result)
+def _classification(rng: random.Random) -> Body:
+    share = round(rng.uniform(0.5, 1), 6)
+    return {"intent": {"scores": {"question": share, "statement": round(1 - share, 6)}}}
 
 
-def _judgement(body: Body, model: str, dice: random.Random, result: Callable[[], Body]) -> Body:
-    return {
-        "id": f"{dice.getrandbits(128):032x}",
-        "model": model,
-        "usage": _usage(" ".join(_inputs(body)), ""),
-        "results": [result() for _ in _inputs(body)],
+def _each_input(result: Callable[[random.Random], Body]) -> Callable[[Question], Body]:
+    """An answer with a result for each of the inputs."""
+    return lambda asked: {
+        "id": asked.new_id(),
+        "model": asked.model,
+        "usage": asked.usage(" ".join(asked.inputs)),
+        "results": [result(asked.rng) for _ in asked.inputs],
     }
 
 
-def _ocr(body: Body, model: str, dice: random.Random, moment: int) -> Body:
-    count = dice.randint(1, 3)
+def _ocr(asked: Question) -> Body:
     pages = [
         {
             "index": index,
@@ -141,77 +169,48 @@ def _ocr(body: Body, model: str, dice: random.Random, moment: int) -> Body:
             "images": [],
             "dimensions": {"dpi": 200, "height": 2200, "width": 1700},
         }
-        for index in range(count)
+        for index in range(asked.rng.randint(1, 3))
     ]
-    usage = {"pages_processed": count, "doc_size_bytes": dice.randint(10_000, 900_000)}
-    return {"pages": pages, "model": model, "document_annotation": None, "usage_info": usage}
+    usage = {"pages_processed": len(pages), "doc_size_bytes": asked.rng.randint(10_000, 900_000)}
+    return {"pages": pages, "model": asked.model, "document_annotation": None, "usage_info": usage}
 
 
-def _conversations(body: Body, model: str, dice: random.Random, moment: int) -> Body:
-    text = f"Sandbox answer to: {_prompt(body)}"
-    now = datetime.fromtimestamp(moment, UTC).isoformat()
+def _conversations(asked: Question) -> Body:
+    now = datetime.fromtimestamp(asked.moment, UTC).isoformat()
     output = {
         "object": "entry",
         "type": "message.output",
         "created_at": now,
         "completed_at": now,
-        "id": f"msg_{dice.getrandbits(128):032x}",
-        "model": model,
+        "id": f"msg_{asked.new_id()}",
+        "model": asked.model,
         "role": "assistant",
-        "content": text,
+        "content": asked.reply,
     }
     return {
         "object": "conversation.response",
-        "conversation_id": f"conv_{dice.getrandbits(128):032x}",
+        "conversation_id": f"conv_{asked.new_id()}",
         "outputs": [output],
-        "usage": _usage(_prompt(body), text),
+        "usage": asked.usage(asked.prompt, asked.reply),
     }
 
 
-def _transcriptions(body: Body, model: str, dice: random.Random, moment: int) -> Body:
+def _transcriptions(asked: Question) -> Body:
     text = "Sandbox transcription: nothing was heard."
-    usage = _usage("", text) | {"prompt_audio_seconds": dice.randint(1, 600)}
-    return {"model": model, "text": text, "language": "en", "segments": [], "usage": usage}
+    usage = asked.usage("", text) | {"prompt_audio_seconds": asked.rng.randint(1, 600)}
+    return {"model": asked.model, "text": text, "language": "en", "segments": [], "usage": usage}
 
 
 # Mistral's OpenAPI, schema ApiEndpoint: all ten.
-BODIES: dict[str, Callable[[Body, str, random.Random, int], Body]] = {
+BODIES: dict[str, Callable[[Question], Body]] = {
     "/v1/chat/completions": _chat,
     "/v1/embeddings": _embeddings,
     "/v1/fim/completions": _chat,
-    "/v1/moderations": _moderations,
-    "/v1/chat/moderations": _moderations,
+    "/v1/moderations": _each_input(_moderation),
+    "/v1/chat/moderations": _each_input(_moderation),
     "/v1/ocr": _ocr,
-    "/v1/classifications": _classifications,
-    "/v1/chat/classifications": _classifications,
+    "/v1/classifications": _each_input(_classification),
+    "/v1/chat/classifications": _each_input(_classification),
     "/v1/conversations": _conversations,
     "/v1/audio/transcriptions": _transcriptions,
 }
-
-
-def _inputs(body: Body) -> list[str]:
-    """The texts of an `input` member: one text or conversation, or a list of them."""
-    value = body.get("input", "")
-    # One conversation is a list of messages.
-    many = isinstance(value, list) and not any(
-        isinstance(item, dict) and "role" in item for item in value
-    )
-    return [str(item) for item in value] if many else [str(value)]
-
-
-def _prompt(body: Body) -> str:
-    """The last thing the user said, shortened."""
-    messages = body.get("messages") or body.get("inputs") or body.get("prompt") or ""
-    last = messages[-1] if isinstance(messages, list) and messages else messages
-    content = last.get("content", "") if isinstance(last, dict) else last
-    return str(content)[:200]
-
-
-def _usage(prompt: str, answer: str) -> Body:
-    """Token counts at the usual four characters for each."""
-    asked, answered = len(prompt) // 4 + 1, len(answer) // 4
-    return {
-        "prompt_tokens": asked,
-        "completion_tokens": answered,
-        "total_tokens": asked + answered,
-    }

@@ -7,7 +7,6 @@ answers are (schema ValidationError: rows of type, loc, msg, input).
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
 from datetime import datetime
 from enum import Enum
 from functools import cache
@@ -16,11 +15,10 @@ from typing import Annotated, Any, Literal, NotRequired, Required
 from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic wants this one below Python 3.12
 
+from sandbox.answers import Invalid
 from sandbox.jobs import STATUSES
 from sandbox.results import BODIES
 
-Row = dict[str, Any]
-Loc = tuple[str | int, ...]
 Endpoint = Enum("Endpoint", {name: name for name in BODIES})  # type: ignore[misc]
 Status = Enum("Status", {name: name for name in STATUSES})  # type: ignore[misc]
 Key = Annotated[str, Field(min_length=1, max_length=32)]
@@ -107,34 +105,20 @@ class Advance(TypedDict):
     seconds: Annotated[float, Field(ge=0, le=10 * 365 * 86400)]
 
 
-class Invalid(Exception):
-    """The request breaks the contract; carries the rows of the 422 answer."""
-
-    def __init__(self, rows: Sequence[Row]) -> None:
-        super().__init__(f"{len(rows)} faults")
-        self.rows = list(rows)
-
-
-def row(type: str, loc: Loc, msg: str, input: Any) -> Row:
-    """One fault."""
-    return {"type": type, "loc": list(loc), "msg": msg, "input": input}
-
-
 _adapter = cache(TypeAdapter)  # costs a millisecond
 
 
 def checked(form: Any, value: Any, *loc: str | int, refuse_unknown: bool = False) -> Any:
     """`value` in the types of `form`, without what that does not name; `loc` is where it stands.
 
-    Raises:
-        Invalid: it is not of that form; has a row for each fault.
+    Raises Invalid when it is not of that form.
     """
     extra: Literal["forbid", "ignore"] = "forbid" if refuse_unknown else "ignore"
     try:
         return _adapter(form).validate_python(value, extra=extra)
     except ValidationError as error:
         rows = error.errors(include_url=False, include_context=False)
-        raise Invalid([{**each, "loc": [*loc, *each["loc"]]} for each in rows]) from error
+        raise Invalid([{**row, "loc": [*loc, *row["loc"]]} for row in rows]) from error
 
 
 def checked_query(form: Any, values: Any) -> Any:

@@ -32,7 +32,7 @@ _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class Sandbox:
-    """A running sandbox and its side door."""
+    """A running sandbox and its admin API."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
@@ -63,7 +63,7 @@ class Sandbox:
         self.admin("POST", "/sandbox/reset")
 
     def admin(self, method: str, path: str, body: Any = None) -> Any:
-        """The JSON answer of a request to the side door."""
+        """The JSON answer of a request to the admin API."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, method=method)
         with _opener.open(request, timeout=10) as response:

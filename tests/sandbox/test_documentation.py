@@ -1,4 +1,4 @@
-"""docs/sandbox.md names every setting, fault, outcome and address of the side door."""
+"""docs/sandbox.md names every setting, fault, outcome and address of the admin API."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import fields
 import pytest
 
 from sandbox.app import create_app
-from sandbox.config import Settings, variable
-from sandbox.faults import KINDS
+from sandbox.config import Settings
+from sandbox.faults import FAULT_TYPES
 from sandbox.jobs import OUTCOMES
 from tests.processes import ROOT
 
@@ -19,17 +19,17 @@ def settings_rows() -> list[str]:
     """A table row for each setting: variable, default, help."""
     rows = []
     for item in fields(Settings):
-        default = "see above" if item.metadata["parse"] else f"`{item.default}`"
+        default = f"`{item.default}`" if item.repr else "see above"
         choices = " or ".join(f"`{choice}`" for choice in item.metadata["choices"])
         text = item.metadata["help"] + (f" {choices}." if choices else "")
-        rows.append(f"| `{variable(item.name)}` | {default.replace('``', 'empty')} | {text} |")
+        rows.append(f"| `{item.metadata['env']}` | {default.replace('``', 'empty')} | {text} |")
     return rows
 
 
 def fault_rows() -> list[str]:
-    """A table row for each kind of fault: name, what it does, parameters with defaults."""
+    """A table row for each type of fault: name, what it does, parameters with defaults."""
     rows = []
-    for name, kind in KINDS.items():
+    for name, kind in FAULT_TYPES.items():
         params = ", ".join(f"`{key}={value}`" for key, value in kind.params.items())
         rows.append(f"| `{name}` | {kind.help} | {params} |")
     return rows
@@ -53,7 +53,7 @@ def test_no_table_row_is_about_something_that_is_gone() -> None:
     assert {name for name in told if "/" not in name} == known
 
 
-def test_every_address_of_the_side_door_is_told() -> None:
+def test_every_address_of_the_admin_api_is_documented() -> None:
     rules = create_app().url_map.iter_rules()
     addresses = {
         f"| `{method} {rule.rule.replace('<', '{').replace('>', '}')}` |"

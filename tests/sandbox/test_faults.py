@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
-from sandbox.faults import KINDS
+from sandbox.faults import FAULT_TYPES
 from tests.processes import Sandbox, wait_until
 from tests.sandbox.api import JOBS, Api, body
 
@@ -261,8 +261,8 @@ def test_an_unknown_fault_in_the_header_is_a_400(server: Sandbox) -> None:
     assert send(server, "nothing").status_code == 400
 
 
-@pytest.mark.parametrize("name", KINDS)
-def test_every_kind_of_fault_is_noted_in_the_ledger(server: Sandbox, name: str) -> None:
+@pytest.mark.parametrize("name", FAULT_TYPES)
+def test_every_type_of_fault_is_noted_in_the_ledger(server: Sandbox, name: str) -> None:
     quick = {"latency": "; seconds=0", "hang": "; seconds=0", "slow": "; interval=0"}
     with contextlib.suppress(requests.RequestException):
         send(server, name + quick.get(name, ""))

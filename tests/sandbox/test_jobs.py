@@ -254,28 +254,6 @@ def test_a_deleted_job_is_gone(api: Api) -> None:
     assert api.list() == []
 
 
-def test_a_job_above_the_pending_limit_waits_for_the_others() -> None:
-    api = Api(pending_limit=5)
-    first, second = api.create(["x"] * 4), api.create(["x"] * 3)
-    api.advance(RUNNING_AGE)
-    assert (api.get(first)["status"], api.get(second)["status"]) == ("RUNNING", "QUEUED")
-    while api.get(first)["status"] != "SUCCESS":
-        assert api.get(second)["status"] == "QUEUED"
-        api.advance(1)
-    api.advance(2)
-    assert api.get(second)["status"] == "RUNNING"
-    assert api.finish(second)["status"] == "SUCCESS"
-
-
-def test_cancelling_frees_the_pending_limit() -> None:
-    api = Api(pending_limit=5)
-    first = api.create(["x"] * 4, metadata={"sandbox_outcome": "endless"})
-    api.call("POST", f"{JOBS}/{first['id']}/cancel")
-    second = api.create(["x"] * 3)
-    api.advance(RUNNING_AGE)
-    assert api.get(second)["status"] == "RUNNING"
-
-
 def test_a_trial_is_refused_a_big_job() -> None:
     api = Api(trial_requests=2)
     status, answer = api.json("POST", JOBS, json=body(["x"] * 3))

@@ -12,7 +12,8 @@ import urllib.request
 
 import pytest
 
-from sandbox.config import Settings, SettingsError
+from environment import SettingsError
+from sandbox.config import Settings
 from tests.processes import ROOT, sandbox_process
 
 

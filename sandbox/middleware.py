@@ -1,10 +1,12 @@
-"""The outermost WSGI layer: enters each request in the ledger and lets faults strike."""
+"""The WSGI middleware: records each request in the ledger and injects faults.
+
+Requests for the admin API pass untouched.
+"""
 
 from __future__ import annotations
 
 import errno
 import io
-import json
 import random
 import time
 import uuid
@@ -13,58 +15,58 @@ from typing import Any
 
 from werkzeug.wrappers import Response
 
-from sandbox.faults import BadFault, Exchange, Fault, Faults
-from sandbox.ledger import Entry, Ledger
+from sandbox.answers import json_answer
+from sandbox.faults import BadFault, Fault, FaultedRequest
+from sandbox.ledger import Entry
+from sandbox.state import State
 
 MARK = ("X-Sandbox", "mistral-batch-gateway-sandbox")
 Start = Any  # a `start_response`, as PEP 3333 has it
 
 
-class Wire:
-    """Wraps the application. Requests to the side door pass untouched."""
+class Middleware:
+    """Wraps the WSGI application `app` of the sandbox whose state is `state`."""
 
-    def __init__(self, app: Any, ledger: Ledger, faults: Faults, max_body_bytes: int) -> None:
-        self.app, self.ledger, self.faults = app, ledger, faults
-        self.max_body_bytes = max_body_bytes
+    def __init__(self, app: Any, state: State) -> None:
+        self.app, self.state = app, state
 
     def __call__(self, environ: dict[str, Any], start: Start) -> Iterable[bytes]:
         headers = environ["sandbox.headers"] = _trace_headers()
         path = environ["PATH_INFO"]
         if path == "/" or path.startswith("/sandbox/"):
             return self.app(environ, _with(start, headers, {}))  # type: ignore[no-any-return]
-        entry = environ["sandbox.entry"] = self.ledger.open(environ)
-        self.ledger.fill(entry, self._read_body(environ))
+        entry = environ["sandbox.entry"] = self.state.ledger.open(environ)
+        self.state.ledger.fill(entry, self._read_body(environ))
         start = _with(start, headers, entry)
         try:
-            fault = self.faults.pick(environ)
+            fault = self.state.faults.pick(environ)
             if fault is None:
                 return self.app(environ, start)  # type: ignore[no-any-return]
-            answer = _struck(fault, Exchange(self.app, environ, entry))
+            answer = _inject(fault, FaultedRequest(self.app, environ))
         except BadFault as error:
-            answer = Response(json.dumps({"detail": str(error)}), 400, mimetype="application/json")
+            answer = json_answer({"detail": str(error)}, 400)
         return answer(environ, start)
 
     def _read_body(self, environ: dict[str, Any]) -> bytes:
         """The body, read so that it can be both kept and given on; empty if it is too long."""
-        if int(environ.get("CONTENT_LENGTH") or 0) > self.max_body_bytes:
+        limit, length = self.state.settings.max_body_bytes, int(environ.get("CONTENT_LENGTH") or 0)
+        if length > limit:
             environ["sandbox.too_long"] = True
             return b""
-        if "HTTP_TRANSFER_ENCODING" in environ:
-            body = environ["wsgi.input"].read(self.max_body_bytes + 1)
-            environ["sandbox.too_long"] = len(body) > self.max_body_bytes
-        else:
-            body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+        chunked = "HTTP_TRANSFER_ENCODING" in environ
+        body: bytes = environ["wsgi.input"].read(limit + 1 if chunked else length)
+        environ["sandbox.too_long"] = len(body) > limit
         environ["wsgi.input"], environ["CONTENT_LENGTH"] = io.BytesIO(body), str(len(body))
-        return body  # type: ignore[no-any-return]
+        return body
 
 
-def _struck(fault: Fault, exchange: Exchange) -> Response:
+def _inject(fault: Fault, request: FaultedRequest) -> Response:
     """The answer under a fault; when there is none to send, ends the connection."""
-    exchange.entry["fault"] = fault.name
-    answer = fault.strike(exchange)
+    request.entry["fault"] = fault.name
+    answer = fault.inject(request)
     if answer is None:
-        closed = exchange.entry["client_closed_at"]
-        exchange.entry.update(outcome="client left" if closed else "cut", answered_at=time.time())
+        closed = request.entry["client_closed_at"]
+        request.entry.update(outcome="client left" if closed else "cut", answered_at=time.time())
         # The one exception that gunicorn takes to mean: write nothing, just close.
         raise ConnectionResetError(errno.ECONNRESET, "the fault has dealt with the connection")
     answer.headers["X-Sandbox-Fault"] = fault.name

@@ -1,12 +1,8 @@
-"""Who is calling: API keys, the workspace and user behind each, and their rate limit.
-
-Of a key only its SHA-256 is ever kept.
-"""
+"""API keys: the workspace and user behind each, and its rate limit. Of a key only its SHA-256 is ever kept."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sandbox.config import Settings, digest
@@ -21,12 +17,12 @@ class Caller:
     user: str = "default"
 
 
-class Callers:
+class ApiKeys:
     """Maps the Authorization header to a Caller and counts requests per key and minute."""
 
     def __init__(self, settings: Settings) -> None:
         pairs = (pair.partition("=") for pair in settings.keys.split(",") if pair)
-        self._places: Mapping[str, str] = {key: place for key, _, place in pairs}
+        self._places = {key: place for key, _, place in pairs}
         self._revoked = frozenset(settings.revoked_keys.split(","))
         self._strict = settings.strict_keys
         self._limit = settings.rate_limit

@@ -1,4 +1,4 @@
-"""The ledger and the rest of the side door."""
+"""The ledger and the rest of the admin API."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_requests_to_wrong_paths_and_without_keys_are_in_the_ledger_too(api: Api
     assert [(row["path"], row["status"]) for row in rows] == [("/elsewhere", 404), (JOBS, 401)]
 
 
-def test_the_side_door_needs_no_key_and_stays_out_of_the_ledger(api: Api) -> None:
+def test_the_admin_api_needs_no_key_and_stays_out_of_the_ledger(api: Api) -> None:
     for path in ("/", "/sandbox/state", "/sandbox/ledger", "/sandbox/faults"):
         assert api.call("GET", path, key=None).status_code == 200
     assert api.json("GET", "/sandbox/ledger")[1] == []
