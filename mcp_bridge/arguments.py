@@ -22,7 +22,8 @@ from pydantic_core import PydanticSerializationError, to_json
 from mcp_bridge.messages import LARGE
 from mcp_bridge.tools import KEY, KEY_HEADER, Argument, CallableTool
 from openapi.contract import Schema
-from openapi.reading import TEXT, TooLarge, holds_more, read, values_in
+from openapi.json_text import holds_more, values_in
+from openapi.partial_json import TEXT, TooLarge, read
 from openapi.validation import UNREADABLE
 
 BUILT = 300_000
@@ -107,15 +108,12 @@ def _from_text(tool: CallableTool, text: Raw) -> dict[str, Any]:
     try:
         written, value = read(text, tool.check.schema)
     except TooLarge as error:
-        raise BadArguments([f"{dotted(f.pointer)} {f.detail}" for f in error.violations]) from error
+        violation = error.violation
+        raise BadArguments([f"{dotted(violation.pointer)} {violation.detail}"]) from error
     if not isinstance(value, dict):
         raise BadArguments(["what is given must be an object"])
     arguments = {n: v for n, v in value.items() if not _left_out(tool.arguments.get(n), v)}
-    if isinstance(written, Raw):
-        written = msgspec.json.decode(text, type=dict[str, Raw])
-    texts = {
-        n: t if isinstance(t, Raw) else Raw(msgspec.json.encode(t)) for n, t in written.items()
-    }
+    texts = msgspec.json.decode(written, type=dict[str, Raw])
     if faults := [*_faults(tool, arguments)]:
         if _is_dense(text):
             raise BadArguments(faults)

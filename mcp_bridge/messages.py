@@ -17,7 +17,7 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from openapi.reading import check_utf8
+from openapi.json_text import check_utf8
 from serving.patience import patience
 
 LARGE = 1 << 18

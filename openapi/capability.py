@@ -10,7 +10,6 @@ import json
 import re
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
@@ -19,7 +18,7 @@ import yaml
 from jsonschema import Draft202012Validator, ValidationError
 
 from openapi.contract import Constant, is_page, path_variables
-from openapi.validation import letters
+from openapi.near_names import letters, near_name
 
 Declared = dict[str, Any]
 Placed = tuple[Declared, str]
@@ -136,9 +135,8 @@ def read(source: Path) -> Capability:
 
 def hint(name: Any, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` with the known name nearest to `name`; empty when none is near."""
-    spelled = {letters(each): each for each in known}
-    near = get_close_matches(letters(str(name)), spelled, 1, 0.7)
-    return f"; did you mean {spelled[near[0]]!r}?" if near else ""
+    meant = near_name(str(name), known, likeness=0.7)
+    return f"; did you mean {meant!r}?" if meant else ""
 
 
 def place_in(place: str, step: str | int) -> str:

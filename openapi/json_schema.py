@@ -5,13 +5,26 @@ Facts: OpenAPI 3.0.3 "Schema Object" (`nullable`, boolean `exclusiveMinimum`, `e
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 Null = Literal["type", "anyOf", "drop"]
+_Rewrite = Callable[[Any], Any]
 
-_CHILD = ("items", "not", "additionalProperties")
-_CHILDREN = ("allOf", "anyOf", "oneOf")
 _OPENAPI_ONLY = ("nullable", "discriminator", "xml", "externalDocs", "readOnly", "writeOnly")
+
+# What rewrites the value of a keyword with schemas in it, given what rewrites a schema; others stay as they are.
+_INNER: dict[str, Callable[[Any, _Rewrite], Any]] = {
+    **dict.fromkeys(
+        ("items", "not", "additionalProperties"),
+        lambda inner, rewrite: rewrite(inner) if isinstance(inner, dict) else inner,
+    ),
+    **dict.fromkeys(
+        ("allOf", "anyOf", "oneOf"), lambda inner, rewrite: [rewrite(each) for each in inner]
+    ),
+    "properties": lambda inner, rewrite: {name: rewrite(each) for name, each in inner.items()},
+}
 
 
 def to_json_schema(schema: dict[str, Any], *, null: Null) -> dict[str, Any]:
@@ -22,23 +35,14 @@ def to_json_schema(schema: dict[str, Any], *, null: Null) -> dict[str, Any]:
     says the same). Members that start with `x-` are dropped, but for `x-propertyNames`, which says what OpenAPI 3.0
     has no keyword for and which our own validators enforce.
     """
+    rewrite = partial(to_json_schema, null=null)
     lowered = {
-        key: value
+        key: _INNER[key](value, rewrite) if key in _INNER else value
         for key, value in schema.items()
         if key not in _OPENAPI_ONLY and not key.startswith("x-")
     }
     if null == "type" and "x-propertyNames" in schema:
         lowered["propertyNames"] = schema["x-propertyNames"]
-    for key in _CHILD:
-        if isinstance(lowered.get(key), dict):
-            lowered[key] = to_json_schema(lowered[key], null=null)
-    for key in _CHILDREN:
-        if key in lowered:
-            lowered[key] = [to_json_schema(child, null=null) for child in lowered[key]]
-    if "properties" in lowered:
-        lowered["properties"] = {
-            name: to_json_schema(child, null=null) for name, child in lowered["properties"].items()
-        }
     if "example" in lowered:
         lowered["examples"] = [lowered.pop("example")]
     for bound, exclusive in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):

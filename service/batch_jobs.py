@@ -19,11 +19,12 @@ import msgspec
 from msgspec import Raw
 
 from openapi.contract import Contract, Operation, path_variables
+from openapi.json_text import UNREADABLE, legible, read_json
 from openapi.validation import Violation
 
 from .idempotency import Recovery
 from .problems import Problem
-from .translation import UNREADABLE, Answer, Inputs, UpstreamRequest, fill, legible, read_json
+from .translation import Answer, Inputs, UpstreamRequest, fill
 from .upstream import Upstream
 from .upstream_connection import Exchange
 

@@ -12,12 +12,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from access.origins import PROBES
 from openapi.contract import OWN_PAGES, Contract
+from openapi.json_text import legible
 from telemetry import audit, logs, metrics, spans
 
 from .config import Settings, refuse_start
 from .problems import Problem
 from .request_context import RequestContext, current, open_context
-from .translation import legible
 
 LEFT = 499
 """The status of a request whose client left before its answer; never sent. nginx logs the same."""

@@ -23,13 +23,14 @@ from typing import Protocol
 import msgspec
 from msgspec import Raw
 
+from openapi.json_text import UNREADABLE, read_json
 from telemetry.shared import SharedNumber
 
 from .later import Later
 from .problems import Problem
 from .request_context import current
 from .store import Record, Store, StoreUnavailable
-from .translation import UNREADABLE, Answer, UpstreamRequest, read_json
+from .translation import Answer, UpstreamRequest
 from .upstream import Upstream
 from .upstream_connection import Exchange
 

@@ -1,6 +1,6 @@
 """A JSON body read once: what the contract describes is parsed and checked, what it leaves open stays bytes.
 
-What was read goes upstream as it came, unless a member is repeated (`openapi.reading`).
+What was read goes upstream as it came, unless a member is repeated (`openapi.partial_json`).
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import msgspec
 from msgspec import Raw
 
 from openapi.contract import Body
-from openapi.reading import TooLarge, check_utf8, read
+from openapi.json_text import check_utf8
+from openapi.partial_json import TooLarge, read
 from openapi.validation import Validator
 
 from .problems import Problem
-
-Content = bytes | bytearray
+from .translation import Content
 
 
 class BodyReader:
@@ -24,31 +24,30 @@ class BodyReader:
 
     def __init__(self, body: Body) -> None:
         self.required = body.required
-        self._check = Validator(body.schema)
+        self._validator = Validator(body.schema)
 
     def read(self, content: Content) -> tuple[Content, list[str]]:
         """The body as it goes upstream, and pointers to its members that the contract does not name.
 
-        Raises Problem: malformed-request when it is not JSON in UTF-8, validation-failed with every fault otherwise.
+        Raises Problem: malformed-request when it is not JSON in UTF-8, validation-failed with every violation otherwise.
         """
-        forwarded, value = self._parse(content)
-        misspelt, unknown = self._check.unknown_members(value, "/body")
-        if violations := [*misspelt, *self._check.violations(value, "/body")]:
+        text, written, value = self._parse(content)
+        typos, unknown = self._validator.unknown_members(value, "/body")
+        if violations := [*typos, *self._validator.violations(value, "/body")]:
             raise Problem("validation-failed", violations=violations)
-        if isinstance(forwarded, Raw):
-            return content, unknown
-        return msgspec.json.encode(forwarded), unknown
+        return content if written is text else bytes(written), unknown
 
-    def _parse(self, content: Content) -> tuple[Any, Any]:
-        schema = self._check.schema
+    def _parse(self, content: Content) -> tuple[Raw, Raw, Any]:
+        """The JSON text of the body, the text to send in its place, and what to check."""
+        schema = self._validator.schema
         try:
             check_utf8(content)
             # Where members are described, reading them is what finds out whether it is JSON.
-            if "properties" in schema and content.startswith(b"{"):
-                return read(Raw(content), schema, "/body")
-            return read(msgspec.json.decode(content, type=Raw), schema, "/body")
+            whole = "properties" in schema and content.startswith(b"{")
+            text = Raw(content) if whole else msgspec.json.decode(content, type=Raw)
+            return text, *read(text, schema, "/body")
         except TooLarge as error:
-            raise Problem("validation-failed", violations=error.violations) from error
+            raise Problem("validation-failed", violations=[error.violation]) from error
         except msgspec.DecodeError as error:
             raise Problem(
                 "malformed-request", f"The body is not JSON: {_reason(error)}."

@@ -21,14 +21,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from access.authentication import require
 from openapi.contract import Contract, Operation, Parameter, path_variables
-from openapi.validation import Validator, Violation, near_name, pointer_token
+from openapi.near_names import near_name
+from openapi.validation import Validator, Violation, pointer_token
 from serving.patience import patience
 
-from .json_body import BodyReader, Content
+from .json_body import BodyReader
 from .pool import Pool
 from .problems import Problem
 from .request_context import current
-from .translation import Inputs, UpstreamRequest, fill
+from .translation import Content, Inputs, UpstreamRequest, fill
 
 MAX_QUERY_PARAMETERS = 200
 
@@ -200,7 +201,7 @@ class RequestReader:
             elif self.free:
                 yield from self.free.member_violations(name, texts, at)
             else:
-                meant = near_name(name, list(readers))
+                meant = near_name(name, readers)
                 yield Violation(
                     at, f"is not a known parameter{f'; did you mean {meant}?' if meant else ''}"
                 )

@@ -1,7 +1,7 @@
 """What is sent upstream and what its answer means, as pure functions: no socket, no clock, no settings.
 
 `fill` makes an upstream request from one operation and checked inputs; `decipher` makes an answer or a problem
-from a status, headers and bytes. `read_json` is how every answer is read that the gateway reads itself.
+from a status, headers and bytes.
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import quote, urlencode
 
-import msgspec
 from msgspec import Raw
 
 from openapi.contract import Operation, path_variables
-from openapi.reading import check_utf8
+from openapi.json_text import UNREADABLE, check_utf8, read_json
 from openapi.validation import Violation
 
 from .problems import Problem
@@ -35,35 +34,8 @@ _LIMITS = re.compile(r"(?:x-ratelimit-|ratelimit)[a-z0-9_-]*")
 _CHANGES_PATH = re.compile(r"^\.*$|\.\.|[\x00-\x1f\x7f/\\?#]|%(?:00|23|2e|2f|3f|5c)", re.IGNORECASE)
 
 
-# RFC 8259 section 8.2: an escape for half of a surrogate pair may stand alone, though it is no character. All escapes are
-# walked past, pairs as one, since after an escaped backslash a u is a letter. It begins with a byte that can be looked for
-# fast: a large text that has none costs nothing worth a mention.
-_HALF = re.compile(
-    rb"""\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)""",
-    re.DOTALL,
-)
-
-UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-"""What `read_json` raises for what is not JSON, is nested too deeply, or has another shape."""
-
-_Shape = TypeVar("_Shape")
-
-
-def read_json(content: bytes | Raw, shape: type[_Shape]) -> _Shape:
-    """`content` as `shape`, with U+FFFD for each half of a surrogate pair that stands alone. Raises UNREADABLE."""
-    try:
-        return msgspec.json.decode(content, type=shape)
-    except msgspec.DecodeError:  # also for such a half, which msgspec does not take
-        return msgspec.json.decode(legible(content), type=shape)
-
-
-def legible(content: bytes | bytearray | Raw) -> bytearray:
-    """A copy of JSON text, as long as it is, with U+FFFD for each half of a surrogate pair that stands alone."""
-    copy = bytearray(content)
-    for found in _HALF.finditer(content):
-        if found[1]:
-            copy[found.start() : found.end()] = rb"\ufffd"
-    return copy
+Content = bytes | bytearray
+"""What a request's body or an answer's content is: whole, in memory. One that is a stream would be another of these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +48,7 @@ class Inputs:
     path: Mapping[str, str] = field(default_factory=dict)
     query: Iterable[tuple[str, str]] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
-    body: bytes | bytearray | None = None
+    body: Content | None = None
     key: str | None = None
 
 
@@ -87,7 +59,7 @@ class UpstreamRequest:
     operation: Operation
     target: str
     headers: Mapping[str, str]
-    body: bytes | bytearray | None
+    body: Content | None
     key: str | None = None
 
 

@@ -20,9 +20,11 @@ from requests.adapters import HTTPAdapter
 from requests.structures import CaseInsensitiveDict
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
+from openapi.json_text import UNREADABLE, read_json
+
 from .config import Settings
 from .problems import Problem
-from .translation import UNREADABLE, Answer, UpstreamRequest, decipher, read_json
+from .translation import Answer, UpstreamRequest, decipher
 from .upstream_connection import POOLS, WATCH, Exchange
 from .upstream_key import Credentials, Key
 from .upstream_records import UpstreamCall

@@ -16,7 +16,7 @@ from responses import RequestsMock
 from starlette.testclient import TestClient
 
 from openapi.contract import load
-from service.translation import UNREADABLE, legible, read_json
+from openapi.json_text import UNREADABLE, legible, read_json
 from tests.conftest import KEY, UPSTREAM
 
 JOBS = "/v1/batch/jobs"
