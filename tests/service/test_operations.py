@@ -122,7 +122,7 @@ def test_options_names_the_methods_of_a_path(client: TestClient) -> None:
     [
         (
             b'{"endpoint": "/v1/ocr", "endpoint": "/v1/embeddings", "requests": [{"body": {}}]}',
-            b'{"endpoint":"/v1/embeddings","requests":[{"body": {}}]}',
+            b'{"endpoint":"/v1/embeddings","requests":[{"body":{}}]}',
         ),
         (
             b'{"endpoint": "/v1/ocr", "metadata": {"a": "", "\\u0061": "b"}}',
