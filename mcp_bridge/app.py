@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import ssl
 
-import httpx2
 from mcp.server.transport_security import TransportSecuritySettings
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -19,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mcp_bridge.callers import Callers
 from mcp_bridge.config import Settings, check_access
 from mcp_bridge.messages import Messages
+from mcp_bridge.rest_client import NoAnswer, NotSent, RestClient
 from mcp_bridge.server import build_server
 from telemetry import audit
 
@@ -36,11 +35,8 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     check_access(settings)
     server = build_server(settings.contract, settings)
 
-    # Once: it takes far longer than all else that a probe does.
-    tls = httpx2.create_ssl_context(trust_env=False)
-
     async def ready(_: Request) -> Response:
-        rest = await _is_ready(settings.rest_url, tls)
+        rest = await _is_ready(settings.rest_url)
         word = "ready, but audit lines are lost" if audit.losing() else "ready"
         status = word if rest else "the REST service is not ready"
         return JSONResponse({"status": status}, status_code=200 if rest else 503)
@@ -72,14 +68,12 @@ async def _live(_: Request) -> Response:
     return JSONResponse({"status": "live"})
 
 
-async def _is_ready(rest_url: str, tls: ssl.SSLContext) -> bool:
-    url = f"{rest_url.rstrip('/')}/readyz"
-    async with httpx2.AsyncClient(verify=tls, trust_env=False, timeout=_PROBE_SECONDS) as client:
-        try:
-            async with asyncio.timeout(_PROBE_SECONDS), client.stream("GET", url) as answer:
-                return answer.is_success
-        except (httpx2.HTTPError, TimeoutError):
-            return False
+async def _is_ready(rest_url: str) -> bool:
+    try:
+        async with RestClient(rest_url, "", _PROBE_SECONDS) as rest:
+            return (await rest.send("GET", "/readyz", {})).status == 200
+    except (NotSent, NoAnswer):
+        return False
 
 
 class Hardened:

@@ -7,16 +7,14 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from difflib import get_close_matches
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
-import anyio
-import httpx2
 from mcp import MCPError
 from mcp.server import Server, ServerRequestContext
 from mcp.server.caching import CacheHint
@@ -26,7 +24,7 @@ from access.token_file import Grant
 from mcp_bridge import callers, messages
 from mcp_bridge.arguments import BadArguments, RestCall, rest_call
 from mcp_bridge.config import Settings
-from mcp_bridge.rest_client import Connections
+from mcp_bridge.rest_client import Answer, NoAnswer, NotSent, RestClient
 from mcp_bridge.results import failed, failure, refused, success, unanswered
 from mcp_bridge.tools import CallableTool, build_tools
 from openapi.contract import Contract
@@ -34,37 +32,33 @@ from telemetry import audit, logs
 
 log = logging.getLogger("mcp_bridge")
 
-Context = ServerRequestContext["Rest", Any]
+Context = ServerRequestContext[RestClient, Any]
 
 # What is passed on of a call's `_meta` or HTTP headers: W3C Trace Context, and the request's id.
 _TRACE = {
     "traceparent": re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}"),
     "tracestate": re.compile(r"[\x21-\x7e ]{1,512}"),
 }
-# Failures before which the REST service was told nothing.
-_NOT_SENT = (
-    httpx2.ConnectError,
-    httpx2.ConnectTimeout,
-    httpx2.PoolTimeout,
-    httpx2.LocalProtocolError,
-    httpx2.UnsupportedProtocol,
-)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
-def build_server(
-    contract: Contract, settings: Settings, transport: httpx2.AsyncBaseTransport | None = None
-) -> Server[Rest]:
-    """A server of the contract's tools; `transport` stands in for the network to REST."""
+def build_server(contract: Contract, settings: Settings) -> Server[RestClient]:
+    """A server of the contract's tools."""
     tools = build_tools(contract)
     listing = {"tools": [tool.listing() for tool in tools.values()], "resultType": "complete"}
     bridge = Bridge(tools, settings, contract.scopes)
-    server: Server[Rest] = Server(
+
+    @asynccontextmanager
+    async def connected(_: Any) -> AsyncIterator[RestClient]:
+        async with RestClient(settings.rest_url, settings.rest_token, settings.timeout) as rest:
+            yield rest
+
+    server: Server[RestClient] = Server(
         contract.mcp_name,
         version=contract.version,
         title=contract.mcp_title,
         instructions=contract.mcp_instructions or None,
-        lifespan=_rest(settings, transport),
+        lifespan=connected,
         cache_hints={
             # What is listed depends on who asks when they need tokens.
             "tools/list": CacheHint(
@@ -90,42 +84,6 @@ def build_server(
     server.add_request_handler("tools/list", PaginatedRequestParams, list_tools)
     server.add_request_handler("tools/call", CallToolRequestParams, bridge.call_tool)
     return server
-
-
-def _rest(
-    settings: Settings, transport: httpx2.AsyncBaseTransport | None
-) -> Callable[[Any], AbstractAsyncContextManager[Rest]]:
-    @asynccontextmanager
-    async def lifespan(_: Any) -> AsyncIterator[Rest]:
-        async with transport or Connections(settings.rest_url) as network:
-            yield Rest(network, settings)
-
-    return lifespan
-
-
-class Rest:
-    """The REST service. It is asked without httpx2's client, half of whose time goes into what has no use here."""
-
-    def __init__(self, transport: httpx2.AsyncBaseTransport, settings: Settings) -> None:
-        self.transport = transport
-        self.url = settings.rest_url.rstrip("/")
-        token = settings.rest_token
-        self.headers = {"Authorization": f"Bearer {token}"} if token else {}
-        limits = httpx2.Timeout(settings.timeout, connect=min(3.0, settings.timeout))
-        self.extensions = {"timeout": limits.as_dict()}
-
-    async def answer(self, call: RestCall, headers: Mapping[str, str]) -> httpx2.Response:
-        """The whole answer to `call`, sent with `headers` besides its own; httpx2.TransportError without one."""
-        request = httpx2.Request(
-            call.method,
-            self.url + call.target,
-            headers={**self.headers, **call.headers, **headers},
-            content=call.body,
-            extensions=self.extensions,
-        )
-        response = await self.transport.handle_async_request(request)
-        await response.aread()
-        return response
 
 
 class Bridge:
@@ -215,31 +173,28 @@ class Bridge:
         traced = {name: _received(context, name, pattern) for name, pattern in _TRACE.items()}
         sent = {name: value for name, value in traced.items() if value}
         try:
-            with anyio.fail_after(self.settings.timeout):
-                answer = await context.lifespan_context.answer(
-                    call, {**sent, "X-Request-ID": request_id}
-                )
-        except _NOT_SENT:
+            answer = await context.lifespan_context.send(
+                call.method,
+                call.target,
+                {**call.headers, **sent, "X-Request-ID": request_id},
+                call.body,
+            )
+        except NotSent:
             return failure(
                 f"{tool.declared.name} failed: nothing answers at {self.settings.rest_url}, where"
                 " the gateway's REST service should be. Nothing was sent, and the arguments are not"
                 " at fault. The same call can work soon; if not, the service has to be started."
             )
-        except (httpx2.TimeoutException, TimeoutError):
-            late = f"did not answer within {self.settings.timeout:g} seconds"
-            return unanswered(tool, late, self.checks)
-        except httpx2.TransportError:
-            return unanswered(tool, "closed the connection before its answer", self.checks)
-        if not answer.is_success:
-            return failed(tool, answer.status_code, answer.headers, answer.content, self.checks)
+        except NoAnswer as error:
+            return unanswered(tool, str(error), self.checks)
+        if not 200 <= answer.status < 300:
+            return failed(tool, answer.status, answer.headers, answer.content, self.checks)
         try:
             return await self._success(tool, call, answer)
         except (ValueError, RecursionError):
             return unanswered(tool, "answered with what cannot be passed on", self.checks)
 
-    async def _success(
-        self, tool: CallableTool, call: RestCall, answer: httpx2.Response
-    ) -> dict[str, Any]:
+    async def _success(self, tool: CallableTool, call: RestCall, answer: Answer) -> dict[str, Any]:
         """The result for a 2xx answer. A large one is read beside the event loop, one at a time."""
         given = (tool, call, answer.headers, answer.content, self.settings.result_limit)
         if len(answer.content) < messages.LARGE:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 from mcp import Client
 
@@ -14,6 +14,7 @@ from mcp_bridge.config import Settings
 from mcp_bridge.server import build_server
 from mcp_bridge.tools import CallableTool, build_tools
 from openapi.contract import Contract, load
+from tests.bridge.hosting import served_here
 from tests.bridge.rest import Rest
 
 DOCUMENTS = Path(__file__).with_name("documents")
@@ -47,11 +48,16 @@ def rest() -> Rest:
 
 
 @pytest.fixture
-def bridge(rest: Rest, contract: Contract) -> Callable[..., Client]:
-    """Makes a client of a bridge in this process that calls `rest`: `bridge(mode=..., contract=..., **settings)`."""
+def bridge(rest: Rest, contract: Contract) -> Callable[..., AbstractAsyncContextManager[Client]]:
+    """A client of a bridge in this process that calls `rest`: `bridge(mode=..., contract=..., **settings)`."""
 
-    def make(mode: str = "auto", contract: Contract = contract, **settings: Any) -> Client:
-        transport = httpx2.ASGITransport(app=rest)
-        return Client(build_server(contract, Settings(**settings), transport), mode=mode)
+    @asynccontextmanager
+    async def connected(
+        mode: str = "auto", contract: Contract = contract, **settings: Any
+    ) -> AsyncIterator[Client]:
+        async with served_here(rest) as url:
+            server = build_server(contract, Settings(rest_url=url, **settings))
+            async with Client(server, mode=mode) as client:
+                yield client
 
-    return make
+    return connected

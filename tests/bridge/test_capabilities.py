@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 import responses
 from jsonschema import Draft202012Validator
@@ -24,6 +23,7 @@ from openapi import derive
 from openapi.contract import Contract, load
 from service.app import create_app
 from service.config import Settings as RestSettings
+from tests.bridge.hosting import served_here
 
 pytestmark = pytest.mark.anyio
 FILES = (Path(__file__).parents[1] / "contract" / "capabilities").glob("*.yaml")
@@ -60,9 +60,12 @@ async def test_every_tool_can_be_called_with_all_its_arguments(
         "GATEWAY_UPSTREAM_URL": UPSTREAM,
         "GATEWAY_STORE": str(tmp_path / "keys.sqlite3"),
     }
-    rest = httpx2.ASGITransport(app=create_app(RestSettings.from_env(environ)))
+    rest = create_app(RestSettings.from_env(environ))
     tools = build_tools(derived)
-    async with Client(build_server(derived, Settings(), rest)) as client:
+    async with (
+        served_here(rest) as url,
+        Client(build_server(derived, Settings(rest_url=url))) as client,
+    ):
         listed = (await client.list_tools()).tools
         assert [tool.name for tool in listed] == list(tools)
         for tool in tools.values():

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import anyio
-import httpx2
 import pytest
 from mcp import Client, MCPError
 from mcp.types import CallToolResult, TextContent
@@ -21,7 +21,7 @@ from tests.bridge.conftest import DOCUMENTS
 from tests.bridge.rest import Rest
 
 pytestmark = pytest.mark.anyio
-Make = Callable[..., Client]
+Make = Callable[..., AbstractAsyncContextManager[Client]]
 JOB = "7c3e1f0a-52d4-4b7e-9a61-0f2c8d5b9e14"
 CREATE = {"endpoint": "/v1/embeddings", "requests": [{"body": {"input": "x"}}]}
 ERAS = ["legacy", "2026-07-28"]
@@ -205,12 +205,16 @@ class TestTheRestService:
         assert ("may have taken effect" in text(result)) == (tool == "create-batch-job")
 
     async def test_that_breaks_off_is_told(self, contract: Contract) -> None:
-        def breaks_off(request: httpx2.Request) -> httpx2.Response:
-            raise httpx2.RemoteProtocolError("SECRET", request=request)
+        async def break_off(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 SECRET\r\nContent-Length: 9\r\n\r\nSECRET")
+            writer.close()
 
-        transport = httpx2.MockTransport(breaks_off)
-        async with Client(build_server(contract, Settings(), transport)) as client:
-            result = await client.call_tool("create-batch-job", CREATE)
+        async with await asyncio.start_server(break_off, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            settings = Settings(rest_url=f"http://127.0.0.1:{port}")
+            async with Client(build_server(contract, settings)) as client:
+                result = await client.call_tool("create-batch-job", CREATE)
         assert result.is_error and "may have taken effect" in text(result)
         assert "SECRET" not in text(result)
 
