@@ -19,7 +19,7 @@ from mcp_bridge.config import Settings, check_access
 from mcp_bridge.messages import Messages
 from mcp_bridge.rest_client import NoAnswer, NotSent, RestClient
 from mcp_bridge.server import build_server
-from telemetry import audit
+from telemetry import logs
 
 PATH = "/mcp"
 _PROBE_SECONDS = 2.0
@@ -37,7 +37,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
 
     async def ready(_: Request) -> Response:
         rest = await _is_ready(settings.rest_url)
-        word = "ready, but audit lines are lost" if audit.losing() else "ready"
+        word = "ready, but audit lines are lost" if logs.loses_audit_lines() else "ready"
         status = word if rest else "the REST service is not ready"
         return JSONResponse({"status": status}, status_code=200 if rest else 503)
 

@@ -13,7 +13,7 @@ from access.origins import LOOPBACK, OriginPolicy
 from access.rate_limit import RateLimit
 from environment import SettingsError, read_settings, setting
 from openapi.contract import DEFAULT_DOCUMENT, Contract, load
-from telemetry import audit, logs
+from telemetry import logs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,10 +104,10 @@ def log_to_stderr(settings: Settings) -> None:
     """Starts logging; standard output belongs to the protocol. SettingsError for an audit log that cannot be written."""
     if settings.audit_log == "stdout":
         raise SettingsError("BRIDGE_AUDIT_LOG: standard output belongs to the protocol")
-    logs.hide(settings.rest_token)
+    logs.add_secrets(settings.rest_token)
     logs.start(["mcp_bridge"], settings.log_level, settings.log_format)
     try:
-        audit.start(settings.audit_log)
+        logs.start_audit(settings.audit_log)
     except OSError as error:
         raise SettingsError(f"BRIDGE_AUDIT_LOG cannot be written: {error.strerror}") from error
 

@@ -28,7 +28,7 @@ from mcp_bridge.rest_client import Answer, NoAnswer, NotSent, RestClient
 from mcp_bridge.results import failed, failure, refused, success, unanswered
 from mcp_bridge.tools import CallableTool, build_tools
 from openapi.contract import Contract
-from telemetry import audit, logs
+from telemetry.logs import audit_log
 
 log = logging.getLogger("mcp_bridge")
 
@@ -147,10 +147,10 @@ class Bridge:
             "seconds": round(seconds, 4),
         }
         message = f"{fields['tool']} {fields['outcome']}"
-        logs.event(log, logging.INFO, message, fields)
+        log.info(message, extra={"fields": fields})
         if not tool.declared.read_only:
             subject = result.get("structuredContent", {}).get("id", "")
-            audit.entry(message, {**fields, "id": str(subject)[:128]})
+            audit_log.info(message, extra={"fields": {**fields, "id": str(subject)[:128]}})
 
     def _unknown(self, name: str) -> str:
         near = get_close_matches(name, self.tools, n=1)

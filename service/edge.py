@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from access.origins import PROBES
 from openapi.contract import OWN_PAGES, Contract
 from openapi.json_text import legible
-from telemetry import audit, logs, metrics, spans
+from telemetry import logs, metrics, spans
 
 from .config import Settings, refuse_start
 from .problems import Problem
@@ -65,11 +65,11 @@ def start_logging(settings: Settings) -> None:
         ["gateway"],
         settings.log_level,
         settings.log_format,
-        shared=_correlation,
-        watch=lost.labels("log").inc,
+        context=_correlation,
+        on_lost=lost.labels("log").inc,
     )
     try:
-        audit.start(settings.audit_log, lost.labels("audit").inc)
+        logs.start_audit(settings.audit_log, lost.labels("audit").inc)
     except OSError as error:
         refuse_start(f"GATEWAY_AUDIT_LOG: {settings.audit_log} cannot be written: {error.strerror}")
 
@@ -173,9 +173,11 @@ class Records:
         self._count(ctx, (method, route, ctx.status), seconds)
         fields = self._fields(ctx, scope, method, route, seconds)
         level = logging.DEBUG if route in QUIET else logging.INFO
-        logs.event(log, level, f"{method} {route or '(no route)'} {ctx.status}", fields)
+        message = f"{method} {route or '(no route)'} {ctx.status}"
+        log.log(level, message, extra={"fields": fields})
         if ctx.operation in self.changing:
-            audit.entry(f"{ctx.operation} {fields['outcome']}", _audited(ctx, scope, fields))
+            message = f"{ctx.operation} {fields['outcome']}"
+            logs.audit_log.info(message, extra={"fields": _audited(ctx, scope, fields)})
         if self.tracing:
             self._export(ctx, method, route, seconds)
 
@@ -249,9 +251,9 @@ class Records:
 
 def _audited(ctx: RequestContext, scope: Scope, fields: dict[str, Any]) -> dict[str, Any]:
     length = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-    subject = audit.subject(ctx.body) if ctx.problem is None else ""
-    if not subject and ctx.problem is None and len(ctx.body) <= audit.MAX_PARSED:
-        subject = audit.subject(legible(ctx.body))
+    subject = logs.answer_id(ctx.body) if ctx.problem is None else ""
+    if not subject and ctx.problem is None and len(ctx.body) <= logs.MAX_PARSED:
+        subject = logs.answer_id(legible(ctx.body))
     return {
         **fields,
         "id": subject or ctx.path_values[:128],

@@ -24,7 +24,7 @@ import msgspec
 from msgspec import Raw
 
 from openapi.json_text import UNREADABLE, read_json
-from telemetry.shared import SharedNumber
+from telemetry.shared_number import SharedNumber
 
 from .later import Later
 from .problems import Problem

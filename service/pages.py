@@ -25,7 +25,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from openapi.contract import Contract, is_page, read_document
-from telemetry import audit, metrics
+from telemetry import logs, metrics
 
 from .document import with_tokens
 from .idempotency import Idempotency
@@ -106,7 +106,7 @@ class Readiness:
             "store": Check(
                 lambda: idempotency.store_failed, "unavailable", look=idempotency.look_again
             ),
-            "audit": Check(audit.losing, "lines are lost"),
+            "audit": Check(logs.loses_audit_lines, "lines are lost"),
         }
 
     async def page(self, _: Request) -> Response:

@@ -14,8 +14,8 @@ from urllib.parse import urlencode
 
 from environment import SettingsError
 from openapi.contract import Authentication
-from telemetry.logs import hide
-from telemetry.shared import SharedNumber
+from telemetry.logs import add_secrets
+from telemetry.shared_number import SharedNumber
 
 from .config import Settings
 
@@ -122,7 +122,7 @@ def render(authentication: Authentication, fields: Mapping[str, str]) -> Credent
     elif authentication.type == "apikey":
         headers[fields["key"]] = fields["value"]
     hidden = [fields[name] for name in ("token", "username", "password", "value") if name in fields]
-    hide(*hidden, *headers.values())
+    add_secrets(*hidden, *headers.values())
     return Credentials(
         headers, query, tuple(text.encode() for text in (*hidden, *headers.values()))
     )

@@ -11,27 +11,27 @@ from gunicorn.glogging import Logger  # type: ignore[import-untyped]
 from gunicorn.workers import base  # type: ignore[import-untyped]
 from gunicorn.workers.workertmp import WorkerTmp  # type: ignore[import-untyped]
 
-from . import values
+from . import metrics
 
 
 def share_metrics(workers: int) -> None:
     """Makes memory for the metrics of `workers`, four times over: a reload has old and new ones, and an operator may add some."""
-    values.make_slots(max(16, 4 * workers))
+    metrics.make_slots(max(16, 4 * workers))
 
 
 def place_worker(worker: Any, others: Iterable[Any]) -> None:
     """Gives a worker that is about to be forked memory for its metrics that none of the `others`, which live, has."""
-    worker.slot = values.free_slot({other.slot for other in others})
+    worker.slot = metrics.free_slot({other.slot for other in others})
 
 
 def enter_worker(worker: Any) -> None:
     """Has this process, the worker, count in its own memory."""
-    values.enter(worker.slot)
+    metrics.use_slot(worker.slot)
 
 
 def forget_worker(worker: Any) -> None:
     """Takes a dead worker out of the gauges; what it counted stays counted."""
-    values.leave(worker.slot)
+    metrics.clear_gauges(worker.slot)
 
 
 class Heartbeat(WorkerTmp):  # type: ignore[misc]

@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 from environment import SettingsError
 from mcp_bridge.app import create_app
 from mcp_bridge.config import Settings, log_to_stderr
-from telemetry import audit
+from telemetry import logs
 from tests.processes import ROOT, sandbox_process
 from tests.telemetry.gateway import eventually, gateway, upstream
 
@@ -124,18 +124,18 @@ def test_the_bridge_says_that_it_loses_audit_lines_until_it_writes_them_again(
     tmp_path: Path,
 ) -> None:
     (file := tmp_path / "audit").symlink_to("/dev/full")
-    kept = audit.log.handlers[:], audit.log.propagate
-    audit.start(str(file))
-    lines = audit.log.handlers[0].lines  # type: ignore[attr-defined]
+    audit = logs.audit_log
+    kept = audit.handlers[:], audit.propagate
+    logs.start_audit(str(file))
     try:
         with upstream() as rest:
             app = create_app(Settings.from_env({"BRIDGE_REST_URL": rest.url}))
             client = TestClient(app, base_url="http://127.0.0.1:9090")
             for status in ("ready, but audit lines are lost", "ready"):
-                audit.entry("told", {})
-                lines.flush(5)
+                audit.info("told")
+                audit.handlers[0].flush()
                 answer = client.get("/readyz")
                 assert (answer.status_code, answer.json()) == (200, {"status": status})
                 file.unlink()
     finally:
-        audit.log.handlers[:], audit.log.propagate = kept
+        audit.handlers[:], audit.propagate = kept

@@ -11,20 +11,20 @@ import pytest
 from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 
-from telemetry import metrics, values
+from telemetry import metrics
 
 
 @pytest.fixture(autouse=True)
 def slots(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Room for three workers, as if this process had just been started."""
-    monkeypatch.setattr(values, "_slots", [values.Slot()])
-    monkeypatch.setattr(values, "_values", {})
-    values.make_slots(3)
-    values.enter(0)
+    monkeypatch.setattr(metrics, "_slots", [metrics.Slot()])
+    monkeypatch.setattr(metrics, "_values", {})
+    metrics.make_slots(3)
+    metrics.use_slot(0)
     yield
     monkeypatch.undo()
-    values.enter(0)
-    values.incomplete.value = 0.0
+    metrics.use_slot(0)
+    metrics._incomplete.value = 0.0
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def worker(slot: int | None, work: Callable[[], None]) -> int:
     """The status of a process forked from this one that does `work`, counting in `slot`."""
     if (child := os.fork()) == 0:
         try:
-            values.enter(slot)
+            metrics.use_slot(slot)
             work()
             os._exit(0)
         finally:
@@ -83,7 +83,7 @@ def test_what_a_killed_worker_counted_stays_and_its_successor_goes_on_with_it(
 
     for _ in range(40):
         assert worker(1, die) == signal.SIGKILL
-        values.leave(1)
+        metrics.clear_gauges(1)
     assert page()["test_calls_total/a"] == 200
 
 
@@ -104,15 +104,15 @@ def test_what_an_ended_worker_had_under_way_is_forgotten(gauge: Gauge) -> None:
     gauge.inc()
     assert worker(1, gauge.inc) == 0
     assert page()["test_running"] == 2
-    values.leave(1)
+    metrics.clear_gauges(1)
     assert page()["test_running"] == 1
 
 
 def test_a_worker_whose_memory_for_metrics_is_full_goes_on_and_the_page_says_what_it_is(
     counter: Counter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(values, "SIZE", 4096)
-    values.make_slots(4)
+    monkeypatch.setattr(metrics, "SLOT_SIZE", 4096)
+    metrics.make_slots(4)
 
     def count() -> None:
         for number in range(200):
@@ -129,9 +129,9 @@ def test_a_worker_too_many_goes_on_and_the_page_says_that_it_lacks_something(
     counter: Counter,
 ) -> None:
     taken = {1, None, 3}
-    assert values.free_slot(taken) == 2
+    assert metrics.free_slot(taken) == 2
     assert page()["gateway_metrics_incomplete"] == 0
-    assert values.free_slot({1, 2, 3}) is None
+    assert metrics.free_slot({1, 2, 3}) is None
     assert worker(None, lambda: counter.labels("a").inc()) == 0
     shown = page()
     assert (shown["gateway_metrics_incomplete"], shown.get("test_calls_total/a")) == (1, None)
@@ -140,6 +140,6 @@ def test_a_worker_too_many_goes_on_and_the_page_says_that_it_lacks_something(
 def test_a_machine_without_memory_for_metrics_starts_all_the_same(
     counter: Counter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(values, "SIZE", 1 << 60)
-    values.make_slots(4)
-    assert (values.free_slot({1, 2, 3}), page()["gateway_metrics_incomplete"]) == (None, 1)
+    monkeypatch.setattr(metrics, "SLOT_SIZE", 1 << 60)
+    metrics.make_slots(4)
+    assert (metrics.free_slot({1, 2, 3}), page()["gateway_metrics_incomplete"]) == (None, 1)

@@ -6,7 +6,7 @@ import multiprocessing
 import resource
 from collections.abc import Callable
 
-from telemetry.shared import SharedNumber
+from telemetry.shared_number import SharedNumber
 
 
 def forked(work: Callable[[], object]) -> int | None:
