@@ -10,11 +10,15 @@ TOOLS := mistralai-3 mistralai-1 mcp-1 fastmcp
 # Environments that `make bench` measures in: the gateway's, that of its peers, LiteLLM's (half a gigabyte; not for QUICK=1).
 BENCH := gateway peers $(if $(QUICK),,litellm)
 export SCARF_ANALYTICS := false
+# Compiled once, not by each of the many processes that tests start.
+unexport PYTHONDONTWRITEBYTECODE
 SPECTRAL := tests/tools/node_modules/.bin/spectral
 
 # Hashes are checked and nothing is built here, so no code of a package runs while it is installed. A lock names everything:
 # pip has nothing to resolve, and a newer release of what a package asks for with extras (`pydantic[email]`) cannot stop it.
-INSTALL := -m pip install -qq --disable-pip-version-check --no-input --no-deps --require-hashes --only-binary :all:
+# Python compiles what it imports, which is a part of it.
+PIP := -m pip -qq --disable-pip-version-check --no-input
+INSTALL := install --no-deps --require-hashes --only-binary :all: --no-compile
 COMPILE := pip compile -q --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-header --no-annotate
 
@@ -80,28 +84,28 @@ $(VENV):
 
 .venv/.runtime: requirements.lock | $(VENV)
 	@echo "Installing what the gateway needs into .venv (only this time) ..."
-	@$(VENV) $(INSTALL) -r $<
+	@$(VENV) $(PIP) $(INSTALL) -r $<
 	@touch $@
 
 .venv/.development: requirements-dev.lock | $(VENV)
 	@echo "Installing what the tests need into .venv (only this time) ..."
-	@$(VENV) $(INSTALL) -r $<
+	@$(VENV) $(PIP) $(INSTALL) -r $<
 	@touch .venv/.runtime $@
 
 define INSTALL_TOOL
 @echo "Installing $* into .tools (only this time) ..."
-@$(PYTHON) -m venv .tools/$*
-@.tools/$*/bin/python $(INSTALL) -r $<
+@$(PYTHON) -m venv --without-pip .tools/$*
+@$(VENV) $(PIP) --python .tools/$*/bin/python $(INSTALL) -r $<
 @touch $@
 endef
 
-.tools/gateway/.installed: .tools/%/.installed: requirements.lock
+.tools/gateway/.installed: .tools/%/.installed: requirements.lock | $(VENV)
 	$(INSTALL_TOOL)
 
-.tools/%/.installed: tests/tools/%.lock
+.tools/%/.installed: tests/tools/%.lock | $(VENV)
 	$(INSTALL_TOOL)
 
-.tools/%/.installed: bench/%.lock
+.tools/%/.installed: bench/%.lock | $(VENV)
 	$(INSTALL_TOOL)
 
 tests/tools/node_modules/.installed: tests/tools/package-lock.json
