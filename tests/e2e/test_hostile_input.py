@@ -9,7 +9,7 @@ import json
 import re
 import socket
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from http.client import HTTPResponse
 
 import pytest
@@ -115,28 +115,32 @@ def test_a_body_that_breaks_off_reaches_nobody(connection: Connection, stack: St
     assert reached(stack.sandbox) == []
 
 
-@pytest.mark.exclusive
 def test_large_bodies_that_do_not_end_take_no_more_than_their_room(stack: Stack) -> None:
     upstream = f"{stack.sandbox.url}/v1"
-    with gateway_process(upstream, WEB_CONCURRENCY=1, GATEWAY_MAX_BODY=1 << 20) as gateway:
-        unending = [Connection(gateway.port) for _ in range(2 * ROOM)]
-        for each in unending:
-            each.send(create(f"Content-Length: {1 << 20}") + b" " * ((1 << 20) - 1))
+    # Parts of a large body: however those that are refused make room for others, none is left for a whole one.
+    part = (1 << 20) // 3
+    with (
+        gateway_process(upstream, WEB_CONCURRENCY=1, GATEWAY_MAX_BODY=1 << 20) as gateway,
+        ExitStack() as sockets,
+    ):
+        for _ in range(4 * ROOM):
+            unending = Connection(gateway.port)
+            sockets.enter_context(unending.socket)
+            unending.send(create(f"Content-Length: {1 << 20}") + b" " * part)
         wait_until(lambda: _answer_of_a_large_create(gateway.port) == 503)
-        small = Connection(gateway.port).send(create(f"Content-Length: {len(CREATE)}") + CREATE)
-        assert small.answer()[0] == 200
-        for each in (*unending, small):
-            each.socket.close()
+        small = Connection(gateway.port)
+        with small.socket:
+            small.send(create(f"Content-Length: {len(CREATE)}") + CREATE)
+            assert small.answer()[0] == 200
+        sockets.close()
         wait_until(lambda: _answer_of_a_large_create(gateway.port) == 200)
 
 
 def _answer_of_a_large_create(port: int) -> int:
     body = CREATE.ljust(1 << 20)
     large = Connection(port)
-    try:
+    with large.socket:
         return large.send(create(f"Content-Length: {len(body)}") + body).answer()[0]
-    finally:
-        large.socket.close()
 
 
 # Framing: what two servers in a row could read differently
