@@ -1,4 +1,8 @@
-"""Tokens that somebody else issues: JWTs, checked with the issuer's public keys (RFC 7519, RFC 9068, RFC 8725)."""
+"""Tokens that somebody else issues: JWTs, checked with the issuer's public keys (RFC 7519, RFC 9068, RFC 8725).
+
+PyJWT checks the tokens and reads the keys. Its own client for keys is not used: it has no limit for a whole fetch or for
+the size of an answer, blocks a thread for each caller that waits, and has no keys left when a fetch fails.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +12,17 @@ import logging
 import re
 import ssl
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
+import jwt
 from cryptography.exceptions import UnsupportedAlgorithm
-from joserfc import jws, jwt
-from joserfc.errors import JoseError
-from joserfc.jwk import JWKRegistry, Key
+from jwt import exceptions as errors
+from jwt.algorithms import OKPAlgorithm
+from jwt.utils import base64url_decode
 
 from environment import SettingsError
 
@@ -27,11 +32,17 @@ from .token_file import Grant, running
 
 log = logging.getLogger("access.jwt_issuer")
 
-ALGORITHMS = (
-    *("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
-    *("ES256", "ES384", "ES512", "EdDSA", "Ed25519"),
-)
-"""What may be allowed: signatures that need a private key. Whoever knows a public key could make the others."""
+BY_KEY_TYPE: dict[Any, tuple[str, ...]] = {
+    ("RSA", None): ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
+    ("EC", "P-256"): ("ES256",),
+    ("EC", "P-384"): ("ES384",),
+    ("EC", "P-521"): ("ES512",),
+    ("OKP", "Ed448"): ("EdDSA",),
+    ("OKP", "Ed25519"): ("EdDSA", "Ed25519"),  # its older and its newer name: RFC 9864
+}
+"""Signatures that need a private key, by the type and curve of the keys that check them."""
+ALGORITHMS = tuple(dict.fromkeys(name for names in BY_KEY_TYPE.values() for name in names))
+"""What may be allowed. Whoever knows a public key could make other signatures."""
 
 LEEWAY = 30
 """Seconds by which the clocks may differ."""
@@ -43,17 +54,39 @@ STALE = 24 * 3600.0
 """Seconds for which keys that cannot be fetched again stay good."""
 FETCH_SECONDS = 5.0
 """Seconds for a whole fetch, from the look-up of the name to the last byte."""
-MAX_KEYS = 256 * 1024
+MAX_JWKS = 256 * 1024
 """Bytes."""
-MOST_TRIED = 16
+MAX_TRIED = 16
 """Keys that are tried on one token, when it does not say which it is."""
-
-_ODD = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
-"""What decoding raises, beside errors of its own, for members of another type, depth or size than it expects."""
-_UNFIT = (JoseError, UnsupportedAlgorithm, *_ODD)
-"""What a key raises that cannot be read, or cannot check what it is to check."""
+MIN_RSA_BITS = 2048  # RFC 7518 section 3.3
 
 _SUBJECT = re.compile(r"[\x21-\x7e]{1,200}")
+# RFC 7518 sections 6.2.2, 6.3.2; RFC 8037 section 2
+_PRIVATE = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth"})
+_ODD = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
+"""What reading raises, beside errors of PyJWT's, for members of another type, depth or size than it expects."""
+_REASONS: dict[type[Exception], str] = {
+    errors.ExpiredSignatureError: "expired token exp",
+    errors.ImmatureSignatureError: "it is not valid yet",
+    errors.InvalidAudienceError: "invalid claim aud",
+    errors.InvalidIssuedAtError: "invalid claim iat",
+    errors.InvalidIssuerError: "invalid claim iss",
+    errors.InvalidJTIError: "invalid claim jti",
+    errors.InvalidSubjectError: "invalid claim sub",
+}
+"""What the caller is told, in our words: PyJWT's may quote the token."""
+
+if "Ed25519" not in jwt.PyJWS().get_algorithms():
+    jwt.register_algorithm("Ed25519", OKPAlgorithm())
+
+
+@dataclass(frozen=True)
+class SigningKey:
+    """One of the issuer's keys. `algorithms` are those it may check, `public` is what `cryptography` made of it."""
+
+    name: str | None
+    algorithms: tuple[str, ...]
+    public: Any
 
 
 class JwtIssuer:
@@ -79,55 +112,69 @@ class JwtIssuer:
         self.issuer = issuer
         self.audience = audience
         self.keys_url = keys_url
-        self.registry = jws.JWSRegistry(algorithms=algorithms)
-        self.claims = jwt.JWTClaimsRegistry(
-            leeway=LEEWAY,
-            iss={"essential": True, "value": issuer},
-            aud={"essential": True, "value": audience},
-            exp={"essential": True},
-            sub={"essential": True},
-        )
+        self.algorithms = algorithms
         # Once: it takes longer than all else that a fetch does.
         self.tls = ssl.create_default_context()
         self.clock = clock
-        self.keys: list[Key] = []
-        self.unused = ""  # what was said last of the keys that are not used
+        self.keys: list[SigningKey] = []
+        self.unused = ""  # what was logged last of the keys that are not used
         self.fetched = self.tried = float("-inf")
         self.fetching: asyncio.Task[None] | None = None
 
     async def grant(self, token: str) -> Grant:
         """Who the token names and what it allows; InvalidToken for a bad one, KeysUnavailable without keys."""
-        parsed = _parsed(token)
-        header = parsed.headers()
-        with _invalid_token():
-            self.registry.check_header(header)
-            algorithm, key_id = self.registry.get_alg(header["alg"]).name, header.get("kid")
-        keys = await self._keys_for(key_id)
-        fitting = [key for key in keys if _named(key, key_id) and _fits(key, algorithm)]
-        if not any(self._signed(parsed, key) for key in fitting[:MOST_TRIED]):
-            raise InvalidToken("bad signature" if fitting else "no key of its issuer fits it")
-        with _invalid_token():
-            claims = json.loads(parsed.payload)
-            self.claims.validate(claims)
-            subject = claims["sub"]
-            plain = _SUBJECT.fullmatch(subject)
-        if not plain:
+        algorithm, name = _algorithm_and_key(token)
+        if algorithm not in self.algorithms:
+            raise InvalidToken("unsupported algorithm")
+        keys = [
+            key
+            for key in await self._keys_for(name)
+            if name in (None, key.name) and algorithm in key.algorithms
+        ]
+        for key in keys[:MAX_TRIED]:
+            if claims := self._claims(token, algorithm, key):
+                break
+        else:
+            raise InvalidToken("bad signature" if keys else "no key of its issuer fits it")
+        subject = claims["sub"]
+        if not _SUBJECT.fullmatch(subject):
             raise InvalidToken("its sub is empty, too long or not plain ASCII")
         return Grant(f"jwt:{subject}", scopes_of(claims))
 
-    def _signed(self, parsed: jws.CompactSignature, key: Key) -> bool:
+    def _claims(self, token: str, algorithm: str, key: SigningKey) -> dict[str, Any] | None:
+        """What the token says, when `key` signed it; None when it did not, InvalidToken when its claims are not good."""
         try:
-            return jws.validate_compact(parsed, key, registry=self.registry)
-        except _UNFIT:
-            return False
+            claims: dict[str, Any] = jwt.decode(
+                token,
+                key.public,
+                [algorithm],
+                audience=self.audience,
+                issuer=self.issuer,
+                leeway=LEEWAY,
+                options={"require": ["iss", "aud", "exp", "sub"]},
+            )
+        except errors.InvalidSignatureError:
+            return None
+        except errors.MissingRequiredClaimError as error:
+            raise InvalidToken(f"missing claim {error.claim}") from error
+        except (jwt.PyJWTError, *_ODD) as error:
+            raise InvalidToken(_REASONS.get(type(error), "it is malformed")) from error
+        for name in (
+            "exp",
+            "nbf",
+            "iat",
+        ):  # numbers, says RFC 7519 section 2; PyJWT reads texts too
+            if isinstance(claims.get(name), str):
+                raise InvalidToken(f"invalid claim {name}")
+        return claims
 
-    async def _keys_for(self, key_id: str | None) -> list[Key]:
-        """The keys. They are fetched before when none of them can be the one named `key_id`, or none is good any longer;
+    async def _keys_for(self, name: str | None) -> list[SigningKey]:
+        """The keys. They are fetched before when none of them can be the one named `name`, or none is good any longer;
         and beside when they are old.
         """
         now = self.clock()
         good = now - self.fetched < STALE
-        known = good and any(_named(key, key_id) for key in self.keys)
+        known = good and any(name in (None, key.name) for key in self.keys)
         fetching = running(self.fetching)
         outdated = not known or now - self.fetched >= FRESH
         if outdated and not fetching and now - self.tried >= RETRY:
@@ -172,43 +219,31 @@ def scopes_of(claims: dict[str, Any]) -> frozenset[str]:
     return frozenset(word for word in words if isinstance(word, str))
 
 
-def _parsed(token: str) -> jws.CompactSignature:
+def _algorithm_and_key(token: str) -> tuple[str, str | None]:
+    """The algorithm that the token says, and its key's name, None when it says none. All else in its header is left to
+    PyJWT; its own function for this reads the whole token, which takes as long as checking it.
+    """
     try:
-        return jws.extract_compact(token.encode())
-    except (JoseError, *_ODD) as error:
-        raise InvalidToken("it is no JWT") from error
-
-
-@contextmanager
-def _invalid_token() -> Iterator[None]:
-    """Raises InvalidToken for what a part of a token makes joserfc raise."""
-    try:
-        yield
-    except JoseError as error:
-        raise InvalidToken(_reason(error)) from error
+        header = json.loads(base64url_decode(token.partition(".")[0]))
+        algorithm, name = header.get("alg"), header.get("kid")
     except _ODD as error:
-        raise InvalidToken("it is malformed") from error
+        raise InvalidToken("it is no JWT") from error
+    if not isinstance(algorithm, str) or not isinstance(name, str | None):
+        raise InvalidToken("invalid header value")
+    return algorithm, name
 
 
-def _reason(error: JoseError) -> str:
-    """What is wrong, in the words of a kind of error, never of the token."""
-    kind = type(error).__name__.removesuffix("Error")
-    claim = getattr(error, "claim", "")
-    words = re.sub(r"(?<!^)(?=[A-Z])", " ", kind).lower()
-    return f"{words} {claim}".strip() if isinstance(claim, str) else words
-
-
-def read_keys(content: bytes) -> tuple[list[Key], str]:
+def read_keys(content: bytes) -> tuple[list[SigningKey], str]:
     """The keys of a JWKS that can check signatures, and what is wrong with others, which are passed over (RFC 7517 section 5).
 
     ValueError and the like when it is none, or has no such key.
     """
-    keys: list[Key] = []
+    keys: list[SigningKey] = []
     unused: list[str] = []
     for number, member in enumerate(json.loads(content)["keys"], 1):
         try:
             keys.append(_key(member))
-        except _UNFIT as error:
+        except (jwt.PyJWTError, UnsupportedAlgorithm, *_ODD) as error:
             unused.append(f"number {number} ({type(error).__name__}: {str(error)[:80]})")
     said = ", ".join(unused[:3]) + (f" and {len(unused) - 3} more" if unused[3:] else "")
     if not keys:
@@ -216,39 +251,28 @@ def read_keys(content: bytes) -> tuple[list[Key], str]:
     return keys, said
 
 
-_PRIVATE = frozenset(
-    {"d", "p", "q", "dp", "dq", "qi", "oth"}
-)  # RFC 7518 sections 6.2.2, 6.3.2; RFC 8037 section 2
-
-
-def _key(member: Any) -> Key:
+def _key(member: Any) -> SigningKey:
     if not isinstance(member, dict):
         raise TypeError("no object")
-    # What is private in it has no business there, and takes long to check.
-    key = JWKRegistry.import_key({n: v for n, v in member.items() if n not in _PRIVATE})
-    key.check_key_op("verify")
-    key.ensure_kid()
-    if not any(_fits(key, algorithm) for algorithm in ALGORITHMS):
+    name, key_type = member.get("kid"), member.get("kty")
+    if not isinstance(name, str | None):
+        raise TypeError("kid is no text")
+    known = BY_KEY_TYPE.get((key_type, None if key_type == "RSA" else member.get("crv")))
+    if known is None:
+        raise ValueError("unknown type or curve")
+    algorithms = tuple(each for each in known if member.get("alg", each) == each)
+    use, operations = member.get("use", "sig"), list(member.get("key_ops", ["verify"]))
+    if not algorithms or use != "sig" or "verify" not in operations:
         raise ValueError("not for signatures")
-    return key
-
-
-def _named(key: Key, key_id: str | None) -> bool:
-    """True when `key` can be the one that a token calls `key_id`; None: it does not say."""
-    return key_id is None or key.kid == key_id
-
-
-def _fits(key: Key, algorithm: str) -> bool:
-    """True when `key` is of the algorithm's type and curve, and for no other use or algorithm."""
-    try:
-        jws.JWSRegistry.algorithms[algorithm].check_key(key)
-    except _UNFIT:
-        return False
-    return True
+    # What is private in it has no business there, and takes long to check.
+    public = jwt.PyJWK({n: v for n, v in member.items() if n not in _PRIVATE}, known[0]).key
+    if key_type == "RSA" and public.key_size < MIN_RSA_BITS:
+        raise ValueError(f"shorter than {MIN_RSA_BITS} bits")
+    return SigningKey(name, algorithms, public)
 
 
 async def fetch_keys(url: str, tls: ssl.SSLContext) -> bytes:
-    """What is at `url`: within FETCH_SECONDS and MAX_KEYS, without proxies and redirects; OSError when it is not had."""
+    """What is at `url`: within FETCH_SECONDS and MAX_JWKS, without proxies and redirects; OSError when it is not had."""
     content = bytearray()
     try:
         async with (
@@ -261,8 +285,8 @@ async def fetch_keys(url: str, tls: ssl.SSLContext) -> bytes:
                 raise OSError(f"the answer is {response.status_code}")
             async for part in response.aiter_raw():
                 content += part
-                if len(content) > MAX_KEYS:
-                    raise OSError(f"it has more than {MAX_KEYS} bytes")
+                if len(content) > MAX_JWKS:
+                    raise OSError(f"it has more than {MAX_JWKS} bytes")
     except httpx2.HTTPError as error:
         raise OSError(f"{type(error).__name__} {error}") from error
     except TimeoutError as error:
