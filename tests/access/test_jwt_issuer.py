@@ -498,11 +498,10 @@ class TestKeys:
     def test_that_trickle_hold_nobody_beyond_the_limit_and_others_not_at_all(
         self, key_server: KeyServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(jwt_issuer, "FETCH_SECONDS", 0.2)
-
         async def calls() -> None:
             issuer = self.issuer(key_server.url)
             await issuer.grant(token())
+            monkeypatch.setattr(jwt_issuer, "FETCH_SECONDS", 0.2)
             self.now += jwt_issuer.RETRY
             trickle = Trickle()
             async with asyncio.timeout(60), answering(trickle) as issuer.keys_url:
