@@ -22,7 +22,7 @@ PROBES = frozenset({"/livez", "/readyz"})
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 EXPOSED = (
     "X-Request-ID, Retry-After, RateLimit, RateLimit-Policy, WWW-Authenticate, Idempotency-Replayed, Idempotency-Expires,"
-    " Gateway-Reconciled, Gateway-Warning, Server-Timing, Proxy-Status"
+    " Gateway-Reconciled, Gateway-Warning, Server-Timing"
 )
 """Response headers that an allowed origin's script may read, beside those that every script may."""
 

@@ -14,13 +14,12 @@ from openapi.contract import METHODS
 from .batch_jobs import recoveries
 from .callers import Callers
 from .config import Settings
-from .edge import Records
+from .edge import Edge
 from .flask_dispatch import ThreadedWSGI
 from .guards import Guards
 from .handlers import forwarding_handler
 from .idempotency import Idempotency
 from .pages import Pages, Readiness
-from .problems import Problems
 from .request_reader import Validation
 from .store import open_store
 from .upstream import Upstream
@@ -46,8 +45,7 @@ def create_app(settings: Settings | None = None) -> FlaskApp:
     app = FlaskApp(
         __name__,
         middlewares=[
-            partial(Records, contract=contract, tracing=settings.tracing),
-            partial(Problems, contract=contract),
+            partial(Edge, contract=contract, tracing=settings.tracing),
             partial(Guards, contract=contract, origins=settings.origin_policy()),
             partial(
                 Callers,

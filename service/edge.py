@@ -1,15 +1,20 @@
-"""What is told about every request, once, when its answer has left: log line, audit line, metrics, span, two headers."""
+"""The outermost layer: gives each request its context, turns failures into problem documents, and logs what became of it.
+
+Access log, audit log, metrics and span of a request are written once, when its answer has left.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import time
 from typing import Any
 
+import msgspec
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from access import AccessDenied
 from access.origins import PROBES
 from openapi.contract import OWN_PAGES, Contract
 from openapi.json_text import legible
@@ -28,14 +33,6 @@ QUIET = PROBES | {"/metrics"}
 SHED = {"overloaded": "queue-full", "too-many-requests": "rate-limit"}
 """Kinds of problem by which a request is turned away unserved, with the reason as the metric names it."""
 
-# RFC 9209 section 2.3: why there is no answer whose status could be named.
-PROXY_ERRORS = {
-    "upstream-unreachable": "destination_unavailable",
-    "upstream-timeout": "http_response_timeout",
-    "upstream-bad-response": "connection_terminated",
-    "upstream-answer-too-large": "http_response_body_size",
-}
-
 IDEMPOTENCY = (
     "first",
     "replayed",
@@ -47,13 +44,11 @@ IDEMPOTENCY = (
     "unknown",
 )
 
-_TOKEN = re.compile(r"[A-Za-z*][\w!#$%&'*+.^`|~:/-]*", re.ASCII)
-_ASSETS = "/docs/assets/"
-
 log = logging.getLogger("gateway.requests")
+failures = logging.getLogger("gateway.errors")
 
-for _outcome_label in IDEMPOTENCY:
-    metrics.idempotency.labels(_outcome_label)  # there from the start, with 0
+for _outcome in IDEMPOTENCY:
+    metrics.idempotency.labels(_outcome)  # there from the start, with 0
 for _reason in SHED.values():
     metrics.shed.labels(_reason)
 
@@ -75,6 +70,7 @@ def start_logging(settings: Settings) -> None:
 
 
 def _correlation() -> dict[str, str]:
+    """The fields of every line that is logged while a request is worked for."""
     try:
         ctx = current()
     except LookupError:
@@ -82,8 +78,8 @@ def _correlation() -> dict[str, str]:
     return {"request_id": ctx.request_id, "trace_id": ctx.trace.trace_id}
 
 
-class Records:
-    """ASGI, outermost: gives each request its context, and tells what became of it."""
+class Edge:
+    """ASGI, around all other layers; `tracing`: where spans are exported to, as `spans.wanted` says."""
 
     def __init__(self, app: ASGIApp, *, contract: Contract, tracing: str) -> None:
         self.app = app
@@ -91,8 +87,7 @@ class Records:
         self.tracing = tracing
         self.routes = {operation.id: operation.path for operation in contract.operations.values()}
         self.changing = {o.id for o in contract.operations.values() if o.access == "write"}
-        self.product = contract.product if _TOKEN.fullmatch(contract.product) else "gateway"
-        self.durations: dict[tuple[str, str, int], Any] = {}
+        self.histograms: dict[tuple[str, str, int], Any] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -101,14 +96,17 @@ class Records:
         begun = time.perf_counter()
         ctx = open_context(scope["headers"])
         if self.tracing:
-            self._decide(ctx)
+            # A process's first request opens its exporter: after every fork.
+            spans.open_exporter(self.contract.product, self.contract.version, self.tracing)
+            if exporter := spans.exporter():
+                ctx.trace = exporter.decide(ctx.trace)
 
-        async def recorded(message: Message) -> None:
+        async def send_noted(message: Message) -> None:
             if message["type"] == "http.response.start":
                 ctx.status = message["status"]
-                message["headers"] = [*message["headers"], *self._headers(ctx, begun)]
+                message["headers"] = [*message["headers"], *_headers(ctx, begun)]
             elif scope["method"] == "HEAD":
-                message["body"] = b""  # pages have one; servers say so in their logs
+                message["body"] = b""  # pages and problems have one; servers say so in their logs
             elif body := message.get("body"):
                 ctx.body = body
                 ctx.size += len(body)
@@ -116,83 +114,86 @@ class Records:
 
         metrics.inflight.inc()
         try:
-            await self.app(scope, receive, recorded)
+            await self._serve(ctx, scope, receive, send_noted)
         except asyncio.CancelledError:
-            self._left(ctx, scope, begun)
+            self._client_left(ctx, scope, begun)
             raise
         except BaseException:
             self._finish(ctx, scope, begun)
             raise
         self._finish(ctx, scope, begun)
 
-    def _left(self, ctx: RequestContext, scope: Scope, begun: float) -> None:
-        """Tells what became of a request whose client left: when the handler is through with it, not before."""
+    async def _serve(self, ctx: RequestContext, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self.app(scope, receive, send)
+        except Exception as error:  # the process's outermost edge: nothing leaves it but an answer
+            if ctx.status:
+                raise
+            # In no variable here: this frame is in its traceback, and such a cycle would keep the request's body.
+            ctx.problem = self._problem(error, scope)
+            await _send_problem(ctx.problem, ctx.request_id, scope, send)
+
+    def _problem(self, error: Exception, scope: Scope) -> Problem:
+        if isinstance(error, Problem):
+            return error
+        if isinstance(error, AccessDenied):
+            return Problem(error.slug, error.detail, status=error.status, headers=error.headers)
+        if isinstance(error, HTTPException) and error.status_code == 404:
+            return Problem("not-found", "The paths that this gateway answers are in /openapi.json.")
+        if isinstance(error, HTTPException) and error.status_code == 405:
+            pages = ["GET", "HEAD"]  # what is no path of the contract's
+            allowed = ", ".join(self.contract.allowed_methods(scope["path"]) or pages)
+            headers = [("Allow", allowed)]
+            return Problem("method-not-allowed", f"It answers {allowed}.", headers=headers)
+        failures.error("request %s failed", current().request_id, exc_info=error)
+        return Problem(
+            "internal-error", "The failure is in the gateway's log under this request_id."
+        )
+
+    def _client_left(self, ctx: RequestContext, scope: Scope, begun: float) -> None:
+        """Logs a request whose client left: when the handler is through with it, not before."""
         ctx.status = ctx.status or LEFT
         if ctx.handling is None or ctx.handling.done():
             self._finish(ctx, scope, begun)
             return
 
-        def finished(call: asyncio.Future[Any]) -> None:
-            error = None if call.cancelled() else call.exception()
+        def handled(handling: asyncio.Future[Any]) -> None:
+            error = None if handling.cancelled() else handling.exception()
             if isinstance(error, Problem):
                 ctx.problem = error
-            elif not call.cancelled() and error is None:
-                ctx.body = call.result()[2]
+            elif not handling.cancelled() and error is None:
+                ctx.body = handling.result()[2]
             self._finish(ctx, scope, begun)
 
-        ctx.handling.add_done_callback(finished)
+        ctx.handling.add_done_callback(handled)
 
     def _finish(self, ctx: RequestContext, scope: Scope, begun: float) -> None:
-        self._tell(ctx, scope, time.perf_counter() - begun)
-        # An idle connection keeps its last context; from a problem's traceback hangs all that was read of a refused body.
-        ctx.body, ctx.handling, ctx.problem = b"", None, None
-
-    def _headers(self, ctx: RequestContext, begun: float) -> list[tuple[bytes, bytes]]:
-        headers = []
-        if ctx.operation:
-            upstream = ctx.upstream_seconds * 1000
-            gateway = (time.perf_counter() - begun) * 1000 - upstream
-            asked = f"upstream;dur={upstream:.1f}, " if upstream else ""
-            headers.append((b"server-timing", f"{asked}gateway;dur={gateway:.1f}".encode()))
-        if ctx.problem and ctx.problem.kind.source == "upstream":
-            headers.append((b"proxy-status", self._proxy_status(ctx.problem).encode()))
-        return headers
-
-    def _proxy_status(self, problem: Problem) -> str:
-        """Whose fault it was, as RFC 9209 says it."""
-        cause = problem.__cause__ if isinstance(problem.__cause__, Problem) else problem
-        if problem.upstream_status:
-            return f"{self.product}; received-status={problem.upstream_status}"
-        return f"{self.product}; error={PROXY_ERRORS.get(cause.slug, 'http_response_incomplete')}"
-
-    def _tell(self, ctx: RequestContext, scope: Scope, seconds: float) -> None:
+        """Counts and logs a request, and exports its span."""
+        seconds = time.perf_counter() - begun
+        if not ctx.operation:  # it was refused before it was routed
+            wanted, values = self.contract.find(scope["method"], scope["path"])
+            if wanted:
+                ctx.operation, ctx.path_values = wanted.id, "/".join(values)
         method = metrics.method_label(scope["method"])
-        if not ctx.operation:
-            self._name_refused(ctx, scope)
         route = self.routes.get(ctx.operation) or _page_route(scope["path"])
         self._count(ctx, (method, route, ctx.status), seconds)
-        fields = self._fields(ctx, scope, method, route, seconds)
+        fields = _fields(ctx, scope, method, route, seconds)
         level = logging.DEBUG if route in QUIET else logging.INFO
         message = f"{method} {route or '(no route)'} {ctx.status}"
         log.log(level, message, extra={"fields": fields})
         if ctx.operation in self.changing:
             message = f"{ctx.operation} {fields['outcome']}"
-            logs.audit_log.info(message, extra={"fields": _audited(ctx, scope, fields)})
+            logs.audit_log.info(message, extra={"fields": {**fields, **_audit_fields(ctx, scope)}})
         if self.tracing:
-            self._export(ctx, method, route, seconds)
+            _export(ctx, method, route, seconds)
+        # An idle connection keeps its last context; from a problem's traceback hangs all that was read of a refused body.
+        ctx.body, ctx.handling, ctx.problem = b"", None, None
 
-    def _name_refused(self, ctx: RequestContext, scope: Scope) -> None:
-        """Says what a request asked for that was refused before it was routed."""
-        wanted, values = self.contract.find(scope["method"], scope["path"])
-        if wanted:
-            ctx.operation, ctx.path_values = wanted.id, "/".join(values)
-
-    def _count(self, ctx: RequestContext, key: tuple[str, str, int], seconds: float) -> None:
+    def _count(self, ctx: RequestContext, labels: tuple[str, str, int], seconds: float) -> None:
         metrics.inflight.dec()
-        duration = self.durations.get(key)
-        if duration is None:
-            duration = self.durations[key] = metrics.requests.labels(*key)
-        duration.observe(seconds)
+        if labels not in self.histograms:  # finding one by its labels costs more than counting
+            self.histograms[labels] = metrics.requests.labels(*labels)
+        self.histograms[labels].observe(seconds)
         if ctx.idempotency:
             metrics.idempotency.labels(ctx.idempotency).inc()
         if ctx.problem:
@@ -201,67 +202,75 @@ class Records:
             if reason := SHED.get(ctx.problem.slug):
                 metrics.shed.labels(reason).inc()
 
-    def _fields(
-        self, ctx: RequestContext, scope: Scope, method: str, route: str, seconds: float
-    ) -> dict[str, Any]:
-        fields = {
-            "request_id": ctx.request_id,
-            "trace_id": ctx.trace.trace_id,
-            "span_id": ctx.trace.span_id,
-            "caller": ctx.caller.name[:100],
-            "method": method,
-            "route": route,
-            "operation": ctx.operation,
-            "status": ctx.status,
-            "outcome": _outcome(ctx.status),
-            "bytes": ctx.size,
-            "seconds": round(seconds, 4),
-        }
-        if ctx.upstream_seconds:
-            fields["upstream_status"] = ctx.upstream_status
-            fields["upstream_seconds"] = round(ctx.upstream_seconds, 4)
-        if ctx.problem:
-            fields["problem"] = ctx.problem.slug
-        if ctx.idempotency:
-            fields["idempotency"] = ctx.idempotency
-        if log.isEnabledFor(logging.DEBUG):
-            fields["path"] = ascii(scope["path"][:200])[1:-1]
-        return fields
 
-    def _decide(self, ctx: RequestContext) -> None:
-        """Whether the request's spans are exported. Its first request opens a process's exporter: after every fork."""
-        spans.open_exporter(self.contract.product, self.contract.version, self.tracing)
-        if exporter := spans.exporter():
-            ctx.trace = exporter.decide(ctx.trace)
-
-    def _export(self, ctx: RequestContext, method: str, route: str, seconds: float) -> None:
-        attributes: spans.Attributes = {
-            "http.request.method": method,
-            "http.response.status_code": ctx.status,
-            "url.scheme": "http",
-        }
-        if route:
-            attributes["http.route"] = route
-        if ctx.status >= 500:
-            attributes["error.type"] = ctx.problem.slug if ctx.problem else str(ctx.status)
-        if exporter := spans.exporter():
-            name = f"{method} {route}".strip()
-            exporter.record(ctx.trace, "server", name, time.time() - seconds, seconds, attributes)
+async def _send_problem(problem: Problem, request_id: str, scope: Scope, send: Send) -> None:
+    path = scope.get("raw_path", b"/").decode("latin-1")
+    body = msgspec.json.encode(problem.document(path, request_id))
+    headers = [
+        ("content-type", "application/problem+json"),
+        ("content-length", str(len(body))),
+        *problem.headers,
+    ]
+    encoded = [(n.lower().encode("latin-1"), v.encode("latin-1")) for n, v in headers]
+    await send({"type": "http.response.start", "status": problem.status, "headers": encoded})
+    await send({"type": "http.response.body", "body": body})
 
 
-def _audited(ctx: RequestContext, scope: Scope, fields: dict[str, Any]) -> dict[str, Any]:
-    length = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-    subject = logs.answer_id(ctx.body) if ctx.problem is None else ""
-    if not subject and ctx.problem is None and len(ctx.body) <= logs.MAX_PARSED:
-        subject = logs.answer_id(legible(ctx.body))
-    return {
-        **fields,
-        "id": subject or ctx.path_values[:128],
-        "request_bytes": int(length) if length.isdigit() and len(length) < 16 else 0,
+def _headers(ctx: RequestContext, begun: float) -> list[tuple[bytes, bytes]]:
+    """What every answer has, whoever makes it."""
+    headers = [
+        (b"x-request-id", ctx.request_id.encode()),
+        (b"x-content-type-options", b"nosniff"),
+        (b"cross-origin-resource-policy", b"same-origin"),
+        *ctx.headers,
+    ]
+    if ctx.warning:
+        headers.append((b"gateway-warning", ctx.warning.encode()))
+    if ctx.operation:
+        upstream = ctx.upstream_seconds * 1000
+        gateway = (time.perf_counter() - begun) * 1000 - upstream
+        asked = f"upstream;dur={upstream:.1f}, " if upstream else ""
+        headers.append((b"server-timing", f"{asked}gateway;dur={gateway:.1f}".encode()))
+    return headers
+
+
+def _page_route(path: str) -> str:
+    """The route of a page; empty for a path that nothing here answers."""
+    if path in OWN_PAGES or path == "/docs/start.js":
+        return path
+    return "/docs/assets/{file}" if path.startswith("/docs/assets/") else ""
+
+
+def _fields(
+    ctx: RequestContext, scope: Scope, method: str, route: str, seconds: float
+) -> dict[str, Any]:
+    """The fields of a request's line: docs/observability.md explains them."""
+    fields = {
+        "request_id": ctx.request_id,
+        "trace_id": ctx.trace.trace_id,
+        "span_id": ctx.trace.span_id,
+        "caller": ctx.caller.name[:100],
+        "method": method,
+        "route": route,
+        "operation": ctx.operation,
+        "status": ctx.status,
+        "outcome": _outcome_of(ctx.status),
+        "bytes": ctx.size,
+        "seconds": round(seconds, 4),
     }
+    if ctx.upstream_seconds:
+        fields["upstream_status"] = ctx.upstream_status
+        fields["upstream_seconds"] = round(ctx.upstream_seconds, 4)
+    if ctx.problem:
+        fields["problem"] = ctx.problem.slug
+    if ctx.idempotency:
+        fields["idempotency"] = ctx.idempotency
+    if log.isEnabledFor(logging.DEBUG):
+        fields["path"] = ascii(scope["path"][:200])[1:-1]
+    return fields
 
 
-def _outcome(status: int) -> str:
+def _outcome_of(status: int) -> str:
     if status < 400:
         return "done"
     if status == LEFT:
@@ -269,11 +278,30 @@ def _outcome(status: int) -> str:
     return "refused" if status < 500 else "failed"
 
 
-_PAGES = OWN_PAGES | {"/docs/start.js"}
+def _audit_fields(ctx: RequestContext, scope: Scope) -> dict[str, Any]:
+    """What a request's line in the audit log has beside its fields in the other log."""
+    length = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+    subject = ""
+    if ctx.problem is None:
+        subject = logs.answer_id(ctx.body)
+        if not subject and len(ctx.body) <= logs.MAX_PARSED:
+            subject = logs.answer_id(legible(ctx.body))
+    return {
+        "id": subject or ctx.path_values[:128],
+        "request_bytes": int(length) if length.isdigit() and len(length) < 16 else 0,
+    }
 
 
-def _page_route(path: str) -> str:
-    """The route of a page; empty for a path that nothing here answers."""
-    if path in _PAGES:
-        return path
-    return f"{_ASSETS}{{file}}" if path.startswith(_ASSETS) else ""
+def _export(ctx: RequestContext, method: str, route: str, seconds: float) -> None:
+    attributes: spans.Attributes = {
+        "http.request.method": method,
+        "http.response.status_code": ctx.status,
+        "url.scheme": "http",
+    }
+    if route:
+        attributes["http.route"] = route
+    if ctx.status >= 500:
+        attributes["error.type"] = ctx.problem.slug if ctx.problem else str(ctx.status)
+    if exporter := spans.exporter():
+        name = f"{method} {route}".strip()
+        exporter.record(ctx.trace, "server", name, time.time() - seconds, seconds, attributes)

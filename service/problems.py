@@ -1,28 +1,17 @@
-"""Problem documents (RFC 9457): the table of every failure, and the one place where failures become answers."""
+"""Problems (RFC 9457): the table of every kind of failure, and the exception that one is; `edge` makes answers of them."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
-from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-from access import AccessDenied
-from openapi.contract import Contract
 from openapi.validation import MAX_VIOLATIONS, Violation
-
-from .request_context import RequestContext, current
 
 DOCUMENTATION = "/problems"
 """The page of all problems: a URI reference (RFC 9457 section 3.1.1), since every gateway serves it itself."""
 
 MAX_TEXT = 500
-
-log = logging.getLogger("gateway.errors")
 
 
 @dataclass(frozen=True)
@@ -146,83 +135,3 @@ def _summary(violations: Sequence[Violation]) -> str:
         if violations
         else ""
     )
-
-
-def _own_headers(ctx: RequestContext) -> list[tuple[bytes, bytes]]:
-    headers = [
-        (b"x-request-id", ctx.request_id.encode()),
-        (b"x-content-type-options", b"nosniff"),
-        (b"cross-origin-resource-policy", b"same-origin"),
-        *ctx.headers,
-    ]
-    return [*headers, (b"gateway-warning", ctx.warning.encode())] if ctx.warning else headers
-
-
-class Problems:
-    """ASGI, inside `Records`: every answer carries its request id, and every failure inside becomes a problem document."""
-
-    def __init__(self, app: ASGIApp, *, contract: Contract) -> None:
-        self.app = app
-        self.contract = contract
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        started = False
-        ctx = current()
-
-        async def marked(message: Message) -> None:
-            nonlocal started
-            if message["type"] == "http.response.start":
-                started = True
-                message["headers"] = [*message["headers"], *_own_headers(ctx)]
-            await send(message)
-
-        try:
-            await self.app(scope, receive, marked)
-        except Exception as error:
-            # The process's outermost edge: nothing may leave it but an answer.
-            if started:
-                raise
-            ctx.problem = self._problem(error, scope)
-            await _answer(ctx.problem, scope, marked)
-
-    def _problem(self, error: Exception, scope: Scope) -> Problem:
-        if isinstance(error, Problem):
-            return error
-        if isinstance(error, AccessDenied):
-            return Problem(error.slug, error.detail, status=error.status, headers=error.headers)
-        if isinstance(error, HTTPException) and error.status_code == 404:
-            return Problem("not-found", "The paths that this gateway answers are in /openapi.json.")
-        if isinstance(error, HTTPException) and error.status_code == 405:
-            return self._method_not_allowed(scope)
-        log.error("request %s failed", current().request_id, exc_info=error)
-        return Problem(
-            "internal-error", "The failure is in the gateway's log under this request_id."
-        )
-
-    def _method_not_allowed(self, scope: Scope) -> Problem:
-        pages = ["GET", "HEAD"]  # what is no path of the contract's
-        allowed = ", ".join(self.contract.allowed_methods(scope["path"]) or pages)
-        return Problem("method-not-allowed", f"It answers {allowed}.", headers=[("Allow", allowed)])
-
-
-async def _answer(problem: Problem, scope: Scope, send: Send) -> None:
-    document = problem.document(scope.get("raw_path", b"/").decode("latin-1"), current().request_id)
-    body = msgspec.json.encode(document)
-    headers = [
-        ("content-type", "application/problem+json"),
-        ("content-length", str(len(body))),
-        *problem.headers,
-    ]
-    await send(
-        {
-            "type": "http.response.start",
-            "status": problem.status,
-            "headers": [
-                (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers
-            ],
-        }
-    )
-    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})

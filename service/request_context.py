@@ -10,17 +10,16 @@ from __future__ import annotations
 import asyncio
 import re
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from access.token_file import Grant
 from telemetry import trace_context
 from telemetry.trace_context import Trace
 
-if TYPE_CHECKING:
-    from .problems import Problem
+from .problems import Problem
 
 LOCAL = Grant("local", None)
 """Whoever calls a gateway without tokens."""
@@ -68,6 +67,5 @@ def open_context(headers: Iterable[tuple[bytes, bytes]] = ()) -> RequestContext:
     return ctx
 
 
-def current() -> RequestContext:
-    """The context of the request that this task or thread works for; LookupError when it works for none."""
-    return _current.get()
+current: Callable[[], RequestContext] = _current.get
+"""The context of the request that this task or thread works for; LookupError when it works for none."""

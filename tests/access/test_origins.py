@@ -221,7 +221,7 @@ class TestCors:
         undeclared = {"RateLimit", "RateLimit-Policy", "WWW-Authenticate"}
         table = (ROOT / "docs" / "observability.md").read_text()
         observed = set(re.findall(r"^\| `([A-Z][A-Za-z-]+): ", table, re.MULTILINE))
-        assert {"Server-Timing", "Proxy-Status"} <= observed
+        assert {"Server-Timing"} <= observed
         exposed = set(EXPOSED.split(", "))
         assert (declared | undeclared | observed) - exposed == set()
 

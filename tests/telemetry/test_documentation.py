@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.edge import IDEMPOTENCY, PROXY_ERRORS, SHED
+from service.edge import IDEMPOTENCY, SHED
 from telemetry.metrics import REGISTRY, page
 from tests.telemetry.test_requests import FIELDS
 
@@ -53,5 +53,5 @@ def test_the_field_tables_are_what_lines_have() -> None:
 
 
 def test_fixed_words_are_all_named() -> None:
-    for word in (*IDEMPOTENCY, *PROXY_ERRORS.values(), *SHED.values()):
+    for word in (*IDEMPOTENCY, *SHED.values()):
         assert f"`{word}`" in TEXT

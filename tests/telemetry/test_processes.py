@@ -128,11 +128,7 @@ def test_no_output_of_a_gateway_in_trouble_has_the_key(tmp_path: Path, mistral: 
             running.ask("POST", JOBS, own, CREATE)
         running.ask("GET", "/%1b%5b2J", own)
         mistral.hold.clear()
-        status, headers, _ = running.ask("GET", JOBS)
-        assert (status, headers["proxy-status"]) == (
-            504,
-            "mistral-batch-gateway; error=http_response_timeout",
-        )
+        assert running.ask("GET", JOBS)[0] == 504
         page = json.dumps(running.metrics())
     written = (
         (tmp_path / "stdout").read_bytes() + (tmp_path / "stderr").read_bytes() + page.encode()
