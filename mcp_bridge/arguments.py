@@ -1,7 +1,7 @@
-"""A tool call as a REST request: arguments made plain, checked, and put where REST takes them.
+"""A tool call as a REST request: arguments read, checked once, and put where REST takes them.
 
 Clients differ in how they hand arguments over: what can be meant in one way only is read that way.
-Everything else is refused before anything is sent, with every fault named.
+Everything else is refused before anything is sent, with all that is wrong named.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -19,23 +19,25 @@ import msgspec
 from msgspec import Raw
 from pydantic_core import PydanticSerializationError, to_json
 
-from mcp_bridge.messages import LARGE
 from mcp_bridge.tools import KEY, KEY_HEADER, Argument, CallableTool
 from openapi.contract import Schema
 from openapi.json_text import holds_more, values_in
 from openapi.partial_json import TEXT, TooLarge, read
 from openapi.validation import UNREADABLE
 
+LARGE = 1 << 18
+"""Bytes of JSON text from which it is not built as objects, which are some 20 MB at worst of less."""
+
 BUILT = 300_000
 """Values that are made of one call where reading it needs more than its schema, as JSON within texts does: some 40 MB."""
 
 
 class BadArguments(ValueError):
-    """The arguments cannot be sent; `faults` are sentences, one for each reason."""
+    """The arguments cannot be sent; `violations` are sentences, one for each reason."""
 
-    def __init__(self, faults: list[str]) -> None:
-        super().__init__("; ".join(faults))
-        self.faults = faults
+    def __init__(self, violations: list[str]) -> None:
+        super().__init__("; ".join(violations))
+        self.violations = violations
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,12 @@ def rest_call(tool: CallableTool, given: Mapping[str, Any] | Raw, caller: str) -
     `caller` tells callers apart: the same arguments from two of them are not a repeat.
     """
     try:
-        arguments = _from_text(tool, given) if isinstance(given, Raw) else plain(tool, given)
+        if isinstance(given, Raw) and len(given) >= LARGE:
+            arguments = _read_text(tool, given)
+        elif isinstance(given, Raw):
+            arguments = _read(tool, _object(msgspec.json.decode(given)))
+        else:
+            arguments = _read(tool, given)
         return _request(tool, arguments, caller)
     except (
         PydanticSerializationError,
@@ -62,63 +69,43 @@ def rest_call(tool: CallableTool, given: Mapping[str, Any] | Raw, caller: str) -
         RecursionError,
         msgspec.DecodeError,
     ) as error:
-        raise BadArguments([f"what is given {UNREADABLE}"]) from error
+        reason = f"{UNREADABLE}, or has a number in it that JSON does not have"
+        raise BadArguments([f"what is given {reason}"]) from error
 
 
-def _request(tool: CallableTool, arguments: Mapping[str, Any], caller: str) -> RestCall:
-    path = tool.operation.path
-    query: list[tuple[str, str]] = []
-    headers = {"Accept": "application/json"}
-    members: dict[str, Any] = {}
-    for name, value in arguments.items():
-        argument = tool.arguments[name]
-        if argument.location == "path":
-            path = path.replace(f"{{{argument.target}}}", quote(_text(value), safe=""))
-        elif argument.location == "query":
-            query += _query(argument, value)
-        elif argument.location == "header":
-            headers[argument.target] = _text(value)
-        elif argument.location == "member":
-            members[argument.target] = value
-    if tool.keyed and KEY_HEADER.lower() not in map(str.lower, headers):
-        headers[KEY_HEADER] = _key(caller, tool, arguments)
-    body = None
-    if tool.operation.body and (tool.operation.body.required or members or "body" in arguments):
-        headers["Content-Type"] = "application/json"
-        body = _body(arguments.get("body", members))
-    target = f"{path}?{urlencode(query, quote_via=quote)}" if query else path
-    return RestCall(tool.operation.method, target, headers, body)
+def _object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise BadArguments(["what is given must be an object"])
+    return value
 
 
-def plain(tool: CallableTool, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments in their one plain form, defaults filled in; BadArguments with every fault."""
+def _read(tool: CallableTool, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments in their one plain form, defaults filled in; BadArguments with all that is wrong."""
     texts = _Texts()
-    arguments, faults = _unwrapped(tool, given, texts)
-    arguments = {n: v for n, v in arguments.items() if not _left_out(tool.arguments.get(n), v)}
-    if tool.check.violations(arguments):
+    arguments, violations = _unwrapped(tool, _present(tool, given), texts)
+    arguments = _present(tool, arguments)
+    if any(_violations(tool, arguments)):
         arguments = texts.read(tool.check.schema, arguments)
-    faults += _faults(tool, arguments)
-    if faults:
-        raise BadArguments(faults)
-    return {**tool.declared.defaults, **_advertised(tool), **arguments}
+        violations += _violations(tool, arguments)
+    if violations:
+        raise BadArguments(violations)
+    return {**_defaults(tool), **arguments}
 
 
-def _from_text(tool: CallableTool, text: Raw) -> dict[str, Any]:
-    """As `plain`, for the JSON of large arguments: what is for the body stays text, unless it has to be read in another way."""
+def _read_text(tool: CallableTool, text: Raw) -> dict[str, Any]:
+    """As `_read`, for the JSON of large arguments: what is for the body stays text, unless it has to be read in another way."""
     try:
         written, value = read(text, tool.check.schema)
     except TooLarge as error:
         violation = error.violation
         raise BadArguments([f"{dotted(violation.pointer)} {violation.detail}"]) from error
-    if not isinstance(value, dict):
-        raise BadArguments(["what is given must be an object"])
-    arguments = {n: v for n, v in value.items() if not _left_out(tool.arguments.get(n), v)}
+    arguments = _present(tool, _object(value))
     texts = msgspec.json.decode(written, type=dict[str, Raw])
-    if faults := [*_faults(tool, arguments)]:
+    if violations := [*_violations(tool, arguments)]:
         if _is_dense(text):
-            raise BadArguments(faults)
+            raise BadArguments(violations)
         # A text where one is wanted means nothing else, so no more of it has to be built.
-        return plain(
+        return _read(
             tool,
             {
                 name: value if _wants_text(tool, name) else msgspec.json.decode(texts[name])
@@ -128,7 +115,7 @@ def _from_text(tool: CallableTool, text: Raw) -> dict[str, Any]:
     for name in arguments:
         if tool.arguments[name].location in ("member", "body"):
             arguments[name] = texts[name]
-    return {**tool.declared.defaults, **_advertised(tool), **arguments}
+    return {**_defaults(tool), **arguments}
 
 
 def _wants_text(tool: CallableTool, name: str) -> bool:
@@ -140,37 +127,28 @@ def _is_dense(text: Raw) -> bool:
     return holds_more(text, max(BUILT, len(text) // TEXT))
 
 
-def _advertised(tool: CallableTool) -> dict[str, Any]:
-    """The defaults of body members, for calls with a key: left out or spelt out, a default means the same call."""
-    if not tool.keyed:
-        return {}
-    members = [each for each in tool.arguments.values() if each.location == "member"]
-    return {each.name: each.schema["default"] for each in members if "default" in each.schema}
+def _present(tool: CallableTool, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments without the nulls where none is advertised: they say that the argument was left out.
+
+    Sent, they would make a repeat of a call look like another call, which acts a second time.
+    """
+    known = tool.arguments
+    return {n: v for n, v in given.items() if v is not None or n not in known or known[n].required}
 
 
 def _unwrapped(
-    tool: CallableTool, given: Mapping[str, Any], texts: _Texts
+    tool: CallableTool, arguments: dict[str, Any], texts: _Texts
 ) -> tuple[dict[str, Any], list[str]]:
-    """The arguments with the members of a `body` that the tool does not have put beside them."""
-    arguments = dict(given)
+    """The arguments with the members of a `body` that the tool does not have put beside them; what is wrong with it."""
     if "body" in tool.arguments or "body" not in arguments or not tool.operation.body:
         return arguments, []
     body = texts.read({"type": "object"}, arguments.pop("body"))
     if not isinstance(body, dict):
         return arguments, ["body must be an object, or left out with its members as arguments"]
     twice = [name for name in body if arguments.get(name, body[name]) != body[name]]
-    faults = [
+    return {**body, **arguments}, [
         f"{name} is given twice with different values, in body and beside it" for name in twice
     ]
-    return {**body, **arguments}, faults
-
-
-def _left_out(argument: Argument | None, value: Any) -> bool:
-    """True for a null where none is advertised: it says that the argument was left out.
-
-    Sent, it would make a repeat of a call look like another call, which acts a second time.
-    """
-    return value is None and argument is not None and not argument.required
 
 
 class _Texts:
@@ -192,11 +170,11 @@ class _Texts:
             isinstance(value, dict) and item == "object"
         ):
             return self.read(schema, [value])
-        if isinstance(value, dict):
-            known = schema.get("properties", {})
-            return {name: self.read(known.get(name, {}), member) for name, member in value.items()}
-        if isinstance(value, list):
-            return [self.read(schema.get("items", {}), item) for item in value]
+        if isinstance(value, dict) and "properties" in schema:
+            known = schema["properties"]
+            return {n: self.read(known[n], v) if n in known else v for n, v in value.items()}
+        if isinstance(value, list) and "items" in schema:
+            return [self.read(schema["items"], item) for item in value]
         return value
 
     def _json(self, text: str) -> Any:
@@ -208,10 +186,10 @@ class _Texts:
         return json.loads(text)
 
 
-def _faults(tool: CallableTool, arguments: Mapping[str, Any]) -> Iterator[str]:
+def _violations(tool: CallableTool, arguments: Mapping[str, Any]) -> Iterator[str]:
     misspelt, unknown = tool.check.unknown_members(arguments)
-    for fault in [*misspelt, *tool.check.violations(arguments)]:
-        yield f"{dotted(fault.pointer) or 'what is given'} {fault.detail}"
+    for violation in [*misspelt, *tool.check.violations(arguments)]:
+        yield f"{dotted(violation.pointer) or 'what is given'} {violation.detail}"
     for pointer in unknown:
         if pointer.count("/") == 1:  # deeper ones are for the service to judge
             listed = ", ".join(tool.arguments) or "none"
@@ -241,9 +219,53 @@ def _misplaced(tool: CallableTool, argument: Argument, value: Any) -> Iterator[s
             yield f'{argument.name} cannot have a member "{name}", which is an argument itself'
 
 
+def _defaults(tool: CallableTool) -> dict[str, Any]:
+    """What arguments are when they are left out.
+
+    For calls with a key also what the service takes them to be: left out or spelt out, a default means the same call.
+    """
+    advertised = {
+        each.name: each.schema["default"]
+        for each in tool.arguments.values()
+        if tool.keyed and each.location == "member" and "default" in each.schema
+    }
+    return {**tool.declared.defaults, **advertised}
+
+
+def _request(tool: CallableTool, arguments: Mapping[str, Any], caller: str) -> RestCall:
+    path = tool.operation.path
+    query: list[tuple[str, str]] = []
+    headers = {"Accept": "application/json"}
+    texts = _canonical(arguments) if tool.keyed or tool.operation.body else {}
+    members: dict[str, Raw] = {}
+    body: bytes | None = None
+    for name, argument in tool.arguments.items():
+        if name not in arguments:
+            continue
+        value = arguments[name]
+        if argument.location == "path":
+            path = path.replace(f"{{{argument.target}}}", quote(_text(value), safe=""))
+        elif argument.location == "query":
+            query += _query(argument, value)
+        elif argument.location == "header":
+            headers[argument.target] = _text(value)
+        elif argument.location == "member":
+            members[argument.target] = texts[name]
+        elif argument.location == "body":
+            body = bytes(texts[name])
+    if tool.keyed and KEY_HEADER.lower() not in map(str.lower, headers):
+        headers[KEY_HEADER] = _key(caller, tool, texts)
+    if body is None and tool.operation.body and (tool.operation.body.required or members):
+        body = b"".join(_members(members))
+    if body is not None:
+        headers["Content-Type"] = "application/json"
+    target = f"{path}?{urlencode(query, quote_via=quote)}" if query else path
+    return RestCall(tool.operation.method, target, headers, body)
+
+
 def _query(argument: Argument, value: Any) -> list[tuple[str, str]]:
     if argument.members:
-        return [(name, _text(member)) for name, member in value.items()]
+        return [(name, _text(value[name])) for name in sorted(value)]
     if not isinstance(value, list):
         return [(argument.target, _text(value))]
     items = [_text(item) for item in value]
@@ -251,59 +273,50 @@ def _query(argument: Argument, value: Any) -> list[tuple[str, str]]:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else _json(value).decode()
+    return value if isinstance(value, str) else to_json(value, inf_nan_mode="constants").decode()
 
 
-def _json(value: Any) -> bytes:
-    """`value` as JSON; NaN as NaN, for the service to refuse, where faster writers say null."""
-    return to_json(value, inf_nan_mode="constants")
-
-
-def _body(value: Any) -> bytes:
-    """As `_json`, for what may be a text, or an object with texts in it."""
-    if isinstance(value, Raw):
-        return bytes(value)
-    if not (isinstance(value, dict) and any(isinstance(m, Raw) for m in value.values())):
-        return _json(value)
-    pieces: list[Any] = []
-    for name, member in value.items():
-        pieces += [b"," if pieces else b"{", _json(name), b":"]
-        pieces.append(member if isinstance(member, Raw) else _json(member))
-    return b"".join([*pieces, b"}"])
-
-
-def _key(caller: str, tool: CallableTool, arguments: Mapping[str, Any]) -> str:
-    """The Idempotency-Key of a call: made from the caller's own key, else from all arguments.
+def _key(caller: str, tool: CallableTool, texts: Mapping[str, Raw]) -> str:
+    """The Idempotency-Key of a call: made from the caller's own key, else from what all arguments mean.
 
     The caller is part of it either way, since REST sees one caller only, the bridge.
     """
-    meant = {KEY: arguments[KEY]} if arguments.get(KEY) else arguments
-    digest = hashlib.sha256(b"[%b,%b,{" % (_ordered(caller), _ordered(tool.declared.name)))
-    for index, name in enumerate(sorted(meant)):
-        digest.update(b"%b%b:" % (b"," if index else b"", _ordered(name)))
-        for piece in _pieces(meant[name]):
-            digest.update(piece)
-    digest.update(b"}]")
+    meant = {KEY: texts[KEY]} if KEY in texts else texts
+    digest = hashlib.sha256(b"[%b,%b," % (_encode(caller), _encode(tool.declared.name)))
+    for piece in _members(meant):
+        digest.update(piece)
+    digest.update(b"]")
     return f"mcp-{base64.b32encode(digest.digest()).decode().rstrip('=').lower()}"
 
 
-def _pieces(value: Any) -> Iterator[bytes | memoryview]:
-    """The one JSON that all spellings of `value` have; a text's an item at a time, and as it is spelt where that is large."""
-    if not isinstance(value, Raw):
-        yield _ordered(value)
-    elif memoryview(value)[0] == ord("[") and not _is_dense(value):
-        yield b"["
-        for index, item in enumerate(msgspec.json.decode(value, type=list[Raw])):
-            yield b"," if index else b""
-            yield _one_spelling(item)
-        yield b"]"
-    else:
-        yield _one_spelling(value)
+def _members(texts: Mapping[str, Raw]) -> Iterable[bytes | Raw]:
+    """The pieces of a JSON object of these members, in order of their names."""
+    yield b"{"
+    for index, name in enumerate(sorted(texts)):
+        yield b"%b%b:" % (b"," if index else b"", _encode(name))
+        yield texts[name]
+    yield b"}"
 
 
-def _one_spelling(text: Raw) -> bytes | memoryview:
-    return memoryview(text) if len(text) >= LARGE else _ordered(msgspec.json.decode(text))
+_decode = msgspec.json.Decoder().decode
+_encode = msgspec.json.Encoder(order="deterministic").encode
+_members_of = msgspec.json.Decoder(dict[str, Raw]).decode
 
 
-def _ordered(value: Any) -> bytes:
-    return msgspec.json.encode(value, order="deterministic")
+def _canonical(arguments: Mapping[str, Any]) -> dict[str, Raw]:
+    """Each argument in the one spelling of its JSON, members in order and no spaces: the service knows a repeat by its bytes.
+
+    NaN is refused: msgspec would write null for it, and does not read what pydantic writes.
+    """
+    values = {name: value for name, value in arguments.items() if not isinstance(value, Raw)}
+    texts = _members_of(_encode(_decode(to_json(values, inf_nan_mode="constants"))))
+    return texts | {n: _respelt(text) for n, text in arguments.items() if isinstance(text, Raw)}
+
+
+def _respelt(text: Raw) -> Raw:
+    """As `_canonical`, for a text: an item at a time when it is large, and as it is when it is dense or no list."""
+    if len(text) < LARGE:
+        return Raw(_encode(_decode(text)))
+    if memoryview(text)[0] != ord("[") or _is_dense(text):
+        return text
+    return Raw(b"[%b]" % b",".join(map(_respelt, msgspec.json.decode(text, type=list[Raw]))))

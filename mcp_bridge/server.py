@@ -169,7 +169,7 @@ class Bridge:
         try:
             call = await self._call(context, tool, params)
         except BadArguments as error:
-            return refused(tool, error.faults)
+            return refused(tool, error.violations)
         traced = {name: _received(context, name, pattern) for name, pattern in _TRACE.items()}
         sent = {name: value for name, value in traced.items() if value}
         try:

@@ -237,4 +237,4 @@ async def test_another_document_makes_another_server(bridge: Make, rest: Rest) -
         assert client.server_info is not None and client.server_info.name == "odds"
         result = await client.call_tool("list-things", {"ids": [1, 2]})
     assert result.structured_content == {"result": [{"id": 1}]}
-    assert rest.last.query == [("limit", "5"), ("ids", "1,2")]
+    assert rest.last.query == [("ids", "1,2"), ("limit", "5")]
