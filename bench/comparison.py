@@ -10,8 +10,8 @@ import sqlite3
 import statistics
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from bench.load import Caller, Sample, Stall, WrongAnswer, load
 from bench.machine import LOADED_BY
 from bench.processes import Server, Target
 from bench.run import AT_LEAST, AT_MOST, WITH_ERRORS, Run, Samples, check_answers, median
-from bench.targets import BRIDGE, FASTMCP, FLASK, GATEWAY
+from bench.targets import FLASK, GATEWAY
 from bench.work import LEGACY, MODERN, Request
 
 
@@ -58,8 +58,7 @@ def get_job(run: Run) -> None:
     if litellm in chosen:
         share = resident[GATEWAY.name] / resident[litellm.name]
         run.figure("get a job", "memory, of LiteLLM's", share, "x", AT_MOST, 0.2)
-    named = {(f"{name}, {clients} clients",): each for (name, clients), each in samples.items()}
-    run.medians("get_job", dict(sorted(named.items())))
+    run.medians("get_job", _by_clients(samples))
     run.table(
         "memory", ("what", "MiB"), [[name, round(each, 1)] for name, each in resident.items()]
     )
@@ -90,6 +89,12 @@ def _compare(
 
 def _clients(count: int) -> str:
     return "1 client" if count == 1 else f"{count} clients"
+
+
+def _by_clients(samples: Samples) -> dict[tuple[str], list[Sample]]:
+    """Samples with one name for a target and its number of clients."""
+    named = {(f"{name}, {clients} clients",): each for (name, clients), each in samples.items()}
+    return dict(sorted(named.items()))
 
 
 def saturated(run: Run) -> None:
@@ -129,48 +134,42 @@ class Creates:
 def create(run: Run) -> None:
     """Create jobs with 10 to 10,000 inline requests: time, CPU, memory, and what others wait meanwhile.
 
-    The largest also with keys. The peers know none: theirs are the same creates as without.
+    With keys too, in a gateway of their own. The peers know none: theirs are the same creates as without.
     """
-    httpx = targets.FASTAPI_HTTPX.name
-    limits = {httpx: 0.15, targets.STARLETTE_HTTPX.name: 1.1}
-    chosen = (
-        GATEWAY, FLASK, targets.STARLETTE_HTTPX, targets.FASTAPI_HTTPX,
+    peers = (
+        FLASK, targets.STARLETTE_HTTPX, targets.FASTAPI_HTTPX,
         targets.FASTAPI_HTTPX_TEXT, targets.FASTAPI_HTTPX_RAW,
     )  # fmt: skip
-    check_creates(run, *chosen)
+    httpx = targets.FASTAPI_HTTPX.name
+    limits = {httpx: 0.15, targets.STARLETTE_HTTPX.name: 1.1}
+    keyed = GATEWAY.with_settings(f"{GATEWAY.name}, with a key")
+    check_creates(run, GATEWAY, *peers)
     bodies = {size: work.create_body(size) for size in work.SIZES}
-    largest = max(bodies)
-    keyed = f"{GATEWAY.name}, with a key"
-    with run.started(*chosen) as servers:
+    with run.started(GATEWAY, keyed, *peers) as servers:
         at_rest = {name: server.resident() for name, server in servers.items()}
         runs = {
-            (name, size): partial(_creates, server, work.create_job(body))
+            (name, size): partial(_creates, server, work.create_job(body, keyed=name == keyed.name))
             for size, body in bodies.items()
             for name, server in servers.items()
         }
-        request = work.create_job(bodies[largest], keyed=True)
-        runs[keyed, largest] = partial(_creates, servers[GATEWAY.name], request)
         creates = run.rounds(runs)
-    at_rest[keyed] = at_rest[GATEWAY.name]
-    added = {name: median(creates[name, largest], "peak") - at_rest[name] for name in at_rest}
-    stalls = {name: median(creates[name, largest], "stall") for name in at_rest}
-    what = f"create with {largest:,} inline requests ({len(bodies[largest]) / 1e6:.0f} MB)"
-    for ours, label in ((GATEWAY.name, what), (keyed, f"{what}, with a key")):
-        for peer in servers:
-            if peer != GATEWAY.name:
-                bar = (AT_MOST, limits[peer]) if label == what and peer in limits else ()
-                run.compare(
-                    label, peer, "p50", creates[ours, largest], creates[peer, largest], *bar
-                )
+    size = max(bodies)
+    largest = {name: creates[name, size] for name in servers}
+    what = f"create with {size:,} inline requests ({len(bodies[size]) / 1e6:.0f} MB)"
+    for peer in (each.name for each in peers):
+        bar = (AT_MOST, limits[peer]) if peer in limits else ()
+        run.compare(what, peer, "p50", largest[GATEWAY.name], largest[peer], *bar)
+    for peer in (each.name for each in (GATEWAY, *peers)):
+        label = "itself without" if peer == GATEWAY.name else peer
+        run.compare(f"{what}, with a key", label, "p50", largest[keyed.name], largest[peer])
+    added = {name: median(each, "peak") - at_rest[name] for name, each in largest.items()}
+    stalls = {name: median(each, "stall") for name, each in largest.items()}
     share = added[GATEWAY.name] / added[httpx]
     run.figure(what, "added memory, of FastAPI + httpx's", share, "x", AT_MOST, 0.3)
     run.figure("a small request meanwhile", "stalled", stalls[GATEWAY.name], "ms", AT_MOST, 35)
-    rows = [
-        [*key, *(round(median(each, measure), 2) for measure in ("p50", "cpu"))]
-        for key, each in creates.items()
-    ]
+    rows = [[*key, median(each, "p50"), median(each, "cpu")] for key, each in creates.items()]
     run.table("create", ("what", "requests", "ms", "CPU ms"), rows)
-    rows = [[name, round(added[name] / 2**20, 1), round(stalls[name], 1)] for name in at_rest]
+    rows = [[name, round(added[name] / 2**20, 1), round(stalls[name], 1)] for name in servers]
     run.table("create_largest", ("what", "MiB", "stall ms"), rows)
 
 
@@ -207,7 +206,7 @@ def over_tls(run: Run) -> None:
 
     def get(server: Server) -> Sample:
         before = run.upstream.connections()
-        sample = load(server, 64, run.plan.seconds)
+        sample = load(server, 64, run.plan.seconds, work.GET_JOB)
         if server.target is secure:
             opened.append((run.upstream.connections() - before) * 1000 / sample.requests)
         return sample
@@ -218,8 +217,8 @@ def over_tls(run: Run) -> None:
         secure.started(run.upstream.secure_url, run.folder) as other,
     ):
         servers = {plain.name: one, secure.name: other}
-        for name, server in servers.items():
-            check_answers(name, server)
+        check_answers(one, listing=True)
+        check_answers(other, listing=True)
         gets = run.rounds({name: partial(get, server) for name, server in servers.items()})
         creates = {name: each for (name, _), each in run.load(servers, 8, request=request).items()}
     # The first round opens what the others use; the counting request itself is a connection too.
@@ -235,122 +234,64 @@ def over_tls(run: Run) -> None:
     run.medians("tls", named | {(f"create {name}",): each for name, each in creates.items()})
 
 
-ToolSamples = dict[tuple[str, str, int], list[Sample]]
-"""Samples of getting a job by a tool, by a target's name, protocol version and number of clients."""
-
-
 def tool_calls(run: Run) -> None:
     """Getting a job by a tool: 1 and 16 clients, both protocol versions; REST answers at once."""
-    with _bridges(run, run.upstream.url) as servers:
-        samples = _tool_loads(run, servers, run.plan.rounds)
+    with run.started(*targets.BRIDGES.values(), *targets.FASTMCPS.values()) as servers:
+        samples = run.load(servers, 1, 16)
     for version, least in ((MODERN, 5.0), (LEGACY, 2.5)):
-        for clients in (1, 16):
-            what = f"tool call, {version}, {_clients(clients)}"
-            ours, theirs = (samples[each.name, version, clients] for each in (BRIDGE, FASTMCP))
-            run.compare(what, FASTMCP.name, "rate", ours, theirs, AT_LEAST, least)
-            run.compare(what, FASTMCP.name, "cpu", ours, theirs)
-    run.medians("mcp", _named(samples))
+        _compare_tools(run, samples, version, "", "rate", AT_LEAST, least)
+        _compare_tools(run, samples, version, "", "cpu")
+    run.medians("mcp", _by_clients(samples))
 
 
 def tool_calls_over_rest(run: Run) -> None:
     """The same behind the real REST service: what a tool call adds to the plain call, and a large create."""
-    rest = replace(GATEWAY, name="REST", cpu=LOADED_BY)
+    rest, bridge = replace(GATEWAY, name="REST", cpu=LOADED_BY), targets.BRIDGES[MODERN].name
+    chosen = (*targets.BRIDGES.values(), *targets.FASTMCPS.values())
     with (
         rest.started(run.upstream.url, run.folder) as gateway,
-        _bridges(run, gateway.url) as servers,
+        run.started(*chosen, url=gateway.url) as servers,
     ):
-        samples = _tool_loads(run, servers, max(1, run.plan.rounds - 2))
-        direct = run.load({rest.name: gateway}, 1)[rest.name, 1]
-        by_tool = partial(_created_by_tool, servers[BRIDGE.name])
-        creates = run.rounds({"tool": by_tool, "REST": partial(_created_by_rest, gateway)})
-    for clients in (1, 16):
-        what = f"tool call, {MODERN}, {_clients(clients)}, the gateway as REST service"
-        ours, theirs = (samples[each.name, MODERN, clients] for each in (BRIDGE, FASTMCP))
-        run.compare(what, FASTMCP.name, "rate", ours, theirs)
-    added = median(samples[BRIDGE.name, MODERN, 1], "p50") - median(direct, "p50")
+        samples = run.load(servers, 1, 16, rounds=max(1, run.plan.rounds - 2))
+        direct = run.load({rest.name: gateway}, 1)
+        by_tool = partial(work.tool_call, MODERN, "create-batch-job")
+        creates = run.rounds(
+            {
+                "tool": partial(_created, servers[bridge], by_tool),
+                "REST": partial(
+                    _created,
+                    gateway,
+                    lambda body: work.create_job(json.dumps(body).encode(), keyed=True),
+                ),
+            }
+        )
+    _compare_tools(run, samples, MODERN, ", the gateway as REST service", "rate")
+    added = median(samples[bridge, 1], "p50") - median(direct[rest.name, 1], "p50")
     run.figure("tool call, 1 client", "added to the REST call's p50", added, "ms")
     ratio = statistics.median(tool / plain for tool, plain in zip(*creates.values(), strict=True))
     what = "create with 1,000 inline requests by a tool"
     run.figure(what, "time, of the REST call's", ratio, "x", AT_MOST, 2.0)
-    run.medians("mcp_gateway", _named(samples) | {("REST, 1 clients",): direct})
+    run.medians("mcp_gateway", _by_clients(samples) | _by_clients(direct))
     rows = [[name, round(statistics.median(each), 2)] for name, each in creates.items()]
     run.table("mcp_create", ("what", "ms"), rows)
 
 
-@contextmanager
-def _bridges(run: Run, url: str) -> Iterator[dict[str, Server]]:
-    """Bridge and fastmcp, running before the REST service at `url`, found right and warmed up."""
-    with BRIDGE.started(url, run.folder) as bridge, FASTMCP.started(url, run.folder) as fastmcp:
-        for server in (bridge, fastmcp):
-            for version in (MODERN, LEGACY):
-                check_tool(server, version)
-                load(server, 4, 1, _getting(server.target, version))
-        yield {BRIDGE.name: bridge, FASTMCP.name: fastmcp}
+def _compare_tools(
+    run: Run, samples: Samples, version: str, where: str, measure: str, *bar: Any
+) -> None:
+    ours, theirs = targets.BRIDGES[version].name, targets.FASTMCPS[version].name
+    for clients in (1, 16):
+        what = f"tool call, {version}, {_clients(clients)}{where}"
+        pair = samples[ours, clients], samples[theirs, clients]
+        run.compare(what, targets.FASTMCP.name, measure, *pair, *bar)
 
 
-def check_tool(server: Server, version: str) -> None:
-    """WrongAnswer unless it gives the job as structured content and as text."""
-    job = json.loads(work.JOB)
-    with Caller(server) as caller:
-        answer = caller.call(_getting(server.target, version))
-    result = work.tool_result(answer.body) if answer.status == 200 else {}
-    given = [result.get("structuredContent")]
-    given += [json.loads(each["text"]) for each in result.get("content", [])]
-    if given != [job, job]:
-        raise WrongAnswer(f"{server.target.name}, {version}: {answer}")
-
-
-def _getting(target: Target, version: str) -> Request:
-    """The call that gets the job, with the names that each derives from the document."""
-    if target.name == BRIDGE.name:
-        return work.tool_call(version, "get-batch-job", {"job_id": work.JOB_ID})
-    return work.tool_call(version, "getbatchjob", {"job-id": work.JOB_ID})
-
-
-def _tool_loads(run: Run, servers: Mapping[str, Server], rounds: int) -> ToolSamples:
-    runs = {
-        (name, version, clients): partial(
-            load, server, clients, run.plan.seconds, _getting(server.target, version)
-        )
-        for name, server in servers.items()
-        for version in (MODERN, LEGACY)
-        for clients in (1, 16)
-    }
-    return run.rounds(runs, rounds)
-
-
-def _named(samples: ToolSamples) -> dict[tuple[str], list[Sample]]:
-    return {
-        (f"{name}, {version}, {clients} clients",): each
-        for (name, version, clients), each in sorted(samples.items())
-    }
-
-
-def _created_by_tool(bridge: Server) -> float:
-    """Milliseconds of a create with 1,000 inline requests by a tool, the median of five other ones."""
-    taken = []
-    for body in _other_creates(5):
-        with Caller(bridge) as caller:
-            answer = caller.call(work.tool_call(MODERN, "create-batch-job", body))
-        if work.tool_result(answer.body).get("structuredContent", {}).get("id") != work.JOB_ID:
-            raise WrongAnswer(f"a create by a tool was answered {answer}")
-        taken.append(answer.milliseconds)
-    return statistics.median(taken)
-
-
-def _created_by_rest(gateway: Server) -> float:
-    """The same by REST."""
-    requests = [
-        work.create_job(json.dumps(body).encode(), keyed=True) for body in _other_creates(5)
-    ]
-    with Caller(gateway) as caller:
-        return statistics.median(caller.create(request).milliseconds for request in requests)
-
-
-def _other_creates(count: int) -> list[dict[str, Any]]:
-    """Creates with 1,000 inline requests, none of which repeats an earlier one."""
+def _created(server: Server, create: Callable[[dict[str, Any]], Request]) -> float:
+    """Milliseconds of a create with 1,000 inline requests, the median of five that repeat no earlier one."""
     body = json.loads(work.create_body(1_000))
-    return [{**body, "metadata": {"number": uuid.uuid4().hex}} for _ in range(count)]
+    requests = [create({**body, "metadata": {"n": uuid.uuid4().hex}}) for _ in range(5)]
+    with Caller(server) as caller:
+        return statistics.median(caller.create(each).milliseconds for each in requests)
 
 
 def clients(run: Run) -> None:

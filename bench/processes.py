@@ -43,8 +43,8 @@ class Target:
     """A server that can be measured, and how it is started.
 
     `command`, `environ` and `files`, which are written into its folder first, may have {port}, {upstream} (a base URL),
-    {authority} (its host and port) and {folder} in their texts. `cpu` is the one that it has; None: all. `probe` is a path
-    that it answers, within `patience` seconds, once it is ready.
+    {authority} (its host and port) and {folder} in their texts. `cpu` is the one that it has; None: all. `request` gets
+    the job from it. `probe` is a path that it answers, within `patience` seconds, once it is ready.
     """
 
     name: str
@@ -52,6 +52,7 @@ class Target:
     environ: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
     cpu: int | None = SERVED_BY
+    request: work.Request = work.GET_JOB
     probe: str = work.JOB_PATH
     patience: float = 60.0
 

@@ -75,9 +75,9 @@ class Run:
 
     @contextmanager
     def started(self, *targets: Target, url: str = "") -> Iterator[dict[str, Server]]:
-        """The running targets by name, each warmed up, before the upstream or what else is at `url`.
+        """The running targets by name, found right and warmed up, before the upstream or what else is at `url`.
 
-        Those before the upstream are not measured unless their answers are right: WrongAnswer.
+        WrongAnswer when one of them gives other answers. Only the upstream has a list to give.
         """
         with ExitStack() as stack:
             servers = {
@@ -85,9 +85,9 @@ class Run:
                 for each in targets
             }
             for name, server in servers.items():
-                if not url:
-                    check_answers(name, server)
-                _named(f"{name}, warming up", partial(load, server, 16, 1))
+                request = server.target.request
+                check_answers(server, listing=not url and request == work.GET_JOB)
+                _named(f"{name}, warming up", partial(load, server, 16, 1, request))
             yield servers
 
     def rounds(
@@ -108,15 +108,20 @@ class Run:
         self,
         servers: Mapping[str, Server],
         *clients: int,
-        request: Request = work.GET_JOB,
+        request: Request | None = None,
         more: int = 0,
         rounds: int = 0,
         pinned: bool = True,
     ) -> Samples:
-        """Rounds of load by so many clients on each server, each the plan's seconds and `more`."""
+        """Rounds of load by so many clients on each server, each the plan's seconds and `more`.
+
+        `request` None: what gets the job from it.
+        """
         seconds = max(1, self.plan.seconds + more)
         runs = {
-            (name, each): partial(load, server, each, seconds, request, pinned=pinned)
+            (name, each): partial(
+                load, server, each, seconds, request or server.target.request, pinned=pinned
+            )
             for each in clients
             for name, server in servers.items()
         }
@@ -184,14 +189,14 @@ def _named(name: str, run: Callable[[], _Result]) -> _Result:
         raise RoundFailed(f"{name}: {error}") from error
 
 
-def check_answers(name: str, server: Server) -> None:
-    """WrongAnswer unless job and list come as the upstream gave them."""
+def check_answers(server: Server, *, listing: bool) -> None:
+    """WrongAnswer unless the job comes as the upstream gave it, and so does the list."""
+    expected = [(server.target.request, work.JOB)] + [(work.LIST_JOBS, work.LIST)] * listing
     with Caller(server) as caller:
-        for request, expected in ((work.GET_JOB, work.JOB), (work.LIST_JOBS, work.LIST)):
+        for request, content in expected:
             answer = caller.call(request)
-            right = answer.status == 200 and answer.body == expected
-            if not right or not answer.content_type.startswith("application/json"):
-                raise WrongAnswer(f"{name} answered GET {request.path} with {answer}")
+            if not answer.gives(content):
+                raise WrongAnswer(f"{server.target.name} answered {request.path} with {answer}")
 
 
 def median(samples: Sequence[Any], measure: str) -> float:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from bench.machine import LITELLM_BIN, PEERS, PYTHON, ROOT
 from bench.processes import Command, Target
+from bench.work import JOB_ID, LEGACY, MODERN, tool_call
 
 GATEWAY = Target(
     "gateway",
@@ -39,6 +40,15 @@ BRIDGE = Target(
     },
     probe="/livez",
 )
+BRIDGES = {
+    version: replace(
+        BRIDGE,
+        name=f"bridge, {version}",
+        request=tool_call(version, "get-batch-job", {"job_id": JOB_ID}),
+    )
+    for version in (MODERN, LEGACY)
+}
+"""The bridge, called in each version of MCP."""
 
 
 def _flask(workers: int) -> Command:
@@ -81,6 +91,14 @@ FASTMCP = replace(
     ),
     probe="/mcp",
 )
+FASTMCPS = {
+    version: replace(
+        FASTMCP,
+        name=f"fastmcp, {version}",
+        request=tool_call(version, "getbatchjob", {"job-id": JOB_ID}),
+    )
+    for version in (MODERN, LEGACY)
+}
 LITELLM = Target(
     "LiteLLM pass-through",
     (LITELLM_BIN / "litellm", "--config", "{folder}/config.yaml", "--host", "127.0.0.1",

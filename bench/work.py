@@ -81,13 +81,14 @@ def tool_call(version: str, tool: str, arguments: Mapping[str, Any]) -> Request:
     return Request(MCP_PATH, "POST", json.dumps(message).encode(), headers)
 
 
-def tool_result(body: bytes) -> dict[str, Any]:
-    """The result in an answer, which is JSON or an event stream with one message."""
+def tool_contents(body: bytes) -> list[Any]:
+    """Structured content and texts, parsed, of a result, which is JSON or an event stream with one message."""
     text = body.decode()
     if not text.startswith("{"):
         text = next(line[5:] for line in text.splitlines() if line.startswith("data:"))
-    result: dict[str, Any] = json.loads(text)["result"]
-    return result
+    result = json.loads(text).get("result", {})
+    texts = [json.loads(each["text"]) for each in result.get("content", [])]
+    return [result.get("structuredContent"), *texts]
 
 
 _JOB: dict[str, Any] = {

@@ -72,9 +72,9 @@ def test_a_tiny_run_counts_answers_cpu_memory_and_connections(run: Run) -> None:
     store = run.folder / "tiny.sqlite3"
     target = GATEWAY.with_settings(GATEWAY_STORE=store)
     with target.started(run.upstream.url, run.folder) as server:
-        check_answers("gateway", server)
+        check_answers(server, listing=True)
         before = run.upstream.connections()
-        got = load(server, 2, 1)
+        got = load(server, 2, 1, work.GET_JOB)
         created = load(server, 2, 1, request)
         server.forget_peak()
         resident = server.resident()
@@ -142,8 +142,8 @@ def test_what_one_load_leaves_in_a_queue_takes_nothing_from_the_next(run: Run) -
     busy = "end = time.process_time() + 0.01\n        while time.process_time() < end: pass\n        self.answer(200)"
     target = server("busy", busy)
     with target.started("", run.folder) as started:
-        assert load(started, 200, 1).requests < 200, "enough is left"
-        assert load(started, 1, 1).requests > 0
+        assert load(started, 200, 1, work.GET_JOB).requests < 200, "enough is left"
+        assert load(started, 1, 1, work.GET_JOB).requests > 0
 
 
 def test_a_store_is_filled_with_records_that_the_gateway_takes_for_its_own(run: Run) -> None:
@@ -156,11 +156,15 @@ def test_a_store_is_filled_with_records_that_the_gateway_takes_for_its_own(run: 
         assert [*db.execute("SELECT count(*) FROM record")] == [(52,)]
 
 
-def test_a_tool_call_is_checked_in_both_versions(run: Run) -> None:
-    bridge = replace(targets.BRIDGE, command=(sys.executable, *targets.BRIDGE.command[1:]))
+@pytest.mark.parametrize("version", [work.MODERN, work.LEGACY])
+def test_a_tools_answer_is_checked_in_both_versions(run: Run, version: str) -> None:
+    bridge = targets.BRIDGES[version]
+    bridge = replace(bridge, command=(sys.executable, *bridge.command[1:]))
     with bridge.started(run.upstream.url, run.folder) as server:
-        for version in (work.MODERN, work.LEGACY):
-            comparison.check_tool(server, version)
+        check_answers(server, listing=False)
+    deaf = replace(DEAF, request=bridge.request)
+    with deaf.started("", run.folder) as server, pytest.raises(WrongAnswer):
+        check_answers(server, listing=False)  # the job is no result
 
 
 def test_job_and_list_have_the_sizes_that_are_reported() -> None:
