@@ -18,9 +18,7 @@ from tempfile import TemporaryDirectory
 
 from bench import machine, report, upstream
 from bench.comparison import PARTS
-from bench.load import WrongAnswer
-from bench.processes import ServerFailed
-from bench.run import QUICK, Plan, RoundFailed, Run
+from bench.run import FAILURES, QUICK, Plan, RoundFailed, Run
 
 
 def main() -> int:
@@ -61,7 +59,7 @@ def measure(run: Run, parts: Iterable[Callable[[Run], None]]) -> list[str]:
         begun = time.monotonic()
         try:
             part(run)
-        except (RoundFailed, WrongAnswer, ServerFailed) as error:
+        except (RoundFailed, *FAILURES) as error:
             failures.append(f"{part.__name__}: {error}")
         print(f"  {part.__name__}: {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
     return failures

@@ -69,20 +69,22 @@ def bars(results: Results) -> str:
     return table(head, rows)
 
 
-def machine(results: Results) -> str:
+def circumstances(results: Results) -> str:
     """Where and with what it ran, in two sentences."""
-    own = results["machine"]
+    machine = results["machine"]
     chosen = ("connexion", "flask", "requests", "gunicorn", "mcp")
     theirs = ("fastapi", "httpx", "aiohttp", "starlette", "uvicorn", "fastmcp")
     plan = "quick" if results["plan"]["quick"] else "full"
-    litellm = own["litellm"].get("litellm")
-    versions = [f"{name} {own['gateway'][name]}" for name in chosen if name in own["gateway"]]
-    versions += [f"{name} {own['peers'][name]}" for name in theirs if name in own["peers"]]
+    litellm = machine["litellm"].get("litellm")
+    versions = [
+        f"{name} {machine['gateway'][name]}" for name in chosen if name in machine["gateway"]
+    ]
+    versions += [f"{name} {machine['peers'][name]}" for name in theirs if name in machine["peers"]]
     versions += [f"litellm {litellm}"] if litellm else []
     return (
-        f"A {plan} run, {own['when']}, {results['plan']['rounds']} rounds, on {own['cpus']} CPUs ({own['cpu']}),"
-        f" {own['memory_gib']} GiB, {own['system']}, load {own['load_before']} before it began.\n"
-        f"Python {own['python']}, {', '.join(versions)}, nginx {own['nginx']}, wrk {own['wrk']}."
+        f"A {plan} run, {machine['when']}, {results['plan']['rounds']} rounds, on {machine['cpus']} CPUs ({machine['cpu']}),"
+        f" {machine['memory_gib']} GiB, {machine['system']}, load {machine['load_before']} before it began.\n"
+        f"Python {machine['python']}, {', '.join(versions)}, nginx {machine['nginx']}, wrk {machine['wrk']}."
     )
 
 
@@ -99,7 +101,7 @@ def blocks(results: Results) -> dict[str, str]:
         name: table(each["columns"], each["rows"]) for name, each in results["tables"].items()
     }
     skipped = [f"- Not in this run: {each}." for each in results["skipped"]]
-    said = "\n".join([machine(results), *skipped])
+    said = "\n".join([circumstances(results), *skipped])
     return {**tables, "bars": bars(results), "machine": said}
 
 

@@ -42,6 +42,10 @@ MEASURES = {
 """What a field of Sample is called in a bar, and its unit."""
 
 
+FAILURES = (WrongAnswer, ServerFailed, OSError, HTTPException)
+"""What is raised by a server that gives no figures."""
+
+
 class RoundFailed(RuntimeError):
     """A round in which something gave no figure: nothing may be made of the others. The message has its name and the round."""
 
@@ -86,7 +90,8 @@ class Run:
             }
             for name, server in servers.items():
                 request = server.target.request
-                check_answers(server, listing=not url and request == work.GET_JOB)
+                check = partial(check_answers, server, listing=not url and request == work.GET_JOB)
+                _named(f"{name}, before the rounds", check)
                 _named(f"{name}, warming up", partial(load, server, 16, 1, request))
             yield servers
 
@@ -183,9 +188,10 @@ class Run:
 
 
 def _named(name: str, run: Callable[[], _Result]) -> _Result:
+    """Its result; RoundFailed with the name for what keeps it from having one."""
     try:
         return run()
-    except (WrongAnswer, ServerFailed, OSError, HTTPException) as error:
+    except FAILURES as error:
         raise RoundFailed(f"{name}: {error}") from error
 
 

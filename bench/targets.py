@@ -40,15 +40,18 @@ BRIDGE = Target(
     },
     probe="/livez",
 )
-BRIDGES = {
-    version: replace(
-        BRIDGE,
-        name=f"bridge, {version}",
-        request=tool_call(version, "get-batch-job", {"job_id": JOB_ID}),
-    )
-    for version in (MODERN, LEGACY)
-}
-"""The bridge, called in each version of MCP."""
+
+
+def _in_each_version(target: Target, tool: str, argument: str) -> dict[str, Target]:
+    """The target, asked for the job by a tool in each version of MCP."""
+    requests = {each: tool_call(each, tool, {argument: JOB_ID}) for each in (MODERN, LEGACY)}
+    return {
+        version: replace(target, name=f"{target.name}, {version}", request=request)
+        for version, request in requests.items()
+    }
+
+
+BRIDGES = _in_each_version(BRIDGE, "get-batch-job", "job_id")
 
 
 def _flask(workers: int) -> Command:
@@ -91,14 +94,7 @@ FASTMCP = replace(
     ),
     probe="/mcp",
 )
-FASTMCPS = {
-    version: replace(
-        FASTMCP,
-        name=f"fastmcp, {version}",
-        request=tool_call(version, "getbatchjob", {"job-id": JOB_ID}),
-    )
-    for version in (MODERN, LEGACY)
-}
+FASTMCPS = _in_each_version(FASTMCP, "getbatchjob", "job-id")
 LITELLM = Target(
     "LiteLLM pass-through",
     (LITELLM_BIN / "litellm", "--config", "{folder}/config.yaml", "--host", "127.0.0.1",

@@ -29,9 +29,9 @@ def test_a_plot_is_there(name: str) -> None:
 
 
 def test_the_results_name_the_machine_and_what_ran() -> None:
-    machine = report.machine(report.read())
+    circumstances = report.circumstances(report.read())
     for said in ("CPUs", "connexion", "nginx", "rounds"):
-        assert said in machine
+        assert said in circumstances
 
 
 def test_a_table_is_aligned_with_figures_to_the_right() -> None:
