@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import targets, upstream, work
-from bench.load import Caller, Sample, Stall, WrongAnswer, load
+from bench.load import Caller, Sample, WrongAnswer, load, small_requests
 from bench.machine import LOADED_BY
 from bench.processes import Server, Target
 from bench.run import AT_LEAST, AT_MOST, WITH_ERRORS, Run, Samples, check_answers, median
@@ -180,7 +180,7 @@ def check_creates(run: Run, *chosen: Target) -> None:
             with target.started(recorder.url, run.folder) as server, Caller(server) as caller:
                 for size in (1, 1_000):
                     body = work.create_body(size)
-                    caller.create(work.create_job(body))
+                    caller.expect(work.create_job(body))
                     if upstream.last_body(recorder) != json.loads(body):
                         raise WrongAnswer(f"{target.name} changed a create of {size} requests")
 
@@ -190,12 +190,12 @@ def _creates(server: Server, request: Request) -> Creates:
     with Caller(server) as caller:
         server.forget_peak()
         before = server.cpu_seconds()
-        taken = [caller.create(request).milliseconds for _ in range(times)]
+        taken = [caller.expect(request).milliseconds for _ in range(times)]
         cpu = (server.cpu_seconds() - before) * 1000 / times
         peak = server.peak()
-        with Stall(server) as stall:
-            caller.create(request)
-    return Creates(statistics.median(taken), cpu, peak, stall.longest)
+        with small_requests(server) as beside:
+            caller.expect(request)
+    return Creates(statistics.median(taken), cpu, peak, max(beside))
 
 
 def over_tls(run: Run) -> None:
@@ -291,7 +291,7 @@ def _created(server: Server, create: Callable[[dict[str, Any]], Request]) -> flo
     body = json.loads(work.create_body(1_000))
     requests = [create({**body, "metadata": {"n": uuid.uuid4().hex}}) for _ in range(5)]
     with Caller(server) as caller:
-        return statistics.median(caller.create(each).milliseconds for each in requests)
+        return statistics.median(caller.expect(each).milliseconds for each in requests)
 
 
 def clients(run: Run) -> None:
@@ -333,7 +333,7 @@ def remember(run: Run, store: Path, count: int) -> None:
     """Makes a store with so many more answered creates: the gateway's own answer to one, copied under other ids."""
     target = GATEWAY.with_settings(GATEWAY_STORE=store)
     with target.started(run.upstream.url, run.folder) as server, Caller(server) as caller:
-        caller.create(work.create_job(work.create_body(1), keyed=True))
+        caller.expect(work.create_job(work.create_body(1), keyed=True))
     with closing(sqlite3.connect(store)) as db, db:
         _, *others = db.execute("SELECT * FROM record").fetchone()
         marks = ", ".join("?" * (1 + len(others)))

@@ -8,6 +8,9 @@ import subprocess
 import threading
 import time
 import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,8 +49,8 @@ def load(
 ) -> Sample:
     """Asks `server` from so many connections for so many seconds, and lets it come to rest.
 
-    Without that, what clients left in its queue would take CPU time from whatever is measured next: a second in which a
-    server only worked off 1,000 abandoned requests once counted as one answer of 1,000,000 us. WrongAnswer when there were no answers, or errors.
+    WrongAnswer when there were no answers, or errors. Without rest, requests whose clients have gone would take CPU
+    time from whatever is measured next: a server that spent a whole second on them once seemed to need it for one answer.
     """
     command = ["taskset", "-c", str(LOADED_BY)] if pinned else []
     command += [
@@ -104,6 +107,7 @@ class Caller:
     """A connection to a server, kept open."""
 
     def __init__(self, server: Server) -> None:
+        self.name = server.target.name
         self.connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
 
     def call(self, request: Request) -> Answer:
@@ -120,11 +124,12 @@ class Caller:
             request, answer.status, answer.headers.get("Content-Type", ""), content, taken
         )
 
-    def create(self, request: Request) -> Answer:
-        """The answer to a create; WrongAnswer when it is not the job."""
+    def expect(self, request: Request, content: bytes = work.JOB) -> Answer:
+        """The answer to one request; WrongAnswer when it is not this content."""
         answer = self.call(request)
-        if not answer.gives(work.JOB):
-            raise WrongAnswer(f"a create was answered {answer.status} {answer.body[:300]!r}")
+        if not answer.gives(content):
+            was = f"{answer.status} {answer.content_type} {answer.body[:300]!r}"
+            raise WrongAnswer(f"{self.name} answered {request.method} {request.path} with {was}")
         return answer
 
     def __enter__(self) -> Caller:
@@ -134,26 +139,24 @@ class Caller:
         self.connection.close()
 
 
-class Stall:
-    """A `with` block beside which a small request is sent again and again; `longest` is the slowest's milliseconds."""
+@contextmanager
+def small_requests(server: Server) -> Iterator[list[float]]:
+    """Gets the job again and again beside the `with` block, and gives the milliseconds that each took.
 
-    def __init__(self, server: Server) -> None:
-        self.longest = 0.0
-        self._caller = Caller(server)
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._ask)
+    WrongAnswer at its end when one was answered otherwise.
+    """
+    taken: list[float] = []
+    over = threading.Event()
+    with Caller(server) as caller, ThreadPoolExecutor(1) as pool:
+        caller.expect(work.GET_JOB)  # connects
 
-    def __enter__(self) -> Stall:
-        self._caller.call(work.GET_JOB)
-        self._thread.start()
-        return self
+        def ask() -> None:
+            while not taken or not over.wait(0.001):
+                taken.append(caller.expect(work.GET_JOB).milliseconds)
 
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-        self._caller.connection.close()
-
-    def _ask(self) -> None:
-        while not self._over.is_set():
-            self.longest = max(self.longest, self._caller.call(work.GET_JOB).milliseconds)
-            time.sleep(0.001)
+        asking = pool.submit(ask)
+        try:
+            yield taken
+        finally:
+            over.set()
+        asking.result()

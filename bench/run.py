@@ -200,9 +200,7 @@ def check_answers(server: Server, *, listing: bool) -> None:
     expected = [(server.target.request, work.JOB)] + [(work.LIST_JOBS, work.LIST)] * listing
     with Caller(server) as caller:
         for request, content in expected:
-            answer = caller.call(request)
-            if not answer.gives(content):
-                raise WrongAnswer(f"{server.target.name} answered {request.path} with {answer}")
+            caller.expect(request, content)
 
 
 def median(samples: Sequence[Any], measure: str) -> float:
