@@ -32,7 +32,7 @@ run: .venv/.runtime ## Run sandbox (when no key is set), REST service and MCP br
 	@$(VENV) -m stack --end-with-parent
 
 demo: .venv/.runtime ## Show two jobs' lives through the REST service: results, cancelling, list
-	@$(VENV) -m stack.demo --end-with-parent
+	@$(VENV) -m stack demo --end-with-parent
 
 # Those that measure run alone, after the others.
 test: .venv/.development ## Run all tests; ARGS="tests/stack -k port" runs some
@@ -80,10 +80,11 @@ clean: ## Remove everything that make has made
 $(VENV):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo \
 		"Python 3.11 or newer is needed, not $$($(PYTHON) -V 2>&1); if you have one: make PYTHON=python3.12 ..."; exit 1; }
+	@echo "Making .venv (only this time) ..."
 	@$(PYTHON) -m venv .venv
 
 .venv/.runtime: requirements.lock | $(VENV)
-	@echo "Installing what the gateway needs into .venv (only this time) ..."
+	@echo "Installing what the gateway needs into .venv (only this time; without further words for a quarter of a minute or more) ..."
 	@$(VENV) $(PIP) $(INSTALL) -r $<
 	@touch $@
 

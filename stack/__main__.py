@@ -1,7 +1,6 @@
-"""`python -m stack`: sandbox (without a key), REST service and MCP bridge, until Ctrl-C.
+"""`python -m stack`: sandbox (without a key), REST service and MCP bridge, until Ctrl-C; `python -m stack demo`: see `stack.demo`.
 
-What a newcomer sees meanwhile: readiness, addresses and, on the sandbox, a sample job from creation
-to results.
+What a newcomer sees of the first: readiness, addresses and, on the sandbox, a sample job from creation to results.
 """
 
 from __future__ import annotations
@@ -11,78 +10,70 @@ import signal
 import sys
 from collections.abc import Iterator
 
-from stack import job, rest
-from stack.config import BadSetting, Settings, from_env
-from stack.parent import END_WITH_PARENT, end_with_parent
-from stack.processes import serve
+from environment import SettingsError
+from stack import demo, job, rest
+from stack.config import Settings, from_env
+from stack.processes import END_WITH_PARENT, end_with_parent, serve
 from stack.screen import Screen
-
-_SAMPLE_REQUESTS = 8
 
 
 def main() -> int:
-    """Runs the stack; returns the exit code: 0 after a stop that was asked for, 1 otherwise."""
+    """Runs or demonstrates the stack; returns the exit code: 1 when something went wrong, 0 otherwise."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until processes run, Ctrl-C simply ends this one
     if END_WITH_PARENT in sys.argv:
         end_with_parent(signal.SIGTERM)
+    show, end = (demo.demonstrate, "Done.") if "demo" in sys.argv else (run, "Stopped.")
     screen = Screen(hold=True)
     try:
-        settings = from_env()
-    except BadSetting as error:
-        screen.say(f"  {error}")
-        return 1
-    screen.say(f"\n  Mistral batch gateway, upstream: {_upstream(settings)}\n")
-    if settings.overridden:
-        screen.say("  note: without a key, GATEWAY_UPSTREAM_URL is not used\n")
-    fault = serve(settings, screen, lambda _: _introduce(settings, screen))
-    screen.say(f"  {fault or 'Stopped.'}")
+        fault = show(from_env(), screen)
+    except SettingsError as error:
+        fault = str(error)
+    screen.say(f"\n  {fault or end}")
     return 1 if fault else 0
 
 
-def _upstream(settings: Settings) -> str:
+def run(settings: Settings, screen: Screen) -> str:
+    """Runs the stack until it is stopped; returns what went wrong, or an empty string."""
+    upstream = settings.environment.get("GATEWAY_UPSTREAM_URL") or "Mistral, with your key"
     if settings.sandboxed:
-        return "the embedded sandbox (no key is set, so nothing is sent to Mistral)"
-    return settings.environment.get("GATEWAY_UPSTREAM_URL") or "Mistral, with your key"
+        upstream = "the embedded sandbox (no key is set, so nothing is sent to Mistral)"
+    screen.say(f"\n  Mistral batch gateway, upstream: {upstream}\n")
+    if settings.overridden:
+        screen.say("  note: without a key, GATEWAY_UPSTREAM_URL is not used\n")
+    return serve(settings, screen, lambda: _introduce(settings, screen)) or ""
 
 
 def _introduce(settings: Settings, screen: Screen) -> None:
-    for line in _addresses(settings):
-        screen.say(line)
+    rest_url, mcp_url = settings.rest.url, f"{settings.bridge.url}/mcp"
+    client = {"mcpServers": {"mistral-batch": {"type": "http", "url": mcp_url}}}
+    screen.say(f"""
+  REST         {rest_url}{rest.JOBS}
+  Swagger UI   {rest_url}/docs
+  MCP          {mcp_url}
+
+  try it       curl '{rest_url}{rest.JOBS}?page_size=3'
+  MCP client   {json.dumps(client)}
+""")
     if settings.sandboxed:
-        _show_sample(settings, screen)
+        try:
+            _, results = job.finish(settings.rest, screen, job.SANDBOX_PACE)
+            screen.say(f"     first result: {results[0] if results else 'none'}")
+        except rest.CallFailed as failure:
+            screen.say(f"  The sample job failed: {failure}")
     else:
         screen.say("  No sample job was created: with a key, jobs are real and paid for.")
+    screen.say("".join(f"\n  {note}" for note in notes(settings)))
     screen.say("\n  Serving; Ctrl-C stops everything. Log lines follow.\n")
     # After the sample the screen is worth keeping; with a key, what the start had to say is.
     screen.release(show=not settings.sandboxed)
 
 
-def _addresses(settings: Settings) -> Iterator[str]:
-    rest_url, mcp_url = settings.rest.url, f"{settings.bridge.url}/mcp"
-    client = {"mcpServers": {"mistral-batch": {"type": "http", "url": mcp_url}}}
-    yield ""
-    yield f"  REST         {rest_url}{rest.JOBS}"
-    yield f"  Swagger UI   {rest_url}/docs"
-    yield f"  MCP          {mcp_url}"
-    yield ""
-    yield f"  try it       curl '{rest_url}{rest.JOBS}?page_size=3'"
-    yield f"  MCP client   {json.dumps(client)}"
-    yield ""
-
-
-def _show_sample(settings: Settings, screen: Screen) -> None:
-    door = settings.rest
-    try:
-        created = job.create(door, _SAMPLE_REQUESTS)
-        screen.say(f"  Sample job {created['id']}")
-        finished = job.watch(door, created, screen, _SAMPLE_REQUESTS, job.SANDBOX_PACE)
-        results = job.results(door, finished)
-    except rest.CallFailed as failure:
-        screen.say(f"  The sample job failed: {failure}")
-        return
-    screen.say(f"    {job.tally(finished)}")
-    for custom_id, answer in results[:1]:
-        screen.say(f"    first result   {custom_id}: {answer}")
+def notes(settings: Settings) -> Iterator[str]:
+    """What is not as in production, unless it was set."""
+    if settings.sandboxed and not settings.environment.get("GATEWAY_STORE"):
+        yield "Idempotency keys end with this run, as the sandbox's jobs do; GATEWAY_STORE=FILE keeps them."
+    if settings.environment["GATEWAY_AUDIT_LOG"] == "off":
+        yield "No audit log is written; GATEWAY_AUDIT_LOG=stderr shows it."
 
 
 if __name__ == "__main__":

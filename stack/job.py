@@ -6,7 +6,7 @@ import time
 from typing import Any, NamedTuple
 
 from stack import rest
-from stack.config import Door
+from stack.config import Endpoint
 from stack.screen import Screen
 
 Job = dict[str, Any]
@@ -34,75 +34,58 @@ _QUESTIONS = (
     "Spell 'batch' backwards.",
     "What does HTTP stand for?",
 )
+REQUESTS = len(_QUESTIONS)
 
 
-def create(door: Door, count: int) -> Job:
-    """A new job of `count` chat requests, given inline."""
-    requests = [
-        {"custom_id": f"question-{number + 1}", "body": _chat(_QUESTIONS[number % len(_QUESTIONS)])}
-        for number in range(count)
-    ]
-    return rest.call(
-        door,
-        "POST",
-        rest.JOBS,
-        {
-            "model": "mistral-small-latest",
-            "endpoint": "/v1/chat/completions",
-            "requests": requests,
-            "metadata": {"purpose": "demo"},
-        },
-    )
+def finish(endpoint: Endpoint, screen: Screen, pace: Pace) -> tuple[Job, list[str]]:
+    """Shows a job of REQUESTS requests from its creation to its end; returns it and a line for each of its results.
 
-
-def watch(door: Door, job: Job, screen: Screen, count: int, pace: Pace) -> Job:
-    """The job of `count` requests once it has finished, its progress shown meanwhile.
-
-    Raises:
-        CallFailed: the service refused, or the job took longer than the pace allows.
+    Raises CallFailed when the service refuses, or the job takes longer than the pace allows.
     """
+    job = watch(endpoint, create(endpoint, screen, REQUESTS), screen, REQUESTS, pace)
+    outputs = rest.call(endpoint, "GET", f"{rest.JOBS}/{job['id']}?inline=true")["outputs"] or []
+    counted = f"{job['succeeded_requests']} succeeded, {job['failed_requests']} failed"
+    screen.say(f"  results   {job['status']}: {counted}")
+    return job, sorted(f"{line['custom_id']:<12}{_answer(line)}" for line in outputs)
+
+
+def create(endpoint: Endpoint, screen: Screen, count: int) -> Job:
+    """A new job of `count` chat requests, given inline."""
+    questions = (_QUESTIONS[number % REQUESTS] for number in range(count))
+    requests = [
+        {
+            "custom_id": f"question-{number}",
+            "body": {"max_tokens": 40, "messages": [{"role": "user", "content": question}]},
+        }
+        for number, question in enumerate(questions, 1)
+    ]
+    body = {
+        "model": "mistral-small-latest",
+        "endpoint": "/v1/chat/completions",
+        "requests": requests,
+        "metadata": {"purpose": "demo"},
+    }
+    job = rest.call(endpoint, "POST", rest.JOBS, body)
+    screen.say(f"  create    job {job['id']}, {count} requests")
+    return job
+
+
+def watch(endpoint: Endpoint, job: Job, screen: Screen, count: int, pace: Pace) -> Job:
+    """The job of `count` requests once it has finished, its progress shown meanwhile; raises CallFailed as `finish`."""
     deadline = time.monotonic() + pace.patience
-    while True:
-        job = rest.call(door, "GET", f"{rest.JOBS}/{job['id']}")
-        # Mistral counts total_requests only once the job has been validated.
-        screen.progress(job["completed_requests"], count, job["status"])
-        if job["status"] in FINISHED:
-            screen.end_progress()
-            return job
-        if time.monotonic() > deadline:
-            screen.end_progress()
-            raise rest.CallFailed(
-                f"job {job['id']} is still {job['status']} after {pace.patience:.0f} s"
-            )
-        time.sleep(pace.pause)
-
-
-def results(door: Door, job: Job) -> list[tuple[str, str]]:
-    """The finished job's results as (custom id, answer in one line), ordered by custom id."""
-    outputs = rest.call(door, "GET", f"{rest.JOBS}/{job['id']}?inline=true")["outputs"] or []
-    return sorted((str(line["custom_id"]), _answer(line)) for line in outputs)
-
-
-def cancel(door: Door, job: Job) -> Job:
-    """The job after asking to cancel it."""
-    return rest.call(door, "POST", f"{rest.JOBS}/{job['id']}/cancel")
-
-
-def newest(door: Door, count: int) -> list[Job]:
-    """The `count` newest jobs."""
-    jobs: list[Job] = rest.call(door, "GET", f"{rest.JOBS}?page_size={count}")["data"]
-    return jobs
-
-
-def tally(job: Job) -> str:
-    """What became of the job's requests, in words."""
-    return (
-        f"{job['status']}: {job['succeeded_requests']} succeeded, {job['failed_requests']} failed"
-    )
-
-
-def _chat(question: str) -> dict[str, Any]:
-    return {"max_tokens": 40, "messages": [{"role": "user", "content": question}]}
+    try:
+        while True:
+            job = rest.call(endpoint, "GET", f"{rest.JOBS}/{job['id']}")
+            # Mistral counts total_requests only once the job has been validated.
+            screen.progress(job["completed_requests"], count, job["status"])
+            if job["status"] in FINISHED:
+                return job
+            if time.monotonic() > deadline:
+                late = f"is still {job['status']} after {pace.patience:.0f} s"
+                raise rest.CallFailed(f"job {job['id']} {late}")
+            time.sleep(pace.pause)
+    finally:
+        screen.end_progress()
 
 
 def _answer(line: dict[str, Any], width: int = 60) -> str:

@@ -1,160 +1,201 @@
-"""The processes of the Procfile, started and stopped as one."""
+"""The stack's processes, started and stopped as one: the ports first, then readiness, then until the first of them ends.
+
+Each runs in a process group of its own, so that Ctrl-C reaches this one alone, which then stops them.
+"""
 
 from __future__ import annotations
 
-import multiprocessing
+import ctypes
+import errno
 import os
 import signal
+import socket
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
-from pathlib import Path
+from contextlib import suppress
 from tempfile import TemporaryDirectory
-from types import FrameType
-from typing import Any
 
-from honcho.environ import parse_procfile  # type: ignore[import-untyped]
-from honcho.manager import Manager  # type: ignore[import-untyped]
-from honcho.process import Popen, Process  # type: ignore[import-untyped]
-
-from stack import ports, rest
-from stack.config import PROJECT, Door, Settings
-from stack.parent import end_with_parent
+from stack import rest
+from stack.config import PROJECT, Endpoint, Settings
 from stack.screen import Screen
 
+COMMANDS = {
+    "sandbox": ("-m", "sandbox"),
+    "rest": ("-m", "gunicorn", "wsgi:app"),
+    "mcp": ("-m", "mcp_bridge"),
+}
+"""What Python is given, by the name of the endpoint."""
+
+END_WITH_PARENT = "--end-with-parent"
+"""The argument by which `make` has the stack end with it."""
+
 _START_SECONDS = 60.0
+_STOP_SECONDS = 5.0
+_PR_SET_PDEATHSIG = 1  # prctl(2), <linux/prctl.h>
+_libc = ctypes.CDLL(None)
 
 
-class _Tied(Process):  # type: ignore[misc]
-    """A process of the Procfile that ends with the stack, also with one that is killed.
+def end_with_parent(by: signal.Signals, parent: int | None = None) -> None:
+    """Has this process get the signal `by` when its parent ends, also by SIGKILL, or at once when `parent` no longer is it.
 
-    Between both is a process of honcho's, which reads its output: it is killed with the stack, and
-    the signal to stop then goes to this one, whose group is another.
+    The parent is the thread that started it. What this process starts does not inherit it; what it executes does. Linux
+    sees to it; elsewhere nothing happens.
     """
-
-    def run(self, events: Any = None, ignore_signals: bool = False) -> None:
-        """Runs in honcho's process, until its own one has ended."""
-        end_with_parent(signal.SIGKILL)
-        stack = multiprocessing.parent_process()
-        if stack and stack.is_alive():  # it may have ended before
-            tie = partial(end_with_parent, signal.SIGTERM, os.getpid())
-            self._child_ctor = partial(Popen, preexec_fn=tie)
-            super().run(events, ignore_signals)
+    if sys.platform == "linux":
+        _libc.prctl(_PR_SET_PDEATHSIG, by)
+        if parent not in (None, os.getppid()):
+            os.kill(os.getpid(), by)
 
 
-class Processes(Manager):  # type: ignore[misc]  # honcho has no types
-    """Runs until one process dies or a signal asks to stop, then stops all with their children.
+def serve(settings: Settings, screen: Screen, follow: Callable[[], str | None]) -> str | None:
+    """Runs the stack until it is to stop; returns what went wrong, or None when a signal asked for the stop.
 
-    `folder` may be used while they run. `fault` says in one line what went wrong; empty after a stop
-    that was asked for.
+    Once all processes are ready, `follow` runs in a thread beside them. They go on when it returns None; otherwise they
+    are stopped, and what it returns is the outcome. In the main thread.
     """
+    if complaints := port_complaints(settings.endpoints):
+        return "\n  ".join(complaints)
+    # Signals are waited for instead of handled, so that they interrupt nothing; threads that start from here on block them.
+    signals = {signal.SIGCHLD, signal.SIGINT, signal.SIGTERM}
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as it is under nohup
+        signals.add(signal.SIGHUP)  # a terminal that closes stops all as well
+    signal.signal(signal.SIGCHLD, lambda *_: None)  # what is ignored may not be waited for
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    outcome: list[str | None] = [None]
 
-    def __init__(self, settings: Settings, screen: Screen, folder: str) -> None:
-        super().__init__(printer=screen)
-        self._process_ctor = _Tied
-        environment = dict(settings.environment)
-        environment["PATH"] = os.pathsep.join(
-            (str(Path(sys.executable).parent), environment.get("PATH", ""))
-        )
-        environment["PYTHONUNBUFFERED"] = "1"  # log lines appear when they are written
+    def lead() -> None:
+        outcome[0] = _await_ready(settings.endpoints, screen) or follow()
+        if outcome[0] is not None:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with TemporaryDirectory(prefix="gateway-") as folder, Processes(screen, signals) as processes:
+        processes.start(settings, folder)
+        threading.Thread(target=lead, daemon=True).start()
+        death = ""
+        while not death and signal.sigwait(signals) == signal.SIGCHLD:
+            death = processes.first_death()
+        screen.end_progress()
+        if death:
+            screen.release(show=True)
+        screen.say("\n  Stopping ...")
+    return death or outcome[0]
+
+
+class Processes:
+    """A context at whose end they all have ended."""
+
+    def __init__(self, screen: Screen, blocked: set[signal.Signals]) -> None:
+        """`blocked` are the signals that this process blocks, and they are not to."""
+        self._screen, self._blocked = screen, blocked
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._readers: list[threading.Thread] = []
+
+    def start(self, settings: Settings, folder: str) -> None:
+        """Starts all. `folder` may be used while they run. No other thread may run yet, and this one must outlive them."""
+        environment = {**settings.environment, "PYTHONUNBUFFERED": "1"}  # log lines come at once
         if settings.sandboxed and not environment.get("GATEWAY_STORE"):
             # The sandbox's jobs end with it, and so must what the service remembers of them.
             environment["GATEWAY_STORE"] = f"{folder}/store.sqlite3"
-        procfile = PROJECT / "Procfile"
-        for name, command in parse_procfile(procfile.read_text(encoding="utf-8")).processes.items():
-            if name != settings.sandbox.name or settings.sandboxed:
-                self.add_process(name, command, env=environment, cwd=str(PROJECT))
-        self.fault = ""
-        self._screen = screen
-        self._stopping = threading.Lock()
+        parent = os.getpid()
 
-    def run(self) -> None:
-        """Starts all; returns when all have ended, which nothing outlives. In the main thread."""
-        # A closed terminal (unless under nohup) and an output that nobody reads stop all as well.
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-            signal.signal(signal.SIGHUP, _stop_as_if_terminated)
-        signal.signal(signal.SIGPIPE, _stop_as_if_terminated)
-        try:
-            self.loop()
-        finally:
-            self._kill_leftovers()
+        def prepare() -> None:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, self._blocked)
+            end_with_parent(signal.SIGTERM, parent)
 
-    def fail(self, fault: str) -> None:
-        """Stops all because of `fault`, one line; the first one stands. For any thread."""
-        self.fault = self.fault or fault
-        self.terminate()
+        for endpoint in settings.endpoints:
+            self._running[endpoint.name] = subprocess.Popen(
+                [sys.executable, *COMMANDS[endpoint.name]],
+                cwd=PROJECT,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=prepare,
+            )
+        for name, process in self._running.items():
+            reader = threading.Thread(target=self._read, args=(name, process), daemon=True)
+            reader.start()
+            self._readers.append(reader)
 
-    def terminate(self) -> None:
-        """Stops all, soon. honcho calls this in its signal handler and when a process has ended."""
-        # A thread, since a signal handler must not print: it may have interrupted a print.
-        threading.Thread(target=self._stop, daemon=True).start()
+    def _read(self, name: str, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdout
+        with process.stdout as output:
+            for line in output:
+                self._screen.log(name, line.decode("utf-8", "replace").rstrip())
 
-    def _stop(self) -> None:
-        while not self._all_started():
-            time.sleep(0.02)  # honcho 2.0 cannot stop a process that has not reported its pid yet
-        with self._stopping:
-            if self._terminating:
-                return
-            self.fault = self.fault or self._first_death()
-            self._screen.end_progress()
-            self._screen.release(show=bool(self.fault))
-            self._screen.say("\n  Stopping ...")
-            super().terminate()
-
-    def _first_death(self) -> str:
-        for name, process in self._processes.items():
-            if "returncode" in process:
-                return f"{name} ended ({_ending(process['returncode'])}); the others were stopped"
+    def first_death(self) -> str:
+        """What to say of a process that has ended; empty while all run."""
+        for name, process in self._running.items():
+            if (code := process.poll()) is not None:
+                how = f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
+                return f"{name} ended ({how}); the others were stopped"
         return ""
 
-    def _kill_leftovers(self) -> None:
-        for process in self._processes.values():
-            if "pid" in process and "returncode" not in process:
-                self._procmgr.kill(process["pid"])
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stops all with what they started: politely at first, after _STOP_SECONDS for certain."""
+        for process in self._running.values():
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+        end = time.monotonic() + _STOP_SECONDS
+        for process in self._running.values():
+            try:
+                process.wait(max(end - time.monotonic(), 0))
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        for reader in self._readers:
+            reader.join(1)  # so that its last lines come before what is said next
 
 
-def serve(settings: Settings, screen: Screen, follow: Callable[[Processes], None]) -> str:
-    """Runs the stack until it is stopped; returns what went wrong, or an empty string.
-
-    Once all processes are ready, `follow` runs in a thread beside them.
-    """
-    complaints = ports.complaints(settings.doors)
-    if complaints:
-        return "\n  ".join(complaints)
-    with TemporaryDirectory(prefix="gateway-") as folder:
-        processes = Processes(settings, screen, folder)
-
-        def lead() -> None:
-            if _all_ready(settings.doors, screen, processes):
-                follow(processes)
-
-        threading.Thread(target=lead, daemon=True).start()
-        processes.run()
-    return processes.fault
-
-
-def _all_ready(doors: Sequence[Door], screen: Screen, processes: Processes) -> bool:
-    start = time.monotonic()
-    pending = list(doors)
+def _await_ready(endpoints: Sequence[Endpoint], screen: Screen) -> str:
+    """Says of each process when it is ready; returns what went wrong, or an empty string."""
+    start, pending = time.monotonic(), list(endpoints)
     while pending:
-        for door in [door for door in pending if rest.answers(door)]:
-            pending.remove(door)
-            screen.say(
-                f"  {door.name:<10} ready after {time.monotonic() - start:4.1f} s   {door.url}"
-            )
+        for endpoint in [each for each in pending if rest.answers(each)]:
+            pending.remove(endpoint)
+            took = time.monotonic() - start
+            screen.say(f"  {endpoint.name:<10} ready after {took:4.1f} s   {endpoint.url}")
         if pending and time.monotonic() - start > _START_SECONDS:
-            names = ", ".join(door.name for door in pending)
-            processes.fail(f"{names}: not ready after {_START_SECONDS:.0f} s; all were stopped")
-            return False
+            screen.release(show=True)
+            names = ", ".join(endpoint.name for endpoint in pending)
+            return f"{names}: not ready after {_START_SECONDS:.0f} s; all were stopped"
         time.sleep(0.05)
-    return True
+    return ""
 
 
-def _stop_as_if_terminated(_signal: int, _frame: FrameType | None) -> None:
-    os.kill(os.getpid(), signal.SIGTERM)
+def port_complaints(endpoints: Sequence[Endpoint]) -> list[str]:
+    """A line for each endpoint whose port cannot be had, naming the setting that moves it."""
+    lines = []
+    first: dict[int, Endpoint] = {}
+    for endpoint in endpoints:
+        other = first.setdefault(endpoint.port, endpoint)
+        reason = _bind_error(endpoint) if other is endpoint else f"is also {other.setting}"
+        if reason:
+            with socket.create_server(("127.0.0.1", 0)) as listener:
+                free = listener.getsockname()[1]
+            use = f"to use another: {endpoint.setting}={free}"
+            lines.append(f"port {endpoint.port} ({endpoint.name}) {reason}; {use}")
+    return lines
 
 
-def _ending(code: int) -> str:
-    return f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
+def _bind_error(endpoint: Endpoint) -> str:
+    """Why a server could not listen at `endpoint`; empty when it could."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            endpoint.host, endpoint.port, type=socket.SOCK_STREAM
+        )[0]
+        with socket.socket(family, kind, protocol) as listener:
+            # As servers do: a port that only waits out an earlier run's connections is free.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+    except OSError as error:
+        in_use = error.errno == errno.EADDRINUSE
+        return "is in use" if in_use else f"cannot be had: {error.strerror}"
+    return ""

@@ -6,64 +6,55 @@ import json
 from http.client import HTTPConnection, HTTPException
 from typing import Any
 
-from stack.config import Door
+from stack.config import Endpoint
 
 JOBS = "/v1/batch/jobs"
-_SECONDS = 60.0
 
 
 class CallFailed(Exception):
     """A call was not answered with 200; the message is one line with what the answer says."""
 
 
-def answers(door: Door) -> bool:
-    """True when the process at `door` says that it serves."""
+def answers(endpoint: Endpoint) -> bool:
+    """True when the process at `endpoint` says that it serves."""
     try:
-        return _exchange(door, "GET", door.ready, seconds=2)[0] == 200
+        return _exchange(endpoint, "GET", endpoint.ready, seconds=2)[0] == 200
     except CallFailed:
         return False
 
 
-def call(door: Door, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The JSON object that the service answers with; CallFailed for anything else."""
-    status, content = _exchange(door, method, path, body)
+def call(endpoint: Endpoint, method: str, path: str, body: Any = None) -> dict[str, Any]:
+    """The JSON object that the service answers with; raises CallFailed for anything else."""
+    status, content = _exchange(endpoint, method, path, body)
     try:
         answer = json.loads(content)
     except ValueError as error:
         raise CallFailed(f"{method} {path}: {status}, not JSON") from error
-    if status != 200 or not isinstance(answer, dict):
-        raise CallFailed(f"{method} {path}: {status} {_explanation(answer)}")
+    if not isinstance(answer, dict):
+        raise CallFailed(f"{method} {path}: {status} with something that is not a JSON object")
+    if status != 200:
+        said = ": ".join(str(answer[name]) for name in ("title", "detail") if answer.get(name))
+        violations = [f"; {row['pointer']} {row['detail']}" for row in answer.get("errors", [])]
+        request = f" (request {answer['request_id']})" if answer.get("request_id") else ""
+        raise CallFailed(f"{method} {path}: {status} {said}{''.join(violations)}{request}")
     return answer
 
 
-def text(door: Door, path: str) -> str:
-    """What the process at `door` answers to GET, whatever it is."""
-    return _exchange(door, "GET", path)[1].decode("utf-8", "replace")
+def text(endpoint: Endpoint, path: str) -> str:
+    """What the process at `endpoint` answers to GET, whatever it is; raises CallFailed when it does not answer."""
+    return _exchange(endpoint, "GET", path)[1].decode("utf-8", "replace")
 
 
 def _exchange(
-    door: Door,
-    method: str,
-    path: str,
-    body: dict[str, Any] | None = None,
-    seconds: float = _SECONDS,
+    endpoint: Endpoint, method: str, path: str, body: Any = None, seconds: float = 60.0
 ) -> tuple[int, bytes]:
     headers = {"Content-Type": "application/json"} if body is not None else {}
-    connection = HTTPConnection(door.reach, door.port, timeout=seconds)
+    connection = HTTPConnection(endpoint.reach, endpoint.port, timeout=seconds)
     try:
         connection.request(method, path, json.dumps(body) if body is not None else None, headers)
         response = connection.getresponse()
         return response.status, response.read()
     except (OSError, HTTPException) as error:
-        raise CallFailed(f"{method} {path}: no answer from {door.url} ({error})") from error
+        raise CallFailed(f"{method} {path}: no answer from {endpoint.url} ({error})") from error
     finally:
         connection.close()
-
-
-def _explanation(problem: Any) -> str:
-    if not isinstance(problem, dict):
-        return "with something that is not a JSON object"
-    said = [str(problem[member]) for member in ("title", "detail") if problem.get(member)]
-    faults = [f"{fault['pointer']} {fault['detail']}" for fault in problem.get("errors", [])]
-    identity = f" (request {problem['request_id']})" if problem.get("request_id") else ""
-    return ": ".join(said) + "".join(f"; {fault}" for fault in faults) + identity

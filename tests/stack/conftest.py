@@ -38,10 +38,10 @@ def environment(tmp_path: Path) -> dict[str, str]:
     }
 
 
-def run(module: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """`python -m MODULE` at the project's root, run to its end."""
+def run(environment: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
+    """`python -m stack WORDS` at the project's root, run to its end."""
     return subprocess.run(
-        [sys.executable, "-m", module],
+        [sys.executable, "-m", "stack", *words],
         cwd=PROJECT,
         env=environment,
         stdout=subprocess.PIPE,
@@ -76,13 +76,13 @@ class RunningStack:
 
 @contextmanager
 def launched(
-    environment: dict[str, str], module: str = "stack", command: Sequence[str] = ()
+    environment: dict[str, str], *words: str, command: Sequence[str] = ()
 ) -> Iterator[RunningStack]:
-    """A stack or a demo that may not be up yet; what is left of it afterwards is killed.
+    """A stack (`words` as for `run`) that may not be up yet; what is left of it afterwards is killed.
 
     `command` is what starts it, when that is not Python.
     """
-    process = start([*command] or [sys.executable, "-m", module], environment)
+    process = start([*command] or [sys.executable, "-m", "stack", *words], environment)
     try:
         yield RunningStack(process)
     finally:

@@ -20,7 +20,7 @@ PORTS = ["GATEWAY_PORT", "BRIDGE_PORT", "SANDBOX_PORT"]
 def test_an_occupied_port_is_named_with_its_setting_before_anything_starts(setting, environment):
     with socket.create_server(("127.0.0.1", 0)) as occupant:
         environment[setting] = str(occupant.getsockname()[1])
-        ended = run("stack", environment)
+        ended = run(environment)
     assert ended.returncode == 1
     assert f"port {environment[setting]} " in ended.stdout
     assert f"{setting}=" in ended.stdout
@@ -28,12 +28,12 @@ def test_an_occupied_port_is_named_with_its_setting_before_anything_starts(setti
 
 
 def test_one_port_for_two_processes_is_refused(environment):
-    ended = run("stack", environment | {"BRIDGE_PORT": environment["GATEWAY_PORT"]})
+    ended = run(environment | {"BRIDGE_PORT": environment["GATEWAY_PORT"]})
     assert (ended.returncode, "is also GATEWAY_PORT" in ended.stdout) == (1, True)
 
 
 def test_a_setting_that_is_no_port_is_named(environment):
-    ended = run("stack", environment | {"BRIDGE_PORT": "many"})
+    ended = run(environment | {"BRIDGE_PORT": "many"})
     assert (ended.returncode, "BRIDGE_PORT=many" in ended.stdout) == (1, True)
 
 
@@ -47,6 +47,15 @@ def test_a_sample_job_is_shown_to_its_first_result_and_ctrl_c_stops_everything(e
     assert "Traceback" not in stack.output
     for setting in PORTS:
         assert f"http://127.0.0.1:{environment[setting]}" in stack.output
+
+
+def test_a_process_that_stops_too_slowly_is_killed_with_the_rest(environment):
+    with started(environment) as stack:
+        [bridge] = processes_of(environment, "mcp_bridge")
+        os.kill(bridge, signal.SIGSTOP)
+        os.killpg(stack.process.pid, signal.SIGINT)
+        assert stack.end() == 0
+        assert processes_of(environment) == []
 
 
 def test_ctrl_c_before_anything_is_ready_stops_everything(environment):
@@ -86,7 +95,7 @@ def test_a_stack_that_is_killed_leaves_nothing_behind(environment):
         nothing_is_left(environment)
 
 
-@pytest.mark.parametrize("count", [1, 4], ids=["first process", "servers"])
+@pytest.mark.parametrize("count", [1, 4], ids=["first process", "workers"])
 def test_a_stack_that_is_killed_with_its_group_while_it_starts_leaves_nothing_behind(
     count, environment
 ):
@@ -114,7 +123,7 @@ def test_a_process_that_dies_takes_the_others_down_and_is_named(environment):
 
 
 def test_a_process_that_cannot_start_is_named_after_its_own_words(environment):
-    ended = run("stack", environment | {"BRIDGE_TIMEOUT": "soon"})
+    ended = run(environment | {"BRIDGE_TIMEOUT": "soon"})
     assert ended.returncode == 1
     assert ended.stdout.index("BRIDGE_TIMEOUT") < ended.stdout.index("mcp ended")
     assert processes_of(environment) == []

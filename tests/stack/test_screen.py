@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import io
 
-from honcho.manager import SYSTEM_PRINTER_NAME
-from honcho.printer import Message
-
 from stack.screen import Screen
 
 
@@ -19,10 +16,6 @@ class Terminal(io.StringIO):
     def shown(self) -> list[str]:
         """The lines a terminal shows after all that was written."""
         return [line.rpartition("\r\033[2K")[2] for line in self.getvalue().split("\n")]
-
-
-def log(text: str, name: str = "rest") -> Message:
-    return Message("line", text.encode(), None, name, None)
 
 
 def test_on_a_terminal_the_bar_moves_in_place_below_everything_else():
@@ -45,21 +38,15 @@ def test_elsewhere_each_change_is_one_line():
 def test_log_lines_are_held_back_until_they_are_released():
     output = io.StringIO()
     screen = Screen(output, hold=True)
-    screen.write(log("early"))
+    screen.log("rest", "early")
     screen.release()
-    screen.write(log("late\nlater"))
-    assert output.getvalue().splitlines() == ["rest | late", "rest | later"]
+    screen.log("rest", "late")
+    assert output.getvalue().splitlines() == ["rest    | late"]
 
 
 def test_held_log_lines_are_shown_when_something_went_wrong():
     output = io.StringIO()
     screen = Screen(output, hold=True)
-    screen.write(log("the reason"))
+    screen.log("rest", "the reason")
     screen.release(show=True)
-    assert output.getvalue() == "rest | the reason\n"
-
-
-def test_the_runners_own_remarks_are_not_shown():
-    output = io.StringIO()
-    Screen(output).write(log("rest started", SYSTEM_PRINTER_NAME))
-    assert output.getvalue() == ""
+    assert output.getvalue() == "rest    | the reason\n"

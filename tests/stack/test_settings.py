@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from stack.__main__ import notes
 from stack.config import KEYS, PROJECT, from_env, read_dotenv
 
 NOWHERE = Path("/nonexistent/.env")
@@ -25,9 +26,7 @@ CONFIGS = [
 def variables(config: Any) -> dict[str, str]:
     """Maps each setting of a config module to its environment variable."""
     return {
-        field.name: field.metadata.get("env") or config.variable(field.name)
-        for field in fields(config.Settings)
-        if field.metadata
+        field.name: field.metadata["env"] for field in fields(config.Settings) if field.metadata
     }
 
 
@@ -56,7 +55,7 @@ def test_a_copy_of_the_example_with_everything_uncommented_changes_nothing(tmp_p
     dotenv.write_text(
         re.sub(r"^#([A-Z_]+=)", r"\1", (PROJECT / ".env.example").read_text(), flags=re.M)
     )
-    assert from_env({}, dotenv).doors == from_env({}, NOWHERE).doors
+    assert from_env({}, dotenv).endpoints == from_env({}, NOWHERE).endpoints
 
 
 @pytest.mark.parametrize(
@@ -99,6 +98,12 @@ def test_without_a_key_another_upstream_is_not_used_and_that_is_known(tmp_path):
     settings = from_env({"GATEWAY_UPSTREAM_URL": "https://api.example"}, NOWHERE)
     assert settings.environment["GATEWAY_UPSTREAM_URL"] == "http://127.0.0.1:8081/v1"
     assert settings.overridden
+
+
+def test_it_is_said_what_is_not_as_in_production_unless_it_was_set():
+    assert ["GATEWAY_STORE" in note for note in notes(from_env({}, NOWHERE))] == [True, False]
+    chosen = {"GATEWAY_STORE": "keys.sqlite3", "GATEWAY_AUDIT_LOG": "stderr"}
+    assert list(notes(from_env(chosen, NOWHERE))) == []
 
 
 def test_without_a_key_every_process_is_pointed_at_the_one_before_it():
