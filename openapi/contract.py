@@ -62,7 +62,7 @@ class Parameter:
     explode: bool
     upstream_name: str
 
-    @property
+    @cached_property
     def takes_unknown(self) -> bool:
         """True for an exploded query object: each of its members is a query parameter of its own (OpenAPI 3.0.3, style form)."""
         return self.location == "query" and self.explode and self.schema.get("type") == "object"
@@ -126,18 +126,33 @@ class Operation:
     constants: tuple[Constant, ...]
     tool: Tool | None
 
-    @property
+    @cached_property
+    def path_variables(self) -> list[str]:
+        """The names of the variables in its path, in order."""
+        return path_variables(self.path)
+
+    @cached_property
+    def upstream_path_variables(self) -> list[str]:
+        """The same of the upstream path."""
+        return path_variables(self.upstream_path)
+
+    @cached_property
+    def upstream_names(self) -> dict[str, str]:
+        """The upstream's names for the parameters, by our own."""
+        return {parameter.name: parameter.upstream_name for parameter in self.parameters}
+
+    @cached_property
     def safe(self) -> bool:
         """True when calling changes nothing upstream, so that it may be repeated or abandoned."""
         return self.method in ("GET", "HEAD")
 
-    @property
+    @cached_property
     def access(self) -> str:
         """`read` or `write`: what the tool's read-only hint says, or the method where there is no tool."""
         reads = self.tool.read_only if self.tool else self.safe
         return "read" if reads else "write"
 
-    @property
+    @cached_property
     def idempotent(self) -> bool:
         """True when a repeated call does nothing more than the first: the tool's hint, or RFC 9110 section 9.2.2."""
         return (

@@ -20,7 +20,7 @@ from .guards import Guards
 from .handlers import forwarding_handler
 from .idempotency import Idempotency
 from .pages import Pages, Readiness
-from .request_reader import Validation
+from .request_reader import RequestReader
 from .store import open_store
 from .upstream import Upstream
 from .upstream_key import Key
@@ -61,7 +61,7 @@ def create_app(settings: Settings | None = None) -> FlaskApp:
                 tokens=settings.protected,
             ),
             RoutingMiddleware,
-            partial(Validation, contract=contract, max_body=settings.max_body),
+            partial(RequestReader, contract=contract, max_body=settings.max_body),
         ],
     )
     # The attribute that Connexion's own add_wsgi_middleware edits.

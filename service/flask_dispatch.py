@@ -19,10 +19,10 @@ from starlette.types import Receive, Scope, Send
 from .pool import Pool, Turn
 from .problems import Problem
 from .request_context import current
-from .request_reader import REQUEST
 from .translation import UpstreamRequest
 from .upstream_connection import WATCH, Exchange
 
+REQUEST = "gateway.request"
 EXCHANGE = "gateway.exchange"
 
 PATIENCE = 1.0
@@ -32,7 +32,7 @@ WSGIApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
 class ThreadedWSGI:
-    """ASGI over a WSGI application whose requests were read before it: the body is in the scope, not in `wsgi.input`."""
+    """ASGI over a WSGI application whose requests were read before it: `request_reader` left them in the context, not in `wsgi.input`."""
 
     def __init__(self, app: WSGIApp, *, threads: int, queue: int) -> None:
         self.app = app
@@ -47,8 +47,10 @@ class ThreadedWSGI:
             return
         if len(self.calls) >= self.limit:
             raise _overloaded("All threads are busy and the queue is full.")
-        # Out of the scope, which is in cycles: a large body would stay until the garbage collector comes.
-        request, exchange = scope.pop(REQUEST), Exchange()
+        ctx, exchange = current(), Exchange()
+        request, ctx.upstream_request = ctx.upstream_request, None
+        if request is None:
+            raise LookupError("no upstream request was handed over")
         environ = _environ(scope, request, exchange)
         turn = Turn(partial(contextvars.copy_context().run, self._call, environ))
         safe = request.operation.safe
@@ -59,7 +61,7 @@ class ThreadedWSGI:
             call.get_loop().call_later(PATIENCE, _give_up, call, turn)
         self.calls.add(call)
         call.add_done_callback(self._finished)
-        current().handling = call
+        ctx.handling = call
         try:
             status, headers, body = await asyncio.shield(call)
         except asyncio.CancelledError:  # the client left

@@ -6,9 +6,8 @@ from collections.abc import Callable
 
 import flask
 
-from .flask_dispatch import EXCHANGE
+from .flask_dispatch import EXCHANGE, REQUEST
 from .idempotency import Idempotency
-from .request_reader import REQUEST
 from .upstream import Upstream
 
 

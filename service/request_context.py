@@ -20,6 +20,7 @@ from telemetry import trace_context
 from telemetry.trace_context import Trace
 
 from .problems import Problem
+from .translation import UpstreamRequest
 
 LOCAL = Grant("local", None)
 """Whoever calls a gateway without tokens."""
@@ -37,6 +38,10 @@ class RequestContext:
     caller: Grant = LOCAL
     operation: str = ""  # an operation id; empty before routing
     path_values: str = ""  # what the path's variables stand for
+
+    upstream_request: UpstreamRequest | None = (
+        None  # on its way from `request_reader` to `flask_dispatch`
+    )
 
     # What became of it
     handling: asyncio.Future[Any] | None = (

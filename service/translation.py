@@ -16,7 +16,7 @@ from urllib.parse import quote, urlencode
 
 from msgspec import Raw
 
-from openapi.contract import Operation, path_variables
+from openapi.contract import Operation
 from openapi.json_text import UNREADABLE, check_utf8, read_json
 from openapi.validation import Violation
 
@@ -78,8 +78,7 @@ def fill(operation: Operation, inputs: Inputs) -> UpstreamRequest:
 
     Raises Problem (validation-failed) for a value that would change the path.
     """
-    names = {parameter.name: parameter.upstream_name for parameter in operation.parameters}
-    in_path = set(path_variables(operation.upstream_path))
+    names, in_path = operation.upstream_names, operation.upstream_path_variables
     path_values = {names[name]: value for name, value in inputs.path.items()}
     query = [
         (constant.name, constant.value)
@@ -87,9 +86,8 @@ def fill(operation: Operation, inputs: Inputs) -> UpstreamRequest:
         if constant.location == "query"
     ]
     for name, value in inputs.query:
-        if (
-            names.get(name) in in_path
-        ):  # an exposed path that lost this variable takes it as a query parameter
+        if names.get(name) in in_path:
+            # An exposed path that lost this variable takes it as a query parameter.
             path_values[names[name]] = value
         else:
             query.append((names.get(name, name), value))

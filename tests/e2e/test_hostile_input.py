@@ -14,7 +14,7 @@ from http.client import HTTPResponse
 
 import pytest
 
-from service.request_reader import ROOM
+from service.body_buffer import BODIES
 from tests.e2e.gateway import Stack, gateway_process
 from tests.processes import Sandbox, wait_until
 
@@ -115,7 +115,7 @@ def test_a_body_that_breaks_off_reaches_nobody(connection: Connection, stack: St
     assert reached(stack.sandbox) == []
 
 
-def test_large_bodies_that_do_not_end_take_no_more_than_their_room(stack: Stack) -> None:
+def test_large_bodies_that_do_not_end_take_no_more_than_their_memory(stack: Stack) -> None:
     upstream = f"{stack.sandbox.url}/v1"
     # Parts of a large body: however those that are refused make room for others, none is left for a whole one.
     part = (1 << 20) // 3
@@ -123,7 +123,7 @@ def test_large_bodies_that_do_not_end_take_no_more_than_their_room(stack: Stack)
         gateway_process(upstream, WEB_CONCURRENCY=1, GATEWAY_MAX_BODY=1 << 20) as gateway,
         ExitStack() as sockets,
     ):
-        for _ in range(4 * ROOM):
+        for _ in range(4 * BODIES):
             unending = Connection(gateway.port)
             sockets.enter_context(unending.socket)
             unending.send(create(f"Content-Length: {1 << 20}") + b" " * part)

@@ -17,12 +17,12 @@ from starlette.types import Message
 import service.flask_dispatch
 from openapi.contract import load
 from service.app import create_app
+from service.body_buffer import LARGE
 from service.config import Settings
-from service.flask_dispatch import ThreadedWSGI
+from service.flask_dispatch import REQUEST, ThreadedWSGI
 from service.pool import NoThread, Pool, Turn
 from service.problems import Problem
 from service.request_context import open_context
-from service.request_reader import LARGE, REQUEST
 from service.translation import UpstreamRequest
 from service.upstream_connection import Exchange, Watch
 
@@ -208,7 +208,7 @@ def test_a_call_that_is_not_wanted_any_more_is_kept_by_nobody() -> None:
     asyncio.run(withdraw())
 
 
-def test_a_scope_that_outlives_its_request_does_not_keep_the_body() -> None:
+def test_a_context_that_outlives_its_request_does_not_keep_the_body() -> None:
     def answering(environ: dict[str, Any], start: Callable[..., Any]) -> list[bytes]:
         start("200 OK", [])
         return [environ[REQUEST].body]
@@ -224,9 +224,10 @@ def test_a_scope_that_outlives_its_request_does_not_keep_the_body() -> None:
 
     sent: list[Message] = []
     scope = create_scope("/")
-    open_context()
+    ctx = open_context()
+    ctx.upstream_request = create()
     asyncio.run(call())
-    assert (sent[1]["body"], REQUEST in scope) == (b"{}", False)
+    assert (sent[1]["body"], ctx.upstream_request) == (b"{}", None)
 
 
 class Held:
@@ -255,7 +256,7 @@ def asking(served: ThreadedWSGI, path: str) -> asyncio.Task[list[Message]]:
         sent.append(message)
 
     async def ask() -> list[Message]:
-        open_context()
+        open_context().upstream_request = create()
         await served(scope, receive, send)
         return sent
 
@@ -263,10 +264,11 @@ def asking(served: ThreadedWSGI, path: str) -> asyncio.Task[list[Message]]:
 
 
 def create_scope(path: str) -> dict[str, Any]:
-    return {
-        "type": "http", "method": "POST", "path": path, "http_version": "1.1", "headers": [],
-        REQUEST: UpstreamRequest(load().operations["createbatchjob"], "/", {}, b"{}"),
-    }  # fmt: skip
+    return {"type": "http", "method": "POST", "path": path, "http_version": "1.1", "headers": []}
+
+
+def create() -> UpstreamRequest:
+    return UpstreamRequest(load().operations["createbatchjob"], "/", {}, b"{}")
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -392,8 +394,7 @@ from openapi.contract import load
 from service.request_context import open_context
 from service.translation import UpstreamRequest
 from service.pool import Pool
-from service.flask_dispatch import ThreadedWSGI
-from service.request_reader import REQUEST
+from service.flask_dispatch import REQUEST, ThreadedWSGI
 pool = Pool(1)
 async def leave():
     for text in ("one", "two"):

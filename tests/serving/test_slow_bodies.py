@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from starlette.types import Message
 
-from service import request_reader
+from service import body_buffer
+from service.body_buffer import BODIES, BodyMemoryBudget, Reservation, receive_body
 from service.problems import Problem
-from service.request_reader import ROOM, Place, Room
 from serving import patience
 from tests.e2e.gateway import Gateway, gateway_process
 from tests.processes import Sandbox
@@ -39,7 +39,7 @@ def test_bodies_that_announce_the_most_and_trickle_do_not_keep_others_from_sendi
     body = {"messages": [{"role": "user", "content": "x" * (2 << 20)}]}
     create = {"endpoint": "/v1/chat/completions", "model": "m", "requests": [{"body": body}]}
     with ExitStack() as trickling:
-        for _ in range(2 * ROOM):
+        for _ in range(2 * BODIES):
             peer = socket.create_connection(("127.0.0.1", gateway.port), 10)
             trickling.enter_context(peer).sendall(message)
         assert gateway.get("/livez").status_code == 200  # what was sent before is being read
@@ -73,7 +73,9 @@ def content(pieces: list[bytes], pause: float, limit: int = 1 << 20) -> bytes | 
         return {"type": "http.request", "body": piece, "more_body": bool(left)}
 
     async def read() -> bytes:
-        return bytes(await request_reader._content(scope, receive, limit, Place(Room(limit))))
+        return bytes(
+            await receive_body(scope, receive, limit, Reservation(BodyMemoryBudget(limit)))
+        )
 
     try:
         return asyncio.run(read())
@@ -119,7 +121,7 @@ def test_a_piece_that_comes_just_when_the_time_is_over_is_too_late(
             return {"type": "http.request", "body": body, "more_body": True}
 
         scope = {"type": "http", "headers": []}
-        await request_reader._content(scope, receive, 1 << 20, Place(Room(1 << 20)))
+        await receive_body(scope, receive, 1 << 20, Reservation(BodyMemoryBudget(1 << 20)))
 
     with pytest.raises(Problem, match="request-timeout"):
         asyncio.run(read())
@@ -161,15 +163,14 @@ def test_a_slow_body_is_answered_408_and_can_be_sent_again(
 def test_what_has_come_is_counted_and_not_what_was_announced(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(request_reader, "LARGE", 1)
-    room = Room(100)
-    place = Place(room)
+    monkeypatch.setattr(body_buffer, "LARGE", 1)
+    budget = BodyMemoryBudget(100)
     headers = [(b"content-length", b"90")]
 
     async def receive() -> Message:
-        assert room.taken in (0, 10)
-        return {"type": "http.request", "body": b"x" * 10, "more_body": room.taken == 0}
+        assert budget.reserved in (0, 10)
+        return {"type": "http.request", "body": b"x" * 10, "more_body": budget.reserved == 0}
 
     scope = {"type": "http", "headers": headers}
-    assert len(asyncio.run(request_reader._content(scope, receive, 100, place))) == 20
-    assert room.taken == 20
+    assert len(asyncio.run(receive_body(scope, receive, 100, Reservation(budget)))) == 20
+    assert budget.reserved == 20
