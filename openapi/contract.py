@@ -187,7 +187,8 @@ class Contract:
     """The whole document. `environment` maps a template variable to the environment variables that may hold it, best first."""
 
     source: str
-    document: dict[str, Any]
+    document: dict[str, Any]  # without `$ref`
+    published: dict[str, Any]  # as it stands in the file
     operations: Mapping[str, Operation]
     base_url: str
     authentication: Authentication
@@ -229,7 +230,7 @@ def load(source: Path = DEFAULT_DOCUMENT) -> Contract:
     """The contract in the file `source`; ContractError when it cannot be read or lacks what running needs."""
     document = read_document(source)
     try:
-        return _contract(str(source), _inline(document, document, ()))
+        return _contract(str(source), document, _inline(document, document, ()))
     except (KeyError, TypeError, AttributeError) as error:
         raise ContractError(
             f"{source}: a member that running needs is missing or misshapen: {error}"
@@ -261,7 +262,7 @@ def path_variables(template: str) -> list[str]:
     return _PATH_VARIABLE.findall(template)
 
 
-def _contract(source: str, document: dict[str, Any]) -> Contract:
+def _contract(source: str, published: dict[str, Any], document: dict[str, Any]) -> Contract:
     upstream = document["x-naftiko"]
     authentication = dict(upstream.get("authentication") or {"type": "none"})
     server = document.get("x-mcp-server", {})
@@ -269,6 +270,7 @@ def _contract(source: str, document: dict[str, Any]) -> Contract:
     return Contract(
         source=source,
         document=document,
+        published=published,
         operations={operation.id: operation for operation in _operations(document)},
         base_url=upstream["baseUri"],
         authentication=Authentication(

@@ -11,7 +11,7 @@ import ssl
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NoReturn
 from urllib.parse import urlsplit
@@ -181,11 +181,19 @@ def contract_of(environ: Mapping[str, str] | None = None) -> Contract:
 
 
 def settings_or_exit() -> Settings:
-    """The environment's settings; for a process's start: prints what is wrong and exits with 2 when there is anything."""
+    """The environment's settings; for a process's start: prints what is wrong and exits with 2 when there is anything.
+
+    gunicorn's configuration and the application it loads both ask; they are read and checked once.
+    """
     try:
-        return Settings.from_env()
+        return _settings_of(frozenset(variables().items()))
     except SettingsError as error:
         refuse_start(str(error))
+
+
+@lru_cache(maxsize=1)
+def _settings_of(environ: frozenset[tuple[str, str]]) -> Settings:
+    return Settings.from_env(dict(environ))
 
 
 def refuse_start(message: str) -> NoReturn:

@@ -1,4 +1,4 @@
-"""Pages for people and machines: Swagger UI, the document, problems, probes, metrics. Answered before Flask's threads.
+"""Pages for people and machines: Swagger UI, the document, problems, probes, metrics. Answered on the event loop.
 
 Swagger UI 5 comes from the files of the `flask-swagger-ui` package; Connexion's own bundle is version 4, whose inline
 script a strict Content-Security-Policy forbids.
@@ -11,6 +11,7 @@ import json
 import math
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from html import escape
 from importlib.util import find_spec
@@ -24,17 +25,16 @@ from starlette.routing import Mount, Route, Router
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from openapi.contract import Contract, is_page, read_document
+from openapi.contract import Contract, is_page
 from telemetry import logs, metrics
 
-from .document import with_tokens
 from .idempotency import Idempotency
 from .pool import NoThread
 from .problems import DOCUMENTATION, PROBLEMS
 from .upstream_key import Key
 
-LOOK_PERIOD = 2.0
-"""Seconds between two looks, by one worker, at what has failed."""
+PROBE_PERIOD = 2.0
+"""Seconds between two probes, by one worker, of what has failed."""
 
 _CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self';"
@@ -72,29 +72,30 @@ _START = """window.ui = SwaggerUIBundle({
 class Check:
     """One thing that readiness speaks of: `failed` says whether, `word` how. Without what is `vital` no request can succeed.
 
-    `look` finds out whether it works again, where nothing else does; it may take seconds.
+    `probe` finds out whether it works again, where nothing else does; it may take seconds.
     """
 
     failed: Callable[[], bool]
     word: str
     vital: bool = False
-    look: Callable[[], None] | None = None
-    next_look: float = -math.inf
+    probe: Callable[[], None] | None = None
+    next_probe: float = -math.inf
 
-    def look_again(self) -> None:
-        """Has a thread look, once in a while and never two at once: what it finds is for the next who asks."""
-        if self.look and time.monotonic() > self.next_look:
-            self.next_look = math.inf
-            try:
-                asyncio.get_running_loop().run_in_executor(None, self._look, self.look)
-            except RuntimeError:  # there are too many threads
-                self.next_look = time.monotonic() + LOOK_PERIOD
-
-    def _look(self, look: Callable[[], None]) -> None:
+    def probe_again(self) -> None:
+        """Has a thread probe, once in a while and never two at once: what it finds is for the next who asks."""
+        if self.probe is None or time.monotonic() <= self.next_probe:
+            return
+        self.next_probe = math.inf
         try:
-            look()
+            asyncio.get_running_loop().run_in_executor(None, self._run, self.probe)
+        except RuntimeError:  # there are too many threads
+            self.next_probe = time.monotonic() + PROBE_PERIOD
+
+    def _run(self, probe: Callable[[], None]) -> None:
+        try:
+            probe()
         finally:
-            self.next_look = time.monotonic() + LOOK_PERIOD
+            self.next_probe = time.monotonic() + PROBE_PERIOD
 
 
 class Readiness:
@@ -104,7 +105,7 @@ class Readiness:
         self.checks = {
             "key": Check(lambda: key.refused, "refused by the upstream", vital=True),
             "store": Check(
-                lambda: idempotency.store_failed, "unavailable", look=idempotency.look_again
+                lambda: idempotency.store_failed, "unavailable", probe=idempotency.look_again
             ),
             "audit": Check(logs.loses_audit_lines, "lines are lost"),
         }
@@ -114,7 +115,7 @@ class Readiness:
         failed = {name: check for name, check in self.checks.items() if check.failed()}
         vital = any(check.vital for check in failed.values())
         for check in failed.values():
-            check.look_again()
+            check.probe_again()
         return JSONResponse(
             {
                 "status": "unavailable" if vital else "degraded" if failed else "ok",
@@ -151,7 +152,7 @@ class Pages:
 def _routes(contract: Contract, readiness: Readiness, tokens: bool) -> list[Route | Mount]:
     source = Path(contract.source)
     document = source.read_text(encoding="utf-8")
-    served = read_document(source)
+    served = contract.published
     if tokens:
         served = with_tokens(served, contract)
         document = yaml.safe_dump(served, sort_keys=False, allow_unicode=True)
@@ -178,6 +179,43 @@ def _routes(contract: Contract, readiness: Readiness, tokens: bool) -> list[Rout
         Route("/readyz", readiness.page),
         Route("/metrics", _metrics(contract.version)),
     ]
+
+
+def with_tokens(document: dict[str, Any], contract: Contract) -> dict[str, Any]:
+    """A copy of `document` that declares bearer tokens, and for each operation the scope that it needs.
+
+    The file says nothing of them, since whether callers need some is a setting.
+    """
+    secured = deepcopy(document)
+    secured.setdefault("components", {}).setdefault("securitySchemes", {})["bearer"] = {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "A token of this gateway, made by its operator.",
+    }
+    described = "Problem" in document.get("components", {}).get("schemas", {})
+    problem = {"$ref": "#/components/schemas/Problem"} if described else {}
+    for operation in contract.operations.values():
+        declared = secured["paths"][operation.path][operation.method.lower()]
+        scope = contract.scopes[operation.access]
+        # OpenAPI 3.0.3, Security Requirement Object: the list is empty for the type http.
+        declared["security"] = [{"bearer": []}]
+        declared["responses"].setdefault("401", _refusal("No token, or a bad one.", problem))
+        lacking = f"The token lacks the scope `{scope}`."
+        declared["responses"].setdefault("403", _refusal(lacking, problem))
+    return secured
+
+
+def _refusal(description: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "description": description,
+        "headers": {
+            "WWW-Authenticate": {
+                "description": "What is wrong with the token (RFC 6750).",
+                "schema": {"type": "string"},
+            }
+        },
+        "content": {"application/problem+json": {"schema": dict(schema)}},
+    }
 
 
 def _problems_page() -> str:

@@ -359,4 +359,4 @@ def test_readiness_believes_no_store_that_can_be_read_and_not_claimed_in(
 @pytest.fixture
 def always_looking(monkeypatch: pytest.MonkeyPatch) -> None:
     """Readiness looks again whenever it is asked."""
-    monkeypatch.setattr("service.pages.LOOK_PERIOD", -1.0)
+    monkeypatch.setattr("service.pages.PROBE_PERIOD", -1.0)
