@@ -100,7 +100,7 @@ def load_demo() -> dict[str, Any]:
 @admin.get("/sandbox/download/<token>")
 def download(token: str) -> Response:
     """A file by a signed address."""
-    return Response(state.linked(token).content, mimetype="application/octet-stream")
+    return Response(state.signed_file(token).content, mimetype="application/octet-stream")
 
 
 def _body() -> Any:

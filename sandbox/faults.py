@@ -28,7 +28,7 @@ from sandbox.ledger import Entry
 
 Params = dict[str, Any]
 HEADER = "HTTP_X_SANDBOX_FAULT"
-TICK = 0.05  # seconds between looks at a connection that has unread bytes
+TICK = 0.05  # seconds between polls of a connection that has unread bytes
 
 
 class BadFault(ValueError):

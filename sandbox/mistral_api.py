@@ -12,7 +12,6 @@ from werkzeug.wrappers import Response
 
 from sandbox import files
 from sandbox.answers import HTTPError, Invalid, json_answer, violation
-from sandbox.api_keys import Caller
 from sandbox.jobs import Job
 from sandbox.state import state
 from sandbox.validation import (
@@ -30,10 +29,6 @@ from sandbox.validation import (
 v1 = Blueprint("v1", __name__, url_prefix="/v1")
 
 
-def _caller() -> Caller:
-    return g.caller  # type: ignore[no-any-return]
-
-
 # Batch jobs
 
 
@@ -49,7 +44,7 @@ def create_job() -> Response:
         message = "Provide either input_files or requests"
         raise Invalid([violation("value_error", loc, message, None)])
     lag = request.environ.get("sandbox.list_lag", settings.list_lag_seconds)
-    job = state.create(_caller(), body, raw, lag)
+    job = state.create(g.caller, body, raw, lag)
     request.environ["sandbox.entry"]["job_id"] = job.id
     return json_answer(state.view(job))
 
@@ -73,7 +68,7 @@ def _not_json(name: str) -> None:
 def list_jobs() -> Response:
     """One page of the caller's jobs with the number of all that match."""
     query = checked_query(JobsQuery, request.args)
-    found = state.workspaces[_caller().workspace].copy()
+    found = state.workspaces[g.caller.workspace].copy()
     if filters := _job_filters(query):
         found = [job for job in found if all(fits(job) for fits in filters)]
     if query.get("order_by") != "created":
@@ -89,7 +84,7 @@ def _page(rows: list[Any], query: dict[str, Any]) -> list[Any]:
 
 def _job_filters(query: dict[str, Any]) -> list[Callable[[Job], bool]]:
     """What a job must fulfil to be listed; only the tests that the query needs."""
-    values, caller = request.args, _caller()
+    values, caller = request.args, g.caller
     now, wall = state.clock.now(), state.clock.wall
     filters: list[Callable[[Job], bool]] = []
     if any(job.listed > now for job in state.workspaces[caller.workspace][-1000:]):
@@ -140,7 +135,7 @@ def delete_job(job_id: str) -> Response:
 
 
 def _job(job_id: str) -> Job:
-    job = state.job(_caller(), path_id(job_id, "job_id"))
+    job = state.job(g.caller, path_id(job_id, "job_id"))
     request.environ["sandbox.entry"]["job_id"] = job.id
     return job
 
@@ -160,7 +155,7 @@ def upload_file() -> Response:
         message = f"Received file with mimetype {wrong}, only jsonl files are currently supported"
         raise HTTPError(422, {"detail": "Invalid file format.", "message": message})
     file = state.upload(
-        _caller(),
+        g.caller,
         upload.read(),
         form.get("expiry"),
         filename=filename,
@@ -183,7 +178,7 @@ def list_files() -> Response:
     }
     found = [
         file
-        for file in state.all_files(_caller())
+        for file in state.all_files(g.caller)
         if query.get("search", "") in file.filename
         and all(not allowed or getattr(file, name) in allowed for name, allowed in filters.items())
     ]
@@ -216,9 +211,9 @@ def download_file(file_id: str) -> Response:
 def sign_file(file_id: str) -> Response:
     """An address that gives the file without a key, for `expiry` job hours."""
     hours = checked_query(LinkQuery, request.args).get("expiry", 24)
-    token = state.link(_file(file_id), hours)
+    token = state.sign(_file(file_id), hours)
     return json_answer({"url": f"{request.host_url}sandbox/download/{token}"})
 
 
 def _file(file_id: str) -> files.File:
-    return state.file(_caller(), path_id(file_id, "file_id"))
+    return state.file(g.caller, path_id(file_id, "file_id"))

@@ -47,7 +47,7 @@ class State:
         self.workspaces: dict[str, list[Job]] = defaultdict(list)
         self.files: dict[str, File] = {}
         self.results: dict[str, Job] = {}
-        self.links: dict[str, tuple[str, float]] = {}
+        self.signed: dict[str, tuple[str, float]] = {}
         self.ledger.clear()
         self.faults.clear()
         self._rng = random.Random(self.seed)  # noqa: S311 (no secret)
@@ -190,15 +190,15 @@ class State:
         self.files.pop(file.id, None)
         self.results.pop(file.id, None)
 
-    def link(self, file: File, hours: int) -> str:
+    def sign(self, file: File, hours: int) -> str:
         """A token that opens a file without a key for a number of job hours."""
         token = secrets.token_urlsafe(16)
-        self.links[token] = (file.id, self.clock.now() + hours * 3600)
+        self.signed[token] = (file.id, self.clock.now() + hours * 3600)
         return token
 
-    def linked(self, token: str) -> File:
+    def signed_file(self, token: str) -> File:
         """The file that a token opens; raises HTTPError (404)."""
-        file_id, expires = self.links.get(token, ("", 0.0))
+        file_id, expires = self.signed.get(token, ("", 0.0))
         file = self._file(file_id)
         if file is None or self.clock.now() >= expires:
             raise not_found()

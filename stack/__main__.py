@@ -23,7 +23,7 @@ def main() -> int:
     if END_WITH_PARENT in sys.argv:
         end_with_parent(signal.SIGTERM)
     show, end = (demo.demonstrate, "Done.") if "demo" in sys.argv else (run, "Stopped.")
-    screen = Screen(hold=True)
+    screen = Screen(buffer_logs=True)
     try:
         fault = show(from_env(), screen)
     except SettingsError as error:

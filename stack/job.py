@@ -13,7 +13,7 @@ Job = dict[str, Any]
 
 
 class Pace(NamedTuple):
-    """How a job is watched: `pause` seconds between two looks, `patience` seconds at most."""
+    """How a job is watched: `pause` seconds between two polls, `patience` seconds at most."""
 
     pause: float
     patience: float

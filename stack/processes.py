@@ -50,10 +50,10 @@ def end_with_parent(by: signal.Signals, parent: int | None = None) -> None:
             os.kill(os.getpid(), by)
 
 
-def serve(settings: Settings, screen: Screen, follow: Callable[[], str | None]) -> str | None:
+def serve(settings: Settings, screen: Screen, when_ready: Callable[[], str | None]) -> str | None:
     """Runs the stack until it is to stop; returns what went wrong, or None when a signal asked for the stop.
 
-    Once all processes are ready, `follow` runs in a thread beside them. They go on when it returns None; otherwise they
+    Once all processes are ready, `when_ready` runs in a thread beside them. They go on when it returns None; otherwise they
     are stopped, and what it returns is the outcome. In the main thread.
     """
     if complaints := port_complaints(settings.endpoints):
@@ -66,14 +66,18 @@ def serve(settings: Settings, screen: Screen, follow: Callable[[], str | None]) 
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     outcome: list[str | None] = [None]
 
-    def lead() -> None:
-        outcome[0] = _await_ready(settings.endpoints, screen) or follow()
-        if outcome[0] is not None:
-            os.kill(os.getpid(), signal.SIGTERM)
+    def begin() -> None:
+        result: str | None = "an error of the stack itself stopped it"
+        try:
+            result = _await_ready(settings.endpoints, screen) or when_ready()
+        finally:
+            outcome[0] = result
+            if result is not None:
+                os.kill(os.getpid(), signal.SIGTERM)
 
     with TemporaryDirectory(prefix="gateway-") as folder, Processes(screen, signals) as processes:
         processes.start(settings, folder)
-        threading.Thread(target=lead, daemon=True).start()
+        threading.Thread(target=begin, daemon=True).start()
         death = ""
         while not death and signal.sigwait(signals) == signal.SIGCHLD:
             death = processes.first_death()
@@ -85,10 +89,9 @@ def serve(settings: Settings, screen: Screen, follow: Callable[[], str | None]) 
 
 
 class Processes:
-    """A context at whose end they all have ended."""
+    """A context at whose end they all have ended. They get none of the signals that are `blocked` here blocked."""
 
     def __init__(self, screen: Screen, blocked: set[signal.Signals]) -> None:
-        """`blocked` are the signals that this process blocks, and they are not to."""
         self._screen, self._blocked = screen, blocked
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self._readers: list[threading.Thread] = []

@@ -10,7 +10,7 @@ from collections import deque
 from typing import TextIO
 
 _CELLS = 24
-_HELD_LINES = 400
+_BUFFERED_LINES = 400
 _COLOURS = {"sandbox": 36, "rest": 33, "mcp": 35}
 
 
@@ -18,16 +18,16 @@ class Screen:
     """Says lines and shows one bar. Safe to use from several threads.
 
     On a terminal the bar stays the lowest line and is redrawn in place; elsewhere each change is a line of its own. With
-    `hold`, log lines are held back until `release`, so that the first screen stays readable.
+    `buffer_logs`, log lines wait until `release`, so that the first screen stays readable.
     """
 
-    def __init__(self, output: TextIO = sys.stdout, *, hold: bool = False) -> None:
+    def __init__(self, output: TextIO = sys.stdout, *, buffer_logs: bool = False) -> None:
         self._output = output
         self._terminal = output.isatty()
         self._full, self._empty = "█░" if "utf" in (output.encoding or "").lower() else "#."
         self._lock = threading.RLock()
         self._bar = ""
-        self._held: deque[str] | None = deque(maxlen=_HELD_LINES) if hold else None
+        self._buffer: deque[str] | None = deque(maxlen=_BUFFERED_LINES) if buffer_logs else None
 
     def say(self, line: str) -> None:
         """Shows one line."""
@@ -52,21 +52,21 @@ class Screen:
             self._bar = ""
 
     def log(self, name: str, line: str) -> None:
-        """Shows a line that the process `name` wrote, or holds it back."""
+        """Shows a line that the process `name` wrote, or buffers it."""
         text = f"{name:<7} | "
         if self._terminal:
             text = f"\033[{_COLOURS.get(name, 0)}m{text}\033[0m"
         with self._lock:
-            if self._held is None:
+            if self._buffer is None:
                 self.say(text + line)
             else:
-                self._held.append(text + line)
+                self._buffer.append(text + line)
 
     def release(self, *, show: bool = False) -> None:
-        """Lets log lines through from now on; with `show`, also those held back so far."""
+        """Lets log lines through from now on; with `show`, also those buffered so far."""
         with self._lock:
-            held, self._held = self._held or (), None
-            for line in held if show else ():
+            lines, self._buffer = self._buffer or (), None
+            for line in lines if show else ():
                 self.say(line)
 
     def _erasure(self) -> str:

@@ -1,4 +1,4 @@
-"""The screen: a bar that moves on a terminal, plain lines elsewhere, log lines held at first."""
+"""The screen: a bar that moves on a terminal, plain lines elsewhere, log lines buffered at first."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ def test_elsewhere_each_change_is_one_line():
     assert output.getvalue().splitlines() == [f"    {done}/2  RUNNING" for done in (0, 1, 2)]
 
 
-def test_log_lines_are_held_back_until_they_are_released():
+def test_log_lines_are_buffered_until_they_are_released():
     output = io.StringIO()
-    screen = Screen(output, hold=True)
+    screen = Screen(output, buffer_logs=True)
     screen.log("rest", "early")
     screen.release()
     screen.log("rest", "late")
     assert output.getvalue().splitlines() == ["rest    | late"]
 
 
-def test_held_log_lines_are_shown_when_something_went_wrong():
+def test_buffered_log_lines_are_shown_when_something_went_wrong():
     output = io.StringIO()
-    screen = Screen(output, hold=True)
+    screen = Screen(output, buffer_logs=True)
     screen.log("rest", "the reason")
     screen.release(show=True)
     assert output.getvalue() == "rest    | the reason\n"
