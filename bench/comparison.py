@@ -295,10 +295,11 @@ def _created(server: Server, create: Callable[[dict[str, Any]], Request]) -> flo
 
 
 def clients(run: Run) -> None:
-    """1 to 1,000 clients at once."""
+    """1 to 1,000 clients at once, for two seconds: most of one may pass before 1,000 have a first answer."""
     counts = (1, 16, 250, 1_000) if run.plan.quick else (1, 4, 16, 64, 250, 500, 1_000)
+    more = 2 - run.plan.seconds
     with run.started(GATEWAY.with_settings(GATEWAY_QUEUE=1_000), FLASK) as servers:
-        samples = run.load(servers, *counts, more=-1, rounds=max(2, run.plan.rounds - 2))
+        samples = run.load(servers, *counts, more=more, rounds=max(2, run.plan.rounds - 2))
     run.medians("growth_clients", samples, WITH_ERRORS, ("what", "clients"))
 
 

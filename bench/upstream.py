@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from urllib.request import ProxyHandler, build_opener
 
 from bench import work
+from bench.load import Caller
 from bench.machine import LOADED_BY, PEERS
 from bench.processes import Server, Target, free_port
 from bench.targets import nginx
+from bench.work import Request
 
 _SERVER = """
   open_file_cache max=10;
@@ -46,7 +47,9 @@ class Upstream:
 
     def connections(self) -> int:
         """How many connections it has accepted so far."""
-        return int(_got(f"{self.url}/connections").split(b"requests")[1].split()[0])
+        with Caller(self.server) as caller:
+            page = caller.call(Request("/connections")).body
+        return int(page.split(b"requests")[1].split()[0])
 
 
 @contextmanager
@@ -71,11 +74,5 @@ def slow(folder: Path, milliseconds: int) -> AbstractContextManager[Server]:
 
 def last_body(server: Server) -> object:
     """The last body that a slow upstream got, parsed."""
-    return json.loads(_got(f"{server.url}/last"))
-
-
-def _got(url: str) -> bytes:
-    # Past proxies that the environment names.
-    with build_opener(ProxyHandler({})).open(url) as answer:
-        content: bytes = answer.read()
-    return content
+    with Caller(server) as caller:
+        return json.loads(caller.call(Request("/last")).body)
