@@ -1,9 +1,13 @@
 """The REST service for a server: `gunicorn wsgi:app`."""
 
+from environment import SettingsError
 from service.app import create_app
-from service.config import settings_or_exit
+from service.config import refuse_start, settings_or_exit
 from service.edge import start_logging
 
 settings = settings_or_exit()
 start_logging(settings)
-app = create_app(settings)
+try:
+    app = create_app(settings)
+except SettingsError as error:
+    refuse_start(str(error))

@@ -58,6 +58,10 @@ class Grant:
         return self.scopes is None or scope in self.scopes
 
 
+LOCAL = Grant("local", None)
+"""Whoever calls a process that asks for no tokens."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """A line of the file. `expires` is in seconds since 1970."""

@@ -2,7 +2,7 @@
 
 1. `records` gives it its `context`, which all others share, and tells what became of it;
 2. `errors` turns whatever fails further in into a problem document;
-3. `guards` refuses foreign web pages and broken paths, `callers` those who may not call;
+3. `access.admission` decides whether it may come in;
 4. `pages` answers what is for people and probes (`document` is what they are shown of the contract);
 5. Connexion finds the operation; `validation` checks the inputs, `bodies` the body, `messages` makes the upstream request;
 6. `threads` hands it to a thread of the `pool`, where Flask calls the one handler of `handlers`;

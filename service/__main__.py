@@ -116,7 +116,10 @@ def _config(_: argparse.Namespace) -> int:
 def _doctor(chosen: argparse.Namespace) -> int:
     _config(chosen)
     print()
+    from .app import make_admission  # slow to import, and no other command needs it
+
     settings = Settings.from_env()
+    make_admission(settings)
     print(
         f"ok     settings: {len(settings.contract.operations)} operations of {settings.contract.title}"
     )

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from connexion import FlaskApp
 from connexion.middleware.routing import RoutingMiddleware
 from connexion.resolver import Resolver
+from starlette.types import ASGIApp
 
+from access import listen
+from access.admission import Admission, Needs
+from access.authentication import Authentication
+from access.origins import LOOPBACK, OriginPolicy
+from access.rate_limit import RateLimit
 from openapi.contract import METHODS
 
 from .batch_jobs import recoveries
-from .callers import Callers
 from .config import Settings
 from .edge import Edge
 from .flask_dispatch import ThreadedWSGI
-from .guards import Guards
 from .handlers import forwarding_handler
 from .idempotency import Idempotency
-from .pages import Pages, Readiness
+from .pages import Pages, Readiness, needs
+from .request_context import current
 from .request_reader import RequestReader
-from .store import open_store
+from .store import is_redis, open_store
 from .upstream import Upstream
 from .upstream_key import Key
 
@@ -29,10 +35,11 @@ from .upstream_key import Key
 def create_app(settings: Settings | None = None) -> FlaskApp:
     """The gateway as a Connexion application, itself an ASGI application; `settings` None: the environment's.
 
-    Raises SettingsError when the environment's settings cannot be used.
+    Raises SettingsError when the settings, or a file that they name, cannot be used.
     """
     settings = settings or Settings.from_env()
     contract = settings.contract
+    admission = make_admission(settings)
     key = Key(settings)
     upstream = Upstream(settings, key)
     idempotency = Idempotency(
@@ -46,14 +53,8 @@ def create_app(settings: Settings | None = None) -> FlaskApp:
         __name__,
         middlewares=[
             partial(Edge, contract=contract, tracing=settings.tracing),
-            partial(Guards, contract=contract, origins=settings.origin_policy()),
-            partial(
-                Callers,
-                # Made here, since the pieces are put together only for the first request.
-                authentication=settings.authentication(),
-                rates=settings.rates(),
-                docs_open=settings.docs_open,
-            ),
+            # Made before, since the layers are put together only for the first request.
+            admission,
             partial(
                 Pages,
                 contract=contract,
@@ -74,6 +75,41 @@ def create_app(settings: Settings | None = None) -> FlaskApp:
     app.app.before_request(handler)
     app.add_api(_routes(contract.document), resolver=Resolver(lambda _operation_id: handler))
     return app
+
+
+def make_admission(settings: Settings) -> Callable[[ASGIApp], Admission]:
+    """The layer that decides who may come in; SettingsError when hosts, origins, token file, issuer or limit cannot be used."""
+    docs = Needs.NOTHING if settings.docs_open else Needs.TOKEN if settings.protected else None
+    return partial(
+        Admission,
+        context=current,
+        origins=OriginPolicy(
+            (*LOOPBACK, *listen.names(settings.host), *settings.allowed_hosts),
+            settings.allowed_origins,
+            protected=settings.protected,
+            hosts_setting="GATEWAY_ALLOWED_HOSTS",
+            origins_setting="GATEWAY_ALLOWED_ORIGINS",
+        ),
+        authentication=Authentication.from_settings(
+            settings.tokens_file,
+            settings.jwt_issuer,
+            settings.jwt_audience,
+            settings.jwks_url,
+            settings.jwt_algorithms,
+            prefix="GATEWAY_",
+            scopes=settings.contract.scopes.values(),
+        ),
+        rate_limit=RateLimit(
+            settings.rate_limit,
+            settings.store if is_redis(settings.store) else "",
+            prefix="GATEWAY_",
+        )
+        if settings.rate_limit
+        else None,
+        needs=partial(needs, docs=docs),
+        allowed_methods=settings.contract.allowed_methods,
+        call_headers=[(b"cache-control", b"no-store")],
+    )
 
 
 def _routes(document: dict[str, Any]) -> dict[str, Any]:

@@ -18,9 +18,6 @@ from urllib.parse import urlsplit
 
 import environment
 from access import listen
-from access.authentication import Authentication
-from access.origins import LOOPBACK, OriginPolicy
-from access.rate_limit import RateLimit
 from environment import (
     SettingReport,
     SettingsError,
@@ -108,7 +105,9 @@ class Settings:
         _check_base_url(settings.base_url)
         _check_ca_file(settings.ca_file)
         _check_store(settings.store)
-        _check_access(settings)
+        listen.check(
+            settings.host, protected=settings.protected, chosen_by="GATEWAY_HOST", prefix="GATEWAY_"
+        )
         return settings
 
     @property
@@ -125,33 +124,6 @@ class Settings:
     def docs_open(self) -> bool:
         """True when everybody may see the pages for people."""
         return self.docs == "on" or (self.docs == "auto" and listen.is_loopback(self.host))
-
-    def authentication(self) -> Authentication | None:
-        """Who has tokens; None when callers need none. SettingsError when token file or issuer cannot be used."""
-        return Authentication.from_settings(
-            self.tokens_file,
-            self.jwt_issuer,
-            self.jwt_audience,
-            self.jwks_url,
-            self.jwt_algorithms,
-            prefix="GATEWAY_",
-            scopes=self.contract.scopes.values(),
-        )
-
-    def rates(self) -> RateLimit | None:
-        """How often one may call; None for any number. SettingsError when the limit cannot be read."""
-        shared = self.store if is_redis(self.store) else ""
-        return RateLimit(self.rate_limit, shared, prefix="GATEWAY_") if self.rate_limit else None
-
-    def origin_policy(self) -> OriginPolicy:
-        """Which hosts and web pages requests may come from."""
-        return OriginPolicy(
-            hosts=(*LOOPBACK, *listen.names(self.host), *self.allowed_hosts),
-            origins=self.allowed_origins,
-            protected=self.protected,
-            hosts_setting="GATEWAY_ALLOWED_HOSTS",
-            origins_setting="GATEWAY_ALLOWED_ORIGINS",
-        )
 
 
 def report(environ: Mapping[str, str] | None = None) -> list[SettingReport]:
@@ -218,15 +190,6 @@ def _check_numbers(settings: Settings) -> None:
         raise SettingsError("GATEWAY_THREADS must be at least 1")
     if settings.port > 65535:
         raise SettingsError("GATEWAY_PORT must be at most 65535")
-
-
-def _check_access(settings: Settings) -> None:
-    settings.origin_policy()
-    settings.authentication()
-    settings.rates()
-    listen.check(
-        settings.host, protected=settings.protected, chosen_by="GATEWAY_HOST", prefix="GATEWAY_"
-    )
 
 
 def _check_base_url(url: str) -> None:

@@ -15,15 +15,12 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
-from access.token_file import Grant
+from access.token_file import LOCAL, Grant
 from telemetry import trace_context
 from telemetry.trace_context import Trace
 
 from .problems import Problem
 from .translation import UpstreamRequest
-
-LOCAL = Grant("local", None)
-"""Whoever calls a gateway without tokens."""
 
 _WELL_FORMED_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 

@@ -27,6 +27,7 @@ from access.authentication import Authentication
 from access.token_file import TokenFile
 from environment import SettingsError
 from service.__main__ import moment
+from service.app import create_app
 from service.config import Settings
 from tests.access.conftest import Gateway as Make
 from tests.access.conftest import Tokens, bearing
@@ -539,7 +540,7 @@ def test_a_bad_line_stops_the_start_and_is_named_with_its_reason(
     token_file.path.write_text(f"# tokens\n\n{json.dumps(GOOD)}\n{line}\n")
     environ = {"MISTRAL_AI_API_KEY": KEY, "GATEWAY_TOKENS_FILE": str(token_file.path)}
     with pytest.raises(SettingsError) as caught:
-        Settings.from_env(environ)
+        create_app(Settings.from_env(environ))
     assert "line 4: " in str(caught.value) and said in str(caught.value)
     assert "SECRET" not in str(caught.value)
 
@@ -547,7 +548,7 @@ def test_a_bad_line_stops_the_start_and_is_named_with_its_reason(
 def test_a_missing_file_stops_the_start(tmp_path: Path) -> None:
     environ = {"MISTRAL_AI_API_KEY": KEY, "GATEWAY_TOKENS_FILE": str(tmp_path / "none")}
     with pytest.raises(SettingsError, match="cannot be read"):
-        Settings.from_env(environ)
+        create_app(Settings.from_env(environ))
 
 
 def test_every_entry_is_compared_whichever_matches(

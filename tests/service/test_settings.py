@@ -131,7 +131,6 @@ def test_loopback_may_be_plain_and_the_rest_must_be_encrypted(url: str) -> None:
         ("GATEWAY_LOG_LEVEL", "loud"),
         ("GATEWAY_LOG_FORMAT", "xml"),
         ("GATEWAY_DOCS", "perhaps"),
-        ("GATEWAY_RATE_LIMIT", "many"),
         ("GATEWAY_CA_FILE", "/nowhere.pem"),
         ("GATEWAY_CA_FILE", __file__),
     ],

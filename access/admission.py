@@ -1,0 +1,110 @@
+"""The layer that decides whether a request may come in: the first thing that both processes do with it.
+
+In this order: the origin policy, the path's form, OPTIONS, who calls, whether they may see the page or call that often.
+Operations ask for their own scopes once they are found. What is refused is raised as AccessDenied; each process makes
+its own form of answer of it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from enum import Enum
+from typing import Protocol
+
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from . import AccessDenied
+from .authentication import METRICS, Authentication, require
+from .origins import PROBES, Headers, OriginPolicy
+from .rate_limit import RateLimit
+from .token_file import Grant
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\ufffd]")
+_UNKNOWN = Grant("unknown", frozenset())
+
+
+class Needs(Enum):
+    """What a path asks of who calls it. Where callers have no tokens, none is asked for."""
+
+    NOTHING = "nothing"
+    TOKEN = "any token"  # noqa: S105 - no secret
+    METRICS = "a token with the scope of the metrics"
+    CALL = "any token, and calls are counted"
+
+
+class Context(Protocol):
+    """What admission adds to a request's context: who calls, and headers for the answer, whatever that is."""
+
+    caller: Grant
+    headers: Headers
+
+
+class Admission:
+    """ASGI. `needs` says what a decoded path asks for, None when there is nothing at it whatever the router finds."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        context: Callable[[], Context],
+        origins: OriginPolicy,
+        authentication: Authentication | None,
+        rate_limit: RateLimit | None,
+        needs: Callable[[str], Needs | None],
+        allowed_methods: Callable[[str], Sequence[str]] | None = None,
+        call_headers: Sequence[tuple[bytes, bytes]] = (),
+    ) -> None:
+        """`context` finds that of the request. No `authentication`: everybody may call; no `rate_limit`: as often as they
+        like. `allowed_methods` are what OPTIONS is answered with, for paths that have some; without it only preflights of
+        allowed origins are answered, at any path. `call_headers` go with the answers to calls.
+        """
+        self.app = app
+        self.context = context
+        self.origins = origins
+        self.authentication = authentication
+        self.rate_limit = rate_limit
+        self.needs = needs
+        self.allowed_methods = allowed_methods
+        self.call_headers = call_headers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # Probers name any host, and learn nothing.
+        if scope["type"] == "http" and scope["path"] not in PROBES:
+            ctx = self.context()
+            ctx.headers += self.origins.admit(scope)
+            path = scope["path"]
+            if _CONTROL.search(path):
+                detail = "The path has control characters or is not UTF-8."
+                raise AccessDenied("malformed-request", 400, detail)
+            needs = self.needs(path)
+            if needs is None:
+                raise HTTPException(404)
+            if scope["method"] == "OPTIONS" and (headers := self._options(scope)):
+                await send({"type": "http.response.start", "status": 204, "headers": headers})
+                await send({"type": "http.response.body"})
+                return
+            if needs is not Needs.NOTHING:
+                await self._admit_caller(ctx, scope, needs)
+        await self.app(scope, receive, send)
+
+    def _options(self, scope: Scope) -> Headers:
+        """The headers that answer OPTIONS; none when that is not answered here."""
+        preflight = self.origins.preflight(scope)
+        if self.allowed_methods is None:
+            return preflight
+        allowed = self.allowed_methods(scope["path"])
+        return [(b"allow", ", ".join(allowed).encode()), *preflight] if allowed else []
+
+    async def _admit_caller(self, ctx: Context, scope: Scope, needs: Needs) -> None:
+        if self.authentication:
+            ctx.caller = _UNKNOWN
+            ctx.caller = await self.authentication.grant(scope["headers"])
+        if needs is Needs.METRICS:
+            require(ctx.caller, METRICS)
+        if needs is Needs.CALL:
+            ctx.headers += self.call_headers
+            if self.rate_limit:
+                counted = await self.rate_limit.count(ctx.caller.name)
+                ctx.headers += [(name.lower().encode(), value.encode()) for name, value in counted]
