@@ -8,6 +8,8 @@ own extensions are read here and nowhere else:
   scopes that reading and writing need);
 * operation `x-naftiko`: upstream `method` and `path`, optionally `names` (caller's name -> upstream's name, where
   they differ) and `constants` (inputs that are always sent);
+* operation `x-recovery`: how its outcome is found when its answer was lost: the `kind` of recovery, and the
+  `operation` whose answers show it;
 * operation `x-mcp-tool`: the operation's tool; root `x-mcp-server`: the server that offers the tools;
 * parameter `x-gateway` true: for the gateway itself, which reads it by its name; no input of the operation's.
 """
@@ -111,6 +113,14 @@ class Tool:
 
 
 @dataclass(frozen=True)
+class Recovery:
+    """How an operation's outcome is found when its answer was lost: a kind that the service knows, and an operation's id."""
+
+    kind: str
+    search_operation: str
+
+
+@dataclass(frozen=True)
 class Operation:
     """One row of the contract: how it is called here, and what is called upstream for it."""
 
@@ -125,6 +135,7 @@ class Operation:
     upstream_path: str
     constants: tuple[Constant, ...]
     tool: Tool | None
+    recovery: Recovery | None
 
     @cached_property
     def path_variables(self) -> list[str]:
@@ -160,6 +171,11 @@ class Operation:
             if self.tool
             else self.method in ("GET", "HEAD", "PUT", "DELETE", "OPTIONS")
         )
+
+    @property
+    def repeatable(self) -> bool:
+        """True when repeating a call whose answer was lost does no harm."""
+        return self.safe or self.idempotent
 
 
 @dataclass(frozen=True)
@@ -267,11 +283,17 @@ def _contract(source: str, published: dict[str, Any], document: dict[str, Any]) 
     authentication = dict(upstream.get("authentication") or {"type": "none"})
     server = document.get("x-mcp-server", {})
     info = document["info"]
+    operations = {operation.id: operation for operation in _operations(document)}
+    for operation in operations.values():
+        if operation.recovery and operation.recovery.search_operation not in operations:
+            raise ContractError(
+                f"{source}: x-recovery of {operation.id}: there is no operation {operation.recovery.search_operation!r}"
+            )
     return Contract(
         source=source,
         document=document,
         published=published,
-        operations={operation.id: operation for operation in _operations(document)},
+        operations=operations,
         base_url=upstream["baseUri"],
         authentication=Authentication(
             authentication.pop("type"), {k: str(v) for k, v in authentication.items()}
@@ -303,7 +325,7 @@ def _operation(
 ) -> Operation:
     upstream = declared["x-naftiko"]
     names = upstream.get("names", {})
-    tool = declared.get("x-mcp-tool")
+    tool, recovery = declared.get("x-mcp-tool"), declared.get("x-recovery")
     return Operation(
         id=declared["operationId"],
         method=method,
@@ -323,6 +345,7 @@ def _operation(
             for constant in upstream.get("constants", [])
         ),
         tool=_tool(tool) if tool else None,
+        recovery=Recovery(recovery["kind"], recovery["operation"]) if recovery else None,
     )
 
 

@@ -28,13 +28,15 @@ from access.token_file import make_token
 from environment import SettingsError, table
 
 from .config import LONGEST, Settings, contract_of, report
+from .deadline import Deadline
+from .idempotency_record import StoreUnavailable
 from .problems import Problem
 from .request_context import open_context
-from .store import StoreUnavailable, open_store
+from .store import open_store
 from .translation import Inputs, fill
 from .upstream import Upstream
-from .upstream_connection import Exchange
-from .upstream_key import Key
+from .upstream_connection import CancellableRequest
+from .upstream_key import UpstreamKey
 
 _PATIENCE = 5.0  # seconds for each thing that is asked
 
@@ -169,9 +171,8 @@ def _key(settings: Settings) -> str:
         if o.safe and not any(p.required for p in o.parameters)
     )
     open_context()
-    answer = Upstream(settings, Key(settings)).send(
-        fill(operation, Inputs()), Exchange(), _PATIENCE
-    )
+    upstream = Upstream(settings, UpstreamKey(settings))
+    answer = upstream.send(fill(operation, Inputs()), Deadline(_PATIENCE), CancellableRequest())
     return f"{operation.id} was answered with {answer.status}"
 
 

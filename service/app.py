@@ -21,15 +21,14 @@ from openapi.contract import METHODS
 from .batch_jobs import recoveries
 from .config import Settings
 from .edge import Edge
-from .flask_dispatch import ThreadedWSGI
-from .handlers import forwarding_handler
+from .flask_dispatch import FlaskDispatch, forwarding_handler
 from .idempotency import Idempotency
 from .pages import Pages, Readiness, needs
 from .request_context import current
 from .request_reader import RequestReader
 from .store import is_redis, open_store
 from .upstream import Upstream
-from .upstream_key import Key
+from .upstream_key import UpstreamKey
 
 
 def create_app(settings: Settings | None = None) -> FlaskApp:
@@ -40,12 +39,12 @@ def create_app(settings: Settings | None = None) -> FlaskApp:
     settings = settings or Settings.from_env()
     contract = settings.contract
     admission = make_admission(settings)
-    key = Key(settings)
+    key = UpstreamKey(settings)
     upstream = Upstream(settings, key)
     idempotency = Idempotency(
         upstream,
         open_store(settings.store),
-        recoveries(contract, upstream, settings.settle, tagging=settings.tag_jobs),
+        recoveries(contract, upstream, settings.settle),
         timeout=settings.timeout,
         expiry=settings.key_expiry,
     )
@@ -66,8 +65,11 @@ def create_app(settings: Settings | None = None) -> FlaskApp:
         ],
     )
     # The attribute that Connexion's own add_wsgi_middleware edits.
-    app.middleware.app.asgi_app = ThreadedWSGI(
-        app.app.wsgi_app, threads=settings.threads, queue=settings.queue
+    app.middleware.app.asgi_app = FlaskDispatch(
+        app.app.wsgi_app,
+        threads=settings.threads,
+        queue=settings.queue,
+        timeout=settings.timeout,
     )
     handler = forwarding_handler(upstream, idempotency)
     # Whatever reaches Flask was routed and checked before. Answering here spares each request Connexion's decoration of

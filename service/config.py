@@ -31,7 +31,8 @@ from environment import (
 from openapi.contract import DEFAULT_DOCUMENT, Contract, ContractError, load
 from telemetry import logs, spans
 
-from . import credentials
+from . import upstream_key
+from .batch_jobs import check_recoveries
 from .store import is_redis, open_store
 
 MEBIBYTE = 1 << 20
@@ -62,7 +63,6 @@ class Settings:
     store: str = setting("GATEWAY_STORE", ".run/gateway.sqlite3", "Store of idempotency keys: a SQLite file, or a redis:// URL for several hosts", secret=True)
     key_expiry: float = setting("GATEWAY_KEY_EXPIRY", 86400.0, "How long an Idempotency-Key is remembered")
     settle: float = setting("GATEWAY_SETTLE", 600.0, "After how long a lost create that cannot be found may be sent again with its key")
-    tag_jobs: bool = setting("GATEWAY_TAG_JOBS", True, "Tag keyed creates, so that one whose answer was lost can be found (on or off)")
     log_level: str = setting("GATEWAY_LOG_LEVEL", "info", "Least level logged: debug, info (a line a request), warning, error", choices=logs.LEVELS)
     log_format: str = setting("GATEWAY_LOG_FORMAT", "auto", "Form of log lines: json, text, or auto: text on a terminal", choices=logs.FORMATS)
     audit_log: str = setting("GATEWAY_AUDIT_LOG", "stdout", "Where a line for each changing call goes: stdout, stderr, off or a file")
@@ -97,8 +97,8 @@ class Settings:
             **{**values, "port": values.get("port") or contract.ports["rest"]},
             tracing=spans.wanted(environ),
             contract=contract,
-            read_credentials=partial(credentials.read, contract, dict(environ)),
-            credential_files=credentials.files(contract, environ),
+            read_credentials=partial(upstream_key.read_credentials, contract, dict(environ)),
+            credential_files=upstream_key.credential_files(contract, environ),
         )
         settings.read_credentials()
         _check_numbers(settings)
@@ -136,7 +136,7 @@ def report(environ: Mapping[str, str] | None = None) -> list[SettingReport]:
         return settings
     keys = [
         SettingReport(name, redact(environ[name]), "environment")
-        for plain in credentials.variables(contract)
+        for plain in upstream_key.credential_variables(contract)
         for name, redact in ((plain, redact_secret), (f"{plain}_FILE", redact_path))
         if environ.get(name)
     ]
@@ -147,7 +147,9 @@ def contract_of(environ: Mapping[str, str] | None = None) -> Contract:
     """The contract that `environ` names; SettingsError when it cannot be used."""
     document = variables(environ).get("GATEWAY_OPENAPI", "").strip()
     try:
-        return load(Path(document or DEFAULT_DOCUMENT))
+        contract = load(Path(document or DEFAULT_DOCUMENT))
+        check_recoveries(contract)
+        return contract
     except ContractError as error:
         raise SettingsError(str(error)) from error
 

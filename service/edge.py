@@ -162,7 +162,7 @@ class Edge:
             if isinstance(error, Problem):
                 ctx.problem = error
             elif not handling.cancelled() and error is None:
-                ctx.body = handling.result()[2]
+                ctx.body = handling.result().content
             self._finish(ctx, scope, begun)
 
         ctx.handling.add_done_callback(handled)

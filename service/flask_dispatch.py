@@ -1,7 +1,8 @@
-"""The way from ASGI into Flask's threads: one hop per request, a bounded pool, a bounded queue.
+"""The hop from the event loop into a thread, where Flask calls the handler: one for every operation of every contract.
 
-Takes the place of a2wsgi's WSGIMiddleware, whose ten threads would cap a worker at ten upstream calls and which
-changes threads four times per request. Connexion offers no setting for either (spec-first/connexion#1979).
+Connexion routes, and Flask gives the handler its place; requests were read before, so Flask's own reading is never used. Takes
+the place of a2wsgi's WSGIMiddleware, whose ten threads would cap a worker at ten upstream calls and which changes threads four
+times per request. Connexion offers no setting for either (spec-first/connexion#1979).
 """
 
 from __future__ import annotations
@@ -11,34 +12,62 @@ import contextvars
 import io
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
+import flask
 from starlette.types import Receive, Scope, Send
 
-from .pool import Pool, Turn
+from openapi.contract import Operation
+
+from .deadline import Deadline
+from .idempotency import LOOK_FIRST, REPEAT, Idempotency, outcome_unknown
 from .problems import Problem
 from .request_context import current
+from .thread_pool import PendingCall, ThreadPool
 from .translation import UpstreamRequest
-from .upstream_connection import WATCH, Exchange
-
-REQUEST = "gateway.request"
-EXCHANGE = "gateway.exchange"
+from .upstream import Upstream, timeout
+from .upstream_connection import WATCHDOG, CancellableRequest
 
 PATIENCE = 1.0
-"""Seconds that a request may wait for a thread: so much longer than its upstream's time it may take in all."""
+"""Seconds that a request may wait for a thread."""
+
+GRACE = 2.0
+"""Seconds after its deadline at which a request is given up that its thread has not ended: after the watchdog has, and after a
+store that is slow (`BUSY`) has taken the outcome."""
+
+_DISPATCH = "gateway.dispatch"
 
 WSGIApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
-class ThreadedWSGI:
-    """ASGI over a WSGI application whose requests were read before it: `request_reader` left them in the context, not in `wsgi.input`."""
+@dataclass(frozen=True, slots=True)
+class Dispatch:
+    """What the handler needs to serve one request."""
 
-    def __init__(self, app: WSGIApp, *, threads: int, queue: int) -> None:
+    request: UpstreamRequest
+    deadline: Deadline
+    cancellable: CancellableRequest
+
+
+class Response(NamedTuple):
+    """The handler's answer as ASGI takes it."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    content: bytes
+
+
+class FlaskDispatch:
+    """ASGI over Flask: a bounded pool of threads, and a bounded queue. `timeout`: seconds that a request may take from here on."""
+
+    def __init__(self, app: WSGIApp, *, threads: int, queue: int, timeout: float) -> None:
         self.app = app
         self.limit = threads + queue
-        self.calls: set[asyncio.Future[Any]] = set()
-        self.pool = Pool(threads)
+        self.timeout = timeout
+        self.calls: set[asyncio.Future[Response]] = set()
+        self.pool = ThreadPool(threads)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -47,31 +76,36 @@ class ThreadedWSGI:
             return
         if len(self.calls) >= self.limit:
             raise _overloaded("All threads are busy and the queue is full.")
-        ctx, exchange = current(), Exchange()
+        WATCHDOG.start()  # before a thread that could take its place
+        ctx, deadline, cancellable = current(), Deadline(self.timeout), CancellableRequest()
         request, ctx.upstream_request = ctx.upstream_request, None
         if request is None:
             raise LookupError("no upstream request was handed over")
-        environ = _environ(scope, request, exchange)
-        turn = Turn(partial(contextvars.copy_context().run, self._call, environ))
-        safe = request.operation.safe
-        del request, environ  # from here on the turn alone has the body
-        WATCH.start()  # before a thread that could take its place
-        call = self.pool.submit(turn)
-        if self.pool.waits:
-            call.get_loop().call_later(PATIENCE, _give_up, call, turn)
+        operation, keyed = request.operation, request.key is not None
+        environ = _environ(scope, Dispatch(request, deadline, cancellable))
+        pending = PendingCall(partial(contextvars.copy_context().run, self._call, environ))
+        del request, environ  # from here on the pending call alone has the body
+        call = self.pool.submit(pending)
+        if self.pool.exhausted:
+            call.get_loop().call_later(PATIENCE, _refuse, call, pending)
         self.calls.add(call)
         call.add_done_callback(self._finished)
         ctx.handling = call
         try:
-            status, headers, body = await asyncio.shield(call)
+            await asyncio.wait((call,), timeout=deadline.left() + GRACE)
+            if not call.done():  # perhaps a name is being looked up; nothing will be sent
+                raise _given_up(operation, keyed, cancellable.cancel())
+            status, headers, content = call.result()
         except asyncio.CancelledError:  # the client left
-            if turn.take():
+            if pending.claim():
                 call.cancel()  # nothing was begun for it, so nothing will be sent
-            elif safe:
-                exchange.abandon()
+            elif operation.safe:
+                cancellable.cancel()
             raise
+        finally:
+            del call  # its error's traceback keeps this frame, and the body with it
         await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        await send({"type": "http.response.body", "body": content})
 
     async def _live(self, receive: Receive, send: Send) -> None:
         """The worker's start and end, which waits for every call: also those of clients that have left (ASGI, Lifespan)."""
@@ -82,30 +116,30 @@ class ThreadedWSGI:
             await asyncio.wait(self.calls)
         await send({"type": "lifespan.shutdown.complete"})
 
-    def _finished(self, call: asyncio.Future[Any]) -> None:
+    def _finished(self, call: asyncio.Future[Response]) -> None:
         self.calls.discard(call)
         if not call.cancelled():
-            call.exception()  # an abandoned call's failure has no one to go to
+            call.exception()  # the failure of a call that nobody awaits has no one to go to
 
-    def _call(self, environ: dict[str, Any]) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+    def _call(self, environ: dict[str, Any]) -> Response:
         started: list[Any] = []
-        chunks = self.app(
+        pieces = self.app(
             environ, lambda status, headers, exc_info=None: started.extend((status, headers))
         )
         try:
-            body = b"".join(chunks)
+            content = b"".join(pieces)
         finally:
-            getattr(chunks, "close", lambda: None)()
+            getattr(pieces, "close", lambda: None)()
         status, headers = started
-        return (
+        return Response(
             int(status[:3]),
             [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers],
-            body,
+            content,
         )
 
 
-def _give_up(call: asyncio.Future[Any], turn: Turn) -> None:
-    if turn.take():
+def _refuse(call: asyncio.Future[Response], pending: PendingCall) -> None:
+    if pending.claim():
         call.set_exception(_overloaded(f"No thread was free within {PATIENCE:g} seconds."))
 
 
@@ -113,7 +147,17 @@ def _overloaded(detail: str) -> Problem:
     return Problem("overloaded", detail, headers=[("Retry-After", "1")])
 
 
-def _environ(scope: Scope, request: UpstreamRequest, exchange: Exchange) -> dict[str, Any]:
+def _given_up(operation: Operation, keyed: bool, sent: bool) -> Problem:
+    """What the caller is told whose time is over while a thread still has the request."""
+    if not sent and not operation.safe:
+        detail = "No connection to the upstream came about in time; nothing was sent."
+        return Problem("upstream-timeout", detail, retryable=True)
+    if operation.idempotent:
+        return timeout(operation)
+    return outcome_unknown(timeout(operation), REPEAT if keyed else LOOK_FIRST, keyed=keyed)
+
+
+def _environ(scope: Scope, dispatch: Dispatch) -> dict[str, Any]:
     """What Flask needs to route the request, and what the handler needs to serve it (PEP 3333)."""
     host, port = scope.get("server") or ("localhost", 0)
     return {
@@ -131,6 +175,23 @@ def _environ(scope: Scope, request: UpstreamRequest, exchange: Exchange) -> dict
         "wsgi.multithread": True,
         "wsgi.multiprocess": True,
         "wsgi.run_once": False,
-        REQUEST: request,
-        EXCHANGE: exchange,
+        _DISPATCH: dispatch,
     }
+
+
+def forwarding_handler(
+    upstream: Upstream, idempotency: Idempotency
+) -> Callable[..., flask.Response]:
+    """A Flask function that sends the checked request upstream and passes the answer on, byte for byte."""
+
+    def forward() -> flask.Response:
+        dispatch: Dispatch = flask.request.environ[_DISPATCH]
+        sender = upstream if dispatch.request.operation.idempotent else idempotency
+        answer = sender.send(dispatch.request, dispatch.deadline, dispatch.cancellable)
+        response = flask.Response(
+            answer.body, answer.status, content_type=answer.content_type or None
+        )
+        response.headers.extend(answer.headers)
+        return response
+
+    return forward

@@ -33,7 +33,7 @@ _TRAILER = re.compile(_FIELD + rb"|\r?\n|")
 _LENGTH = re.compile(r"[0-9]{1,18}")
 
 
-def speaks(sock: socket.socket, read: Callable[[int], bytes | None]) -> bool:
+def has_unread(sock: socket.socket, read: Callable[[int], bytes | None]) -> bool:
     """Whether `read` gets anything from `sock` without waiting: a byte, or the connection's end."""
     limit = sock.gettimeout()
     sock.settimeout(0)
@@ -148,6 +148,6 @@ class _Stream(BufferedReader):
         Here since only here is seen what was read ahead. The pool finds the connection ended, and does not use it again.
         """
         with suppress(OSError):  # it is closed already
-            if not self.closed and speaks(self.sock, self.read):
+            if not self.closed and has_unread(self.sock, self.read):
                 self.sock.shutdown(socket.SHUT_RDWR)
         super().close()

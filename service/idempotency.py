@@ -1,6 +1,6 @@
-"""Sending a call that must not be carried out twice: claim its key, send once, record, replay.
+"""Sending a request that must not be carried out twice: claim its key, send once, record the outcome, replay it.
 
-Knows neither what the call does nor how its traces can be found; a `Recovery` does (see `batch_jobs`). The rules, with the
+Knows neither what the request does nor how its traces can be found; a `Recovery` does (see `batch_jobs`). The rules, with the
 proof that a stateless gateway could not keep them: docs/adr/0006-at-most-once.md. After the Idempotency-Key draft
 (draft-ietf-httpapi-idempotency-key-header-07).
 """
@@ -14,7 +14,7 @@ import math
 import secrets
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from email.utils import formatdate
 from functools import partial
@@ -26,19 +26,20 @@ from msgspec import Raw
 from openapi.json_text import UNREADABLE, read_json
 from telemetry.shared_number import SharedNumber
 
-from .later import Later
+from .deadline import Deadline
+from .idempotency_record import Record, Store, StoreUnavailable
 from .problems import Problem
 from .request_context import current
-from .store import Record, Store, StoreUnavailable
+from .retry_queue import RetryQueue
 from .translation import Answer, UpstreamRequest
 from .upstream import Upstream
-from .upstream_connection import Exchange
+from .upstream_connection import CancellableRequest
 
-LOOKS = (0.3, 1.0, 3.0)
-"""Seconds before each look for a call whose outcome is unknown, within the request that made it."""
+POLLS = (0.3, 1.0, 3.0)
+"""Seconds before each search for a lost outcome, within the request that lost it."""
 
 RESERVE = 5.0
-"""Seconds of a request's time that are kept for those looks; also how much later than its time a request may end."""
+"""Seconds of a request's time that are kept for those searches; also how much later than its time a request may end."""
 
 RETRY = 5
 """Seconds after which a caller may repeat for whom the store failed and nothing was sent."""
@@ -50,51 +51,46 @@ repeated what was not answered."""
 PAUSE = 0.2
 """Seconds between two tries to record an outcome."""
 
+REPEAT = "Repeat with the same Idempotency-Key: the gateway looks for it and never sends it blindly again."
+LOOK_FIRST = "Look for it before you make it anew."
+
 log = logging.getLogger("gateway.idempotency")
 
 
 class Recovery(Protocol):
-    """How one operation's calls are found again when their answer was lost."""
+    """How the outcome of one operation's requests is found when their answer was lost."""
 
     settle: float
-    """Seconds after a call's time is over, when one that cannot be found may be sent again; infinite: never."""
-
-    repeatable: bool
-    """True when carrying the call out twice does no more than once; it can then be found without a tag."""
+    """Seconds after a request's time is over, when one whose outcome cannot be found may be sent again."""
 
     advice: str
     """What a caller can do about an unknown outcome; a sentence."""
 
     def mark(self, request: UpstreamRequest, tag: str) -> UpstreamRequest:
-        """`request` in the form in which it can be found again by `tag`."""
+        """`request` in the form in which its outcome can be found by `tag`."""
 
     def recognises(self, answer: Answer) -> bool:
-        """True when `answer`, a success, says what came of the call."""
+        """True when `answer`, a success, says what the outcome is."""
 
-    def find(self, request: UpstreamRequest, tag: str, since: float, limit: float) -> Answer | None:
-        """The answer to the call made after `since` (wall-clock seconds), as if it had not been lost; None: it is not there.
+    def find(self, tag: str, since: float, deadline: Deadline) -> Answer | None:
+        """The answer to the tagged request made after `since` (wall-clock seconds), as if it had not been lost; None: there is none.
 
-        Takes at most `limit` seconds; raises Problem when the upstream cannot be asked, or does not show everything.
+        Raises Problem when the upstream cannot be asked before the deadline, or does not show everything.
         """
 
 
 @dataclass(frozen=True)
-class Call:
-    """One request on its way. Its time is over at `deadline` (monotonic seconds); `recovery` None: it cannot be found again."""
+class _Call:
+    """A request on its way; `recovery` None: its outcome cannot be found when its answer is lost."""
 
     request: UpstreamRequest
-    exchange: Exchange
+    deadline: Deadline
+    cancellable: CancellableRequest
     recovery: Recovery | None
-    deadline: float
-
-    @property
-    def left(self) -> float:
-        """Seconds until its time is over."""
-        return self.deadline - time.monotonic()
 
 
 class Idempotency:
-    """Sends the calls of operations that are not idempotent. Thread-safe, and safe across workers that share the store.
+    """Sends requests of operations that are not idempotent. Thread-safe, and safe across workers that share the store.
 
     Of its times, in seconds, `timeout` is that of a whole request, and `expiry` how long a key is remembered.
     """
@@ -115,7 +111,7 @@ class Idempotency:
         self.expiry = expiry
         self.reserve = min(RESERVE, timeout / 3)
         self.lease = timeout + RESERVE
-        self.later = Later(expiry)
+        self.retries = RetryQueue(expiry)
         self._failed = SharedNumber()
 
     @property
@@ -123,21 +119,21 @@ class Idempotency:
         """Whether the store failed when it was last needed, by whichever worker that shares this."""
         return self._failed.value != 0
 
-    def look_again(self) -> None:
-        """Finds out whether a store that failed works again, since it may be long until a call needs it."""
+    def probe_store(self) -> None:
+        """Finds out whether a store that failed works again, since it may be long until a request needs it."""
         with contextlib.suppress(StoreUnavailable):
             self.store.check()
             self._failed.value = 0
 
-    def send(self, request: UpstreamRequest, exchange: Exchange) -> Answer:
-        """The answer to `request`, from the upstream or from the record of an earlier call with the same key."""
-        recovery = self.recoveries.get(request.operation.id)
-        deadline = time.monotonic() + self.timeout
-        call = Call(request, exchange, recovery, deadline)
+    def send(
+        self, request: UpstreamRequest, deadline: Deadline, cancellable: CancellableRequest
+    ) -> Answer:
+        """The answer to `request`, from the upstream or from the record of an earlier one with the same idempotency key."""
+        call = _Call(request, deadline, cancellable, self.recoveries.get(request.operation.id))
         if request.key is None:
             return self._send_unkeyed(call)
         try:
-            return self._send_keyed(call)
+            return self._send_keyed(call, request.key)
         except StoreUnavailable as error:
             self._failed.value = 1
             log.error("the store of idempotency keys failed: %s", error)
@@ -147,30 +143,25 @@ class Idempotency:
                 headers=[("Retry-After", f"{RETRY}")],
             ) from error
 
-    def _send_unkeyed(self, call: Call) -> Answer:
-        recovery = call.recovery
-        reserve = self.reserve if recovery and recovery.repeatable else 0
+    def _send_unkeyed(self, call: _Call) -> Answer:
         try:
-            return self._sent(call, call.request, call.left - reserve)
+            return self._send(call, call.request, call.deadline)
         except Problem as problem:
-            if recovery is None or not problem.outcome_unknown:
+            if call.recovery is None or not problem.outcome_unknown:
                 raise
-            if not recovery.repeatable:
-                advice = f"{recovery.advice} With an Idempotency-Key a call can be repeated safely."
-                raise _outcome_unknown(problem, advice, keyed=False) from problem
-            answer = self._look(call, "", time.time())
-            if answer is None:
-                raise
-            return answer
+            advice = (
+                f"{call.recovery.advice} With an Idempotency-Key a call can be repeated safely."
+            )
+            raise outcome_unknown(problem, advice, keyed=False) from problem
 
-    def _send_keyed(self, call: Call) -> Answer:
-        claim = self._claim(call)
-        found = self._insert(claim)
+    def _send_keyed(self, call: _Call, key: str) -> Answer:
+        claim = self._new_claim(call, key)
+        found = self._claim(claim)
         if found is None:
             self._failed.value = 0
-            return self._carry_out(call, claim)
+            return self._send_claimed(call, claim)
         if self.store_failed:
-            self.look_again()  # finding a record has not shown that one can be stored
+            self.probe_store()  # finding a record has not shown that one can be stored
         if found.fingerprint != claim.fingerprint:
             current().idempotency = "mismatch"
             raise Problem("idempotency-key-reused", "Use a new key for another request.")
@@ -178,11 +169,29 @@ class Idempotency:
             current().idempotency = "replayed"
             return _replay(found)
         if found.state == "claimed" and found.lease_until > claim.claimed_at:
-            raise _in_progress(call)
-        return self._settle(call, claim, found)
+            raise _in_progress()
+        return self._reconcile(call, claim, found)
 
-    def _insert(self, claim: Record) -> Record | None:
-        """As the store's `insert`; None only when the claim is certain to be there, so that its call may be sent.
+    def _new_claim(self, call: _Call, key: str) -> Record:
+        # The upstream is part of it: what one created, another does not have.
+        operation = call.request.operation
+        scope = (self.upstream.base_url, current().caller.name, operation.id, key)
+        now = self.store.now()
+        # Never forgotten before it is certain that the request is not under way, or may be sent again.
+        least = 2 * self.lease + (call.recovery.settle if call.recovery else 0.0)
+        return Record(
+            id=hashlib.sha256("\0".join(scope).encode()).hexdigest(),
+            owner=uuid.uuid4().hex,
+            fingerprint=_fingerprint(call.request),
+            tag=secrets.token_hex(20) if call.recovery else "",
+            state="claimed",
+            claimed_at=now,
+            lease_until=now + self.lease,
+            expires=now + max(self.expiry, least),
+        )
+
+    def _claim(self, claim: Record) -> Record | None:
+        """As the store's `insert`; None only when the claim is certain to be there, so that its request may be sent.
 
         A store that loses answers may carry a claim out that nobody knows of, now or later. So it gets one first that it
         forgets by itself, and only who was told that it is there makes it last.
@@ -191,91 +200,53 @@ class Idempotency:
             return self.store.insert(claim)
         brief = _changed(claim, expires=claim.claimed_at + UNCONFIRMED)
         found = self.store.insert(brief)
-        if found is None and not self._take(claim, brief, None):
+        if found is None and not self._take_over(claim, brief, None):
             raise StoreUnavailable("a claim was not confirmed in time")
         return found
 
-    def _take(self, record: Record, held: Record, before: Record | None) -> bool:
-        """Stores `record` in the place of `held`; says whether it was. When that fails, nobody holds it: `before` is put back."""
+    def _take_over(self, record: Record, present: Record, before: Record | None) -> bool:
+        """Stores `record` in the place of `present`; says whether it was.
+
+        When that fails, nobody has it: `before` is put back (None: nothing was there).
+        """
         try:
-            return self.store.replace(record, held.owner)
+            return self.store.replace(record, present.owner)
         except StoreUnavailable:
-            self.later.add(partial(self._put_back, before, held, record))
+            self.retries.add(partial(self._put_back, before, present, record))
             raise
 
-    def _put_back(self, before: Record | None, held: Record, record: Record) -> None:
-        # In this order: once `held` is not there, `record` cannot take its place any more, however late it comes.
-        for one in (held, record):
+    def _put_back(self, before: Record | None, present: Record, record: Record) -> None:
+        # In this order: once `present` is not there, `record` cannot take its place any more, however late it comes.
+        for one in (present, record):
             if before is None:
                 self.store.delete(one)
             else:
                 self.store.replace(before, one.owner)
 
-    def _carry_out(self, call: Call, claim: Record, earlier: Record | None = None) -> Answer:
-        """Sends the call that holds `claim`, and records what became of it; `earlier` was not found, and this is it again."""
+    def _send_claimed(self, call: _Call, claim: Record, earlier: Record | None = None) -> Answer:
+        """Sends the request that has `claim`, and records the outcome; `earlier` was not found, and this is it again."""
+        ctx, recovery = current(), call.recovery
         try:
-            marked = call.recovery.mark(call.request, claim.tag) if call.recovery else call.request
-            answer = self._sent(call, marked, call.left - self.reserve)
+            marked = recovery.mark(call.request, claim.tag) if recovery else call.request
+            answer = self._send(call, marked, call.deadline.before(self.reserve))
         except Problem as problem:
             if not problem.outcome_unknown:
-                self._free(call, claim, earlier)
+                self._release_claim(claim, earlier)
                 raise
-            found = self._look(call, claim.tag, claim.claimed_at)
-            if found is None and call.recovery and call.recovery.repeatable:
-                self._free(call, claim, None)
-                raise
+            found = self._poll_for_outcome(call, claim)
             if found is None:
-                raise self._unknown(call, claim, problem) from problem
+                ctx.idempotency = "unknown"
+                self._now_or_later(self.store.replace, _unknown_since(claim), claim.owner)
+                advice = REPEAT if recovery else LOOK_FIRST
+                raise outcome_unknown(problem, advice, keyed=recovery is not None) from problem
             answer = found
-        ctx = current()
         ctx.idempotency = ctx.idempotency or "first"
         done = self._record(call, claim, answer)
         return replace(answer, headers=(*answer.headers, _expiry(done)))
 
-    def _settle(self, call: Call, claim: Record, found: Record) -> Answer:
-        """Finds out what became of an earlier call whose outcome is not recorded; sends again only after the settle window."""
-        taken = _changed(found, state="claimed", lease_until=claim.lease_until)
-        if not self._take(taken, found, _unknown_since(found)):
-            raise _in_progress(call)
-        recovery = call.recovery
-        try:
-            answer = (
-                recovery.find(call.request, taken.tag, taken.claimed_at, call.left)
-                if recovery
-                else None
-            )
-        except Problem as problem:
-            said = f"The upstream cannot be asked for it now ({problem.slug}): {problem.detail}"
-            raise self._still_unknown(call, taken, said, 5) from problem
-        if answer is not None:
-            current().idempotency = "reconciled"
-            return _replay(self._record(call, taken, answer))
-        # One that was sent without a tag cannot be told from one that was not sent, whatever is configured now.
-        settle = recovery.settle if recovery and taken.tag else math.inf
-        wait = taken.claimed_at + self.lease + settle - claim.claimed_at
-        if wait > 0:
-            said = (
-                "It may still turn up."
-                if wait < math.inf
-                else f"It cannot be found here. {_advice(call)}"
-            )
-            raise self._still_unknown(call, taken, said, wait)
-        if call.left < self.timeout / 2:
-            raise self._still_unknown(call, taken, "There was no time left to send it again.", 1)
-        again = _changed(taken, claimed_at=claim.claimed_at, expires=claim.expires)
-        if not self._take(again, taken, _unknown_since(taken)):
-            raise _in_progress(call)
-        current().idempotency = "resent"
-        log.warning(
-            "request %s: a call that was not seen in %.0f seconds is sent again with the same tag",
-            current().request_id,
-            claim.claimed_at - taken.claimed_at,
-        )
-        return self._carry_out(call, again, earlier=taken)
-
-    def _sent(self, call: Call, request: UpstreamRequest, limit: float) -> Answer:
-        """The upstream's answer; Problem also for a success that does not say what came of it."""
-        answer = self.upstream.send(request, call.exchange, limit)
+    def _send(self, call: _Call, request: UpstreamRequest, deadline: Deadline) -> Answer:
+        """The upstream's answer; Problem also for a success that does not say what the outcome is."""
+        answer = self.upstream.send(request, deadline, call.cancellable)
         # Without a key nothing is kept: whatever came whole passes.
         understood = call.recovery.recognises if call.recovery and call.request.key else _is_object
         if call.recovery and not understood(answer):
@@ -286,38 +257,59 @@ class Idempotency:
             )
         return answer
 
-    def _look(self, call: Call, tag: str, since: float) -> Answer | None:
+    def _poll_for_outcome(self, call: _Call, claim: Record) -> Answer | None:
         """The answer that was lost, if it turns up while the request's time lasts."""
-        for pause in LOOKS if call.recovery else ():
-            if call.recovery is None or call.left < pause + 0.2:
+        if not call.recovery:
+            return None
+        for pause in POLLS:
+            if call.deadline.left() < pause + 0.2:
                 return None
             time.sleep(pause)
             with contextlib.suppress(Problem):
-                answer = call.recovery.find(call.request, tag, since, call.left)
+                answer = call.recovery.find(claim.tag, claim.claimed_at, call.deadline)
                 if answer is not None:
                     current().idempotency = "reconciled"
                     reconciled = ("Gateway-Reconciled", "true")
                     return replace(answer, headers=(*answer.headers, reconciled))
         return None
 
-    def _free(self, call: Call, claim: Record, earlier: Record | None) -> None:
-        """Frees the key, since nothing was carried out; not that of an earlier call, which perhaps was."""
-        current().idempotency = "released"
-        if earlier is None:
-            self._now_or_later(self.store.delete, claim)
-        else:
-            self._now_or_later(self.store.replace, _unknown_since(earlier), claim.owner)
+    def _reconcile(self, call: _Call, claim: Record, found: Record) -> Answer:
+        """Finds the outcome of an earlier request that is not recorded; sends again only after the settle window."""
+        taken = _changed(found, state="claimed", lease_until=claim.lease_until)
+        if not self._take_over(taken, found, _unknown_since(found)):
+            raise _in_progress()
+        # One that was sent without a tag cannot be told from one that was not sent, whatever the contract says now.
+        recovery = call.recovery if taken.tag else None
+        if recovery is None:
+            advice = call.recovery.advice if call.recovery else LOOK_FIRST
+            detail = f"It cannot be found here. {advice}"
+            raise self._still_unknown(taken, detail, math.inf)
+        try:
+            answer = recovery.find(taken.tag, taken.claimed_at, call.deadline)
+        except Problem as problem:
+            detail = f"The upstream cannot be asked for it now ({problem.slug}): {problem.detail}"
+            raise self._still_unknown(taken, detail, 5) from problem
+        if answer is not None:
+            current().idempotency = "reconciled"
+            return _replay(self._record(call, taken, answer))
+        wait = taken.claimed_at + self.lease + recovery.settle - claim.claimed_at
+        if wait > 0:
+            raise self._still_unknown(taken, "It may still turn up.", wait)
+        if call.deadline.left() < self.timeout / 2:
+            raise self._still_unknown(taken, "There was no time left to send it again.", 1)
+        again = _changed(taken, claimed_at=claim.claimed_at, expires=claim.expires)
+        if not self._take_over(again, taken, _unknown_since(taken)):
+            raise _in_progress()
+        current().idempotency = "resent"
+        log.warning(
+            "request %s: a call that was not seen in %.0f seconds is sent again with the same tag",
+            current().request_id,
+            claim.claimed_at - taken.claimed_at,
+        )
+        return self._send_claimed(call, again, earlier=taken)
 
-    def _unknown(self, call: Call, claim: Record, problem: Problem) -> Problem:
-        """What the caller is told when the outcome is not known; the record says so too."""
-        current().idempotency = "unknown"
-        self._now_or_later(self.store.replace, _unknown_since(claim), claim.owner)
-        repeat = "Repeat with the same Idempotency-Key: the gateway looks for it and never sends it blindly again."
-        findable = _findable(call)
-        return _outcome_unknown(problem, repeat if findable else _advice(call), keyed=findable)
-
-    def _still_unknown(self, call: Call, taken: Record, detail: str, wait: float) -> Problem:
-        """As `_unknown`, for a repeated call; `wait` seconds until repeating makes sense, infinite: it makes none."""
+    def _still_unknown(self, taken: Record, detail: str, wait: float) -> Problem:
+        """The problem of a repeated request; `wait` seconds until repeating makes sense, infinite: it makes none."""
         current().idempotency = "unknown"
         self._now_or_later(self.store.replace, _unknown_since(taken), taken.owner)
         return Problem(
@@ -327,10 +319,18 @@ class Idempotency:
             headers=[("Retry-After", f"{math.ceil(min(wait, 60))}")] if wait < math.inf else (),
         )
 
-    def _record(self, call: Call, claim: Record, answer: Answer) -> Record:
+    def _release_claim(self, claim: Record, earlier: Record | None) -> None:
+        """Frees the key, since nothing was carried out; not that of an earlier request, which perhaps was."""
+        current().idempotency = "released"
+        if earlier is None:
+            self._now_or_later(self.store.delete, claim)
+        else:
+            self._now_or_later(self.store.replace, _unknown_since(earlier), claim.owner)
+
+    def _record(self, call: _Call, claim: Record, answer: Answer) -> Record:
         """The record of `answer`, stored if the store lets it within the time that is reserved for that.
 
-        If not, the next call with the key finds the outcome, unless it has no tag.
+        If not, the next request with the key finds the outcome, unless it has no tag.
         """
         done = _changed(
             claim,
@@ -340,17 +340,17 @@ class Idempotency:
             content_type=answer.content_type,
             body=bytes(answer.body),
         )
-        until = time.monotonic() + min(self.reserve, call.left)
-        while not self._quietly(self.store.replace, done, claim.owner) and time.monotonic() < until:
+        until = Deadline(min(self.reserve, call.deadline.left()))
+        while not self._best_effort(self.store.replace, done, claim.owner) and not until.expired:
             time.sleep(PAUSE)
         return done
 
     def _now_or_later(self, operation: Callable[..., object], *arguments: object) -> None:
         """Runs a store operation, again and again if it fails: nobody would wait for what a key then seems to be."""
-        if not self._quietly(operation, *arguments):
-            self.later.add(partial(operation, *arguments))
+        if not self._best_effort(operation, *arguments):
+            self.retries.add(partial(operation, *arguments))
 
-    def _quietly(self, operation: Callable[..., object], *arguments: object) -> bool:
+    def _best_effort(self, operation: Callable[..., object], *arguments: object) -> bool:
         """Runs a store operation whose failure must not hide an outcome that is known; False when it failed."""
         try:
             operation(*arguments)
@@ -360,32 +360,25 @@ class Idempotency:
             return False
         return True
 
-    def _claim(self, call: Call) -> Record:
-        request = call.request
-        # The upstream is part of it: what one created, another does not have.
-        scope = (
-            self.upstream.base_url,
-            current().caller.name,
-            request.operation.id,
-            request.key or "",
-        )
-        now = self.store.now()
-        return Record(
-            id=hashlib.sha256("\0".join(scope).encode()).hexdigest(),
-            owner=uuid.uuid4().hex,
-            fingerprint=_fingerprint(request),
-            tag=secrets.token_hex(20) if _findable(call) else "",
-            state="claimed",
-            claimed_at=now,
-            lease_until=now + self.lease,
-            expires=self._expires(call, now),
-        )
 
-    def _expires(self, call: Call, now: float) -> float:
-        """When a key is forgotten: never before it is certain that its call is not under way, or may be sent again."""
-        settle = call.recovery.settle if call.recovery else 0.0
-        least = 2 * self.lease + (settle if settle < math.inf else 0.0)
-        return now + max(self.expiry, least)
+def outcome_unknown(problem: Problem, advice: str, *, keyed: bool) -> Problem:
+    """The problem of a request whose answer was lost by `problem`; `keyed`: repeating it is safe."""
+    return Problem(
+        "create-outcome-unknown",
+        f"It was sent once, and its answer was lost ({problem.slug}). {advice}",
+        retryable=keyed,
+        upstream_status=problem.upstream_status,
+        upstream=problem.upstream,
+    )
+
+
+def _in_progress() -> Problem:
+    current().idempotency = "in-progress"
+    return Problem(
+        "idempotency-in-progress",
+        "Repeat with the same key for its answer.",
+        headers=[("Retry-After", "1")],
+    )
 
 
 def _is_object(answer: Answer) -> bool:
@@ -413,63 +406,9 @@ def _expiry(record: Record) -> tuple[str, str]:
     return "Idempotency-Expires", formatdate(record.expires, usegmt=True)
 
 
-def _findable(call: Call) -> bool:
-    """True when the call can be found by a tag, or by what it asks for."""
-    return call.recovery is not None and call.recovery.settle < math.inf
-
-
-def _advice(call: Call) -> str:
-    return call.recovery.advice if call.recovery else "Look for it before you make it anew."
-
-
-def _in_progress(call: Call) -> Problem:
-    current().idempotency = "in-progress"
-    return Problem(
-        "idempotency-in-progress",
-        "Repeat with the same key for its answer.",
-        headers=[("Retry-After", "1")],
-    )
-
-
-def _outcome_unknown(problem: Problem, advice: str, *, keyed: bool) -> Problem:
-    return Problem(
-        "create-outcome-unknown",
-        f"It was sent once, and its answer was lost ({problem.slug}). {advice}",
-        retryable=keyed,
-        upstream_status=problem.upstream_status,
-        upstream=problem.upstream,
-    )
-
-
 def _fingerprint(request: UpstreamRequest) -> str:
-    """A digest of what a call asks for: the same for the same JSON in another order or spacing."""
-    digest = hashlib.sha256(request.target.encode())
-    for piece in _pieces(request.body or b""):
-        digest.update(b"\0")
-        digest.update(piece)
+    """A digest of what is asked for, byte for byte: the same JSON in other bytes is another request."""
+    asked = (request.operation.id, request.target, sorted(request.headers.items()))
+    digest = hashlib.sha256(msgspec.json.encode(asked))
+    digest.update(request.body or b"")
     return digest.hexdigest()
-
-
-def _pieces(body: bytes | bytearray) -> Iterator[bytes | bytearray]:
-    """A JSON object in its one canonical form; in pieces, since a large one is built from many small ones."""
-    try:
-        members = msgspec.json.decode(body, type=dict[str, Raw])
-    except (msgspec.MsgspecError, RecursionError):
-        yield body
-        return
-    for name in sorted(members):
-        yield msgspec.json.encode(name)
-        member = members[name]
-        if memoryview(member)[0] == 0x5B:  # an array
-            yield b"["
-            yield from map(_canonical, msgspec.json.decode(member, type=list[Raw]))
-            yield b"]"
-        else:
-            yield _canonical(member)
-
-
-def _canonical(text: Raw) -> bytes:
-    try:
-        return msgspec.json.encode(msgspec.json.decode(text), order="deterministic")
-    except (msgspec.MsgspecError, RecursionError):  # what only the upstream can read
-        return bytes(text)

@@ -30,9 +30,9 @@ from openapi.contract import Contract, is_page
 from telemetry import logs, metrics
 
 from .idempotency import Idempotency
-from .pool import NoThread
 from .problems import DOCUMENTATION, PROBLEMS
-from .upstream_key import Key
+from .thread_pool import NoThread
+from .upstream_key import UpstreamKey
 
 PROBE_PERIOD = 2.0
 """Seconds between two probes, by one worker, of what has failed."""
@@ -102,11 +102,11 @@ class Check:
 class Readiness:
     """Whether requests can succeed now, by what the last ones met in any worker: asked often, so it waits for nobody."""
 
-    def __init__(self, key: Key, idempotency: Idempotency) -> None:
+    def __init__(self, key: UpstreamKey, idempotency: Idempotency) -> None:
         self.checks = {
             "key": Check(lambda: key.refused, "refused by the upstream", vital=True),
             "store": Check(
-                lambda: idempotency.store_failed, "unavailable", probe=idempotency.look_again
+                lambda: idempotency.store_failed, "unavailable", probe=idempotency.probe_store
             ),
             "audit": Check(logs.loses_audit_lines, "lines are lost"),
         }

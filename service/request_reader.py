@@ -26,9 +26,9 @@ from openapi.validation import Validator, Violation, pointer_token
 
 from .body_buffer import BODIES, LARGE, BodyMemoryBudget, Reservation, receive_body
 from .json_body import BodyReader
-from .pool import Pool
 from .problems import Problem
 from .request_context import current
+from .thread_pool import ThreadPool
 from .translation import Content, Inputs, UpstreamRequest, fill
 
 MAX_QUERY_PARAMETERS = 200
@@ -45,7 +45,7 @@ class RequestReader:
         self.max_body = max_body
         self.budget = BodyMemoryBudget(BODIES * max_body)
         # Large bodies, so that other requests do not wait meanwhile; one at a time, since it is work for the processor alone.
-        self.large_bodies = Pool(1, "reading")
+        self.large_bodies = ThreadPool(1, "reading")
         self.operations = {
             operation.id: (OperationReader(operation), contract.scopes[operation.access])
             for operation in contract.operations.values()

@@ -143,7 +143,7 @@ def decipher(
             "upstream-bad-response",
             f"The upstream answered with the status {status}, which is none.",
             upstream_status=status,
-            retryable=operation.safe,
+            retryable=operation.repeatable,
         )
     content_type = headers.get("Content-Type", "")
     is_json = _is_json(content_type)
@@ -164,7 +164,10 @@ def decipher(
             else f"a redirect ({status}), which is never followed"
         )
         raise Problem(
-            "upstream-bad-response", f"The upstream answered with {said}.", upstream_status=status
+            "upstream-bad-response",
+            f"The upstream answered with {said}.",
+            upstream_status=status,
+            retryable=operation.repeatable and status < 300,
         )
     error = _json_error(content) if is_json else None
     if error is None:
@@ -172,7 +175,7 @@ def decipher(
             "upstream-bad-response",
             f"The upstream answered {status} with a body that is not readable as JSON.",
             upstream_status=status,
-            retryable=operation.safe and status >= 500,
+            retryable=operation.repeatable and status >= 500,
             headers=_retry_after(headers),
         )
     raise _refusal(operation, status, headers, error, passed)
@@ -208,7 +211,7 @@ def _refusal(
             **common,
         )
     slug = "upstream-rejected" if status < 500 else "upstream-failed"
-    retryable = status >= 500 and operation.safe
+    retryable = (status >= 500 or status == 408) and operation.repeatable
     return Problem(
         slug,
         f"The upstream said: {said}",

@@ -1,7 +1,7 @@
-"""The upstream client: the only module that opens a connection to the API, and the only one that holds its key.
+"""The upstream client: sends requests to the API with its credentials, and reads the answers.
 
-What is sent and what comes back is decided in `messages`; this module sends once, keeps every limit, and says how
-a request that got no answer failed. Thread-safe; safe to make before a fork, since connections open on first use.
+What is sent and what comes back is decided in `translation`; this module keeps every limit, repeats what only reads, and says
+how a request that got no answer failed. Thread-safe; safe to make before a fork, since connections open on first use.
 """
 
 from __future__ import annotations
@@ -10,24 +10,29 @@ import contextlib
 import ssl
 import time
 from collections.abc import Mapping
-from typing import Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import certifi
 import msgspec
 import requests
-from requests.adapters import HTTPAdapter
 from requests.structures import CaseInsensitiveDict
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
+from openapi.contract import Operation
 from openapi.json_text import UNREADABLE, read_json
+from telemetry import metrics, spans
 
-from .config import Settings
+from .deadline import Deadline
 from .problems import Problem
+from .request_context import current
 from .translation import Answer, UpstreamRequest, decipher
-from .upstream_connection import POOLS, WATCH, Exchange
-from .upstream_key import Credentials, Key
-from .upstream_records import UpstreamCall
+from .upstream_connection import WATCHDOG, CancellableRequest, Transport
+from .upstream_key import Credentials, UpstreamKey
+
+if TYPE_CHECKING:
+    from .config import Settings
 
 REPEATS = 2
 """How often a safe request is repeated when nothing of an answer was received. Others are sent once."""
@@ -36,19 +41,23 @@ _CHUNK = 1 << 20
 
 
 class Upstream:
-    """The API behind the gateway: over kept connections for safe requests; over a new one for each other, or when an exchange wants it."""
+    """The API behind the gateway: over kept connections for safe requests; over a new one for each other, or when one wants it."""
 
-    def __init__(self, settings: Settings, key: Key) -> None:
+    def __init__(self, settings: Settings, key: UpstreamKey) -> None:
         contract = settings.contract
         self.key = key
         self.base_url = settings.base_url
-        self.timeouts = (settings.connect_timeout, settings.read_timeout)
-        self.total = settings.timeout
+        self.connect_timeout = settings.connect_timeout
+        self.read_timeout = settings.read_timeout
         self.max_answer = settings.max_answer
         self.passed_headers = contract.answer_headers
         self.trace = settings.trace_upstream
         self.address = urlsplit(self.base_url).hostname or ""
-        self.kept, self.fresh = _adapters(settings)
+        context = ssl.create_default_context(cafile=settings.ca_file or certifi.where())
+        self.kept, self.fresh = (
+            Transport(self.base_url, context, connections=settings.threads, fresh=fresh)
+            for fresh in (False, True)
+        )
         self.headers = {
             "User-Agent": f"{contract.product}/{contract.version}",
             "Accept": "application/json",
@@ -56,52 +65,49 @@ class Upstream:
         }
 
     def send(
-        self, request: UpstreamRequest, exchange: Exchange, limit: float | None = None
+        self, request: UpstreamRequest, deadline: Deadline, cancellable: CancellableRequest
     ) -> Answer:
-        """The upstream's answer; Problem for everything else, within `limit` seconds (None: GATEWAY_TIMEOUT)."""
-        exchange.deadline = time.monotonic() + (self.total if limit is None else limit)
-        WATCH.add(exchange)
-        try:
-            return self._send_with_key(request, exchange)
-        finally:
-            WATCH.remove(exchange)
+        """The upstream's answer, whole; Problem for everything else. Ends at the `deadline`, or when it is cancelled.
 
-    def _send_with_key(self, request: UpstreamRequest, exchange: Exchange) -> Answer:
+        A request that only reads is repeated: when nothing of an answer came, and when the upstream refused a key in whose
+        place there is another by now.
+        """
+        safe = request.operation.safe
+        repeats = REPEATS if safe else 0
         credentials = self.key.current()
+        cancellable.deadline = deadline
+        WATCHDOG.add(cancellable)
         try:
-            answer = self._send_repeatedly(request, exchange, credentials)
-        except Problem as problem:
-            if problem.upstream_status != 401 or not self.key.refuse(credentials):
-                raise
-            if not request.operation.safe:
-                # Sent once, whatever comes of it; the next one carries the new key.
-                problem.retryable = True
-                raise
-            return self._send_repeatedly(request, exchange, self.key.current())
-        self.key.accept()
-        return answer
+            while True:
+                try:
+                    answer = self._attempt(request, credentials, cancellable)
+                except NothingReceived:
+                    if not repeats or _is_over(cancellable):
+                        raise
+                    repeats -= 1
+                except Problem as problem:
+                    if problem.upstream_status != 401 or not self.key.refuse(credentials):
+                        raise
+                    if (
+                        not safe
+                    ):  # sent once, whatever comes of it; the next one carries the new key
+                        problem.retryable = True
+                        raise
+                    credentials = self.key.current()
+                else:
+                    self.key.accept()
+                    return answer
+        finally:
+            WATCHDOG.remove(cancellable)
 
-    def _send_repeatedly(
-        self, request: UpstreamRequest, exchange: Exchange, credentials: Credentials
+    def _attempt(
+        self, request: UpstreamRequest, credentials: Credentials, cancellable: CancellableRequest
     ) -> Answer:
-        repeats = REPEATS if request.operation.safe else 0
-        while True:
-            try:
-                return self._send(request, exchange, credentials)
-            except NothingReceived as failure:
-                if not repeats or exchange.over or failure.timed_out:
-                    raise failure.problem(request, exchange) from failure
-                repeats -= 1
-
-    def _send(
-        self, request: UpstreamRequest, exchange: Exchange, credentials: Credentials
-    ) -> Answer:
-        with UpstreamCall(request.operation, self.address) as call:
-            try:
-                response, content = self._exchange(request, exchange, credentials, call)
-            except NothingReceived as failure:
-                call.error = failure.problem(request, exchange).slug
-                raise
+        with Attempt(request.operation, self.address) as attempt:
+            prepared = self._prepare(request, credentials, attempt.headers if self.trace else {})
+            with self._open(request, prepared, cancellable) as response:
+                attempt.status = response.status_code
+                content = self._read_whole(request, response, cancellable)
         return decipher(
             request.operation,
             response.status_code,
@@ -109,40 +115,6 @@ class Upstream:
             _scrub(content, response.status_code, credentials),
             self.passed_headers,
         )
-
-    def _exchange(
-        self,
-        request: UpstreamRequest,
-        exchange: Exchange,
-        credentials: Credentials,
-        call: UpstreamCall,
-    ) -> tuple[requests.Response, bytes]:
-        prepared = self._prepare(request, credentials, call.headers if self.trace else {})
-        adapter = self.kept if request.operation.safe and not exchange.fresh else self.fresh
-        if adapter is self.fresh:
-            prepared.headers["Connection"] = "close"
-        exchange.begin()
-        try:
-            response = adapter.send(prepared, stream=True, timeout=self.timeouts)
-        except requests.RequestException as error:
-            raise NothingReceived(isinstance(error, requests.ReadTimeout)) from error
-        finally:
-            exchange.end()
-        call.status = response.status_code
-        try:
-            content = self._read(request, response)
-            if exchange.over and response.raw.length_remaining is None:
-                raise _timeout(request)  # what looks like its end may be where it was ended
-            return response, content
-        except (HTTPError, OSError) as error:
-            if exchange.over or isinstance(error, ReadTimeoutError):
-                raise _timeout(request) from error
-            raise _unusable(
-                request, "The upstream's answer broke off.", response.status_code
-            ) from error
-        finally:
-            exchange.end()
-            response.close()
 
     def _prepare(
         self, request: UpstreamRequest, credentials: Credentials, trace: Mapping[str, str]
@@ -166,24 +138,69 @@ class Upstream:
         prepared.body = request.body  # type: ignore[assignment]
         return prepared
 
-    def _read(self, request: UpstreamRequest, response: requests.Response) -> bytes:
+    def _open(
+        self,
+        request: UpstreamRequest,
+        prepared: requests.PreparedRequest,
+        cancellable: CancellableRequest,
+    ) -> requests.Response:
+        """The answer with its status and headers, its content still to be read. Problem when none began."""
+        transport = self.kept if request.operation.safe and not cancellable.fresh else self.fresh
+        if transport is self.fresh:
+            prepared.headers["Connection"] = "close"
+        left = max(cancellable.deadline.left(), 0.001)  # 0 would be no limit; nothing is sent then
+        timeouts = (min(self.connect_timeout, left), min(self.read_timeout, left))
+        cancellable.begin()
+        try:
+            return transport.send(prepared, stream=True, timeout=timeouts)
+        except (requests.RequestException, HTTPError) as error:
+            if not cancellable.sent:
+                raise NothingReceived(
+                    "upstream-unreachable",
+                    "No connection to the upstream could be made; nothing was sent.",
+                    retryable=True,
+                ) from error
+            if isinstance(error, requests.ReadTimeout) or _is_over(cancellable):
+                raise timeout(request.operation) from error
+            detail = "The upstream ended the connection, or answered with what is not HTTP/1.1."
+            raise _unusable(request.operation, detail, kind=NothingReceived) from error
+        finally:
+            cancellable.end()
+
+    def _read_whole(
+        self,
+        request: UpstreamRequest,
+        response: requests.Response,
+        cancellable: CancellableRequest,
+    ) -> bytes:
+        """The content of an answer, which is then in memory once."""
+        operation, status = request.operation, response.status_code
         length = response.headers.get("Content-Length", "")
         if length.isdecimal() and int(length[:19]) > self.max_answer:
             raise _too_large(self.max_answer)
         if response.headers.get("Content-Encoding", "identity") != "identity":
             raise _unusable(
-                request,
-                "The upstream's answer is compressed, which was not asked for.",
-                response.status_code,
+                operation, "The upstream's answer is compressed, which was not asked for.", status
             )
-        chunks: list[bytes] = []
+        pieces: list[bytes] = []
         size = 0
-        while chunk := response.raw.read(_CHUNK, decode_content=False):
-            size += len(chunk)
-            if size > self.max_answer:
-                raise _too_large(self.max_answer)
-            chunks.append(chunk)
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        try:
+            while piece := response.raw.read(_CHUNK, decode_content=False):
+                size += len(piece)
+                if size > self.max_answer:
+                    raise _too_large(self.max_answer)
+                pieces.append(piece)
+        except (HTTPError, OSError) as error:
+            if _is_over(cancellable) or isinstance(error, ReadTimeoutError):
+                raise timeout(operation) from error
+            raise _unusable(operation, "The upstream's answer broke off.", status) from error
+        if cancellable.cancelled and response.raw.length_remaining is None:
+            raise timeout(operation)  # what looks like its end may be where it was ended
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _is_over(cancellable: CancellableRequest) -> bool:
+    return cancellable.cancelled or cancellable.deadline.expired
 
 
 def _scrub(content: bytes, status: int, credentials: Credentials) -> bytes:
@@ -198,49 +215,35 @@ def _scrub(content: bytes, status: int, credentials: Credentials) -> bytes:
     return content
 
 
-class NothingReceived(Exception):
-    """The exchange ended before anything of an answer came."""
-
-    def __init__(self, timed_out: bool) -> None:
-        super().__init__(timed_out)
-        self.timed_out = timed_out
-
-    def problem(self, request: UpstreamRequest, exchange: Exchange) -> Problem:
-        """What the caller is told."""
-        if not exchange.sent:
-            return Problem(
-                "upstream-unreachable",
-                "No connection to the upstream could be made; nothing was sent.",
-                retryable=True,
-            )
-        if self.timed_out or exchange.over:
-            return _timeout(request)
-        return _unusable(
-            request, "The upstream ended the connection, or answered with what is not HTTP/1.1."
-        )
+class NothingReceived(Problem):
+    """The attempt ended before anything of an answer came, though there was time: what only reads may be repeated."""
 
 
-def _timeout(request: UpstreamRequest) -> Problem:
+def timeout(operation: Operation) -> Problem:
+    """The problem of a request that was sent, and whose time is over."""
     return Problem(
         "upstream-timeout",
-        f"No complete answer came in time.{_unknown(request)}",
-        retryable=request.operation.safe,
+        f"No complete answer came in time.{_uncertainty(operation)}",
+        retryable=operation.repeatable,
     )
 
 
-def _unusable(request: UpstreamRequest, detail: str, status: int | None = None) -> Problem:
-    return Problem(
+def _unusable(
+    operation: Operation, detail: str, status: int | None = None, kind: type[Problem] = Problem
+) -> Problem:
+    return kind(
         "upstream-bad-response",
-        f"{detail}{_unknown(request)}",
-        retryable=request.operation.safe,
+        f"{detail}{_uncertainty(operation)}",
+        retryable=operation.repeatable,
         upstream_status=status,
     )
 
 
-def _unknown(request: UpstreamRequest) -> str:
-    if request.operation.safe:
+def _uncertainty(operation: Operation) -> str:
+    if operation.safe:
         return ""
-    return " The request was sent once and may have been carried out: look before you repeat it."
+    advice = "repeating it does no harm" if operation.repeatable else "look before you repeat it"
+    return f" The request was sent once and may have been carried out: {advice}."
 
 
 def _too_large(limit: int) -> Problem:
@@ -250,65 +253,63 @@ def _too_large(limit: int) -> Problem:
     )
 
 
-def _adapters(settings: Settings) -> tuple[_Adapter, _Adapter]:
-    """One that keeps its connections, one that does not; making their TLS context costs 20 ms, so they share it."""
-    context = ssl.create_default_context(cafile=settings.ca_file or certifi.where())
-    return _Adapter(settings, context, POOLS), _Adapter(settings, context, FRESH)
+class Attempt:
+    """One request to the upstream and its answer, measured: a `with` block around both.
 
-
-class _Fresh:
-    """Mixin for connection pools that keep nothing: no request meets a connection that its server is about to close."""
-
-    def _get_conn(self, timeout: float | None = None) -> Any:
-        return self._new_conn()  # type: ignore[attr-defined]
-
-    def _put_conn(self, conn: Any) -> None:
-        if conn is not None:
-            conn.close()
-
-
-FRESH = {
-    scheme: type(f"Fresh{pool.__name__}", (_Fresh, pool), {}) for scheme, pool in POOLS.items()
-}
-
-
-class _Adapter(HTTPAdapter):
-    """requests' transport for one server, with a TLS context given and connections that can be ended from outside.
-
-    Used without a `Session`, which would add cookies, redirects, .netrc and proxies of the environment: none may touch these
-    requests. What requests finds out anew for each (the pool, the path) is the same for all of ours.
+    `status` is 0 until an answer has begun. `headers` continue the caller's trace.
     """
 
-    def __init__(self, settings: Settings, context: ssl.SSLContext, pools: dict[str, Any]) -> None:
-        self.context = context
-        self.pools = pools
-        super().__init__(pool_connections=1, pool_maxsize=settings.threads, max_retries=0)
-        parts = urlsplit(settings.base_url)
-        self.origin = f"{parts.scheme}://{parts.netloc}"
-        self.pool = self.poolmanager.connection_from_url(self.origin)
+    def __init__(self, operation: Operation, address: str) -> None:
+        self.operation = operation
+        self.address = address
+        self.status = 0
+        self.ctx = current()
+        self.trace = self.ctx.trace.child()
+        self.headers = self.trace.headers()
 
-    def init_poolmanager(
-        self, connections: int, maxsize: int, block: bool = False, **kwargs: Any
+    def __enter__(self) -> Attempt:
+        self.begun = time.perf_counter()
+        return self
+
+    def __exit__(
+        self, _kind: object, error: BaseException | None, _trace: TracebackType | None
     ) -> None:
-        super().init_poolmanager(connections, maxsize, block, ssl_context=self.context, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = self.pools
+        seconds = time.perf_counter() - self.begun
+        kind = error.slug if isinstance(error, Problem) else ""
+        if self.status >= 600:  # no status, which is found out when the answer is deciphered
+            kind = kind or "upstream-bad-response"
+        self.ctx.upstream_status = self.status
+        self.ctx.upstream_seconds += seconds
+        status = str(self.status) if 100 <= self.status < 600 else ""
+        _histogram(self.operation, self.address, status, kind).observe(seconds)
+        if self.status == 429:
+            metrics.upstream_ratelimited.inc()
+        if exporter := spans.exporter():
+            self._export(exporter, seconds, kind)
 
-    def get_connection_with_tls_context(self, *_: Any, **__: Any) -> Any:
-        """The one pool there is."""
-        return self.pool
+    def _export(self, exporter: spans.Spans, seconds: float, kind: str) -> None:
+        operation = self.operation
+        attributes: spans.Attributes = {
+            "http.request.method": operation.upstream_method,
+            "url.template": operation.upstream_path,
+            "server.address": self.address,
+        }
+        if self.status:
+            attributes["http.response.status_code"] = self.status
+        if kind or self.status >= 400:
+            attributes["error.type"] = kind or str(self.status)
+        name = f"{operation.upstream_method} {operation.upstream_path}"
+        exporter.record(self.trace, "client", name, time.time() - seconds, seconds, attributes)
 
-    def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
-        """Nothing to set: the context verifies, and loading the authorities again per connection is what costs."""
 
-    def request_url(self, request: requests.PreparedRequest, proxies: Any) -> str:
-        """Path and query as they are."""
-        return (request.url or "").removeprefix(self.origin)
+_histograms: dict[tuple[str, str, str, str], Any] = {}
 
-    def build_response(self, req: requests.PreparedRequest, resp: Any) -> requests.Response:
-        """Without cookies and encoding, which nobody asks for."""
-        response = requests.Response()
-        response.status_code = resp.status
-        response.headers = CaseInsensitiveDict(resp.headers)
-        response.raw = resp
-        response.request = req
-        return response
+
+def _histogram(operation: Operation, address: str, status: str, kind: str) -> Any:
+    """The histogram of such attempts; kept, since finding one by its labels costs more than counting."""
+    key = (operation.id, address, status, kind)
+    if key not in _histograms:
+        _histograms[key] = metrics.upstream.labels(
+            operation.upstream_method, operation.upstream_path, status, address, kind
+        )
+    return _histograms[key]

@@ -1,23 +1,30 @@
-"""The upstream's credentials while the service runs: read again when their file changes, known to be refused or not."""
+"""The upstream's credentials: found in the environment and in files, read again when a file changes, known to be refused or not.
+
+What is wrong with one is said without showing it.
+"""
 
 from __future__ import annotations
 
 import base64
 import logging
 import math
+import re
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
-from environment import SettingsError
-from openapi.contract import Authentication
+from access.files import content, open_plain
+from environment import SettingsError, redact_path, redact_secret
+from openapi.contract import Authentication, Contract
 from telemetry.logs import add_secrets
 from telemetry.shared_number import SharedNumber
 
-from .config import Settings
+if TYPE_CHECKING:
+    from .config import Settings
 
 CHECK_PERIOD = 1.0
 """Seconds for which a file is taken to be unchanged."""
@@ -40,20 +47,20 @@ class Credentials:
     secrets: tuple[bytes, ...]
 
 
-class Key:
+class UpstreamKey:
     """The credentials, current. Thread-safe; what is known of a refusal is shared by workers forked after this was made."""
 
     def __init__(self, settings: Settings) -> None:
         self._authentication = settings.contract.authentication
-        self._read = settings.read_credentials
+        self._read: Callable[[], Mapping[str, str]] = settings.read_credentials
         self._files = settings.credential_files
         self._seen = _versions(self._files)
         self._checked = time.monotonic()
-        self._complained = float("-inf")
+        self._complained = -math.inf
         self._lock = threading.Lock()
         self._refused_at = SharedNumber()
         self._refused_at.value = -math.inf
-        self._current = render(self._authentication, self._read())
+        self._current = _rendered(self._authentication, self._read())
 
     @property
     def refused(self) -> bool:
@@ -67,8 +74,9 @@ class Key:
         return self._current
 
     def accept(self) -> None:
-        """Notes that the upstream accepted the key."""
-        self._forget_refusal()
+        """Notes that the upstream accepted the key, or that there is another one."""
+        if self._refused_at.value > -math.inf:
+            self._refused_at.value = -math.inf
 
     def refuse(self, used: Credentials) -> bool:
         """Notes that the upstream refused `used`; True when another key is there to be tried."""
@@ -87,19 +95,15 @@ class Key:
             if versions == self._seen:
                 return
             try:
-                self._current = render(self._authentication, self._read())
+                self._current = _rendered(self._authentication, self._read())
             except SettingsError as error:  # the file is being written, or is wrong
                 self._complain(
                     f"the key's file changed and cannot be used, the old key stays: {error}"
                 )
                 return
             self._seen = versions
-            self._forget_refusal()
+            self.accept()
             log.warning("the key's file changed; the new key is in use")
-
-    def _forget_refusal(self) -> None:
-        if self._refused_at.value > -math.inf:
-            self._refused_at.value = -math.inf
 
     def _complain(self, trouble: str) -> None:
         now = time.monotonic()
@@ -108,7 +112,7 @@ class Key:
             log.error("%s", trouble)
 
 
-def render(authentication: Authentication, fields: Mapping[str, str]) -> Credentials:
+def _rendered(authentication: Authentication, fields: Mapping[str, str]) -> Credentials:
     """`fields` in the form that the authentication's type gives them."""
     headers: dict[str, str] = {}
     query = ""
@@ -121,11 +125,12 @@ def render(authentication: Authentication, fields: Mapping[str, str]) -> Credent
         query = urlencode({fields["key"]: fields["value"]})
     elif authentication.type == "apikey":
         headers[fields["key"]] = fields["value"]
-    hidden = [fields[name] for name in ("token", "username", "password", "value") if name in fields]
-    add_secrets(*hidden, *headers.values())
-    return Credentials(
-        headers, query, tuple(text.encode() for text in (*hidden, *headers.values()))
-    )
+    secrets = [
+        fields[name] for name in ("token", "username", "password", "value") if name in fields
+    ]
+    secrets += headers.values()
+    add_secrets(*secrets)
+    return Credentials(headers, query, tuple(text.encode() for text in secrets))
 
 
 def _versions(files: tuple[Path, ...]) -> list[tuple[int, ...]]:
@@ -139,3 +144,72 @@ def _versions(files: tuple[Path, ...]) -> list[tuple[int, ...]]:
         else:
             found.append((status.st_ino, status.st_size, status.st_mtime_ns))
     return found
+
+
+def read_credentials(contract: Contract, environ: Mapping[str, str]) -> dict[str, str]:
+    """The upstream's authentication fields with the values that `environ` or its files have now; SettingsError."""
+    names = _names(contract)
+    return contract.authentication.render({v: _secret(names[v], environ) for v in names})
+
+
+def credential_files(contract: Contract, environ: Mapping[str, str]) -> tuple[Path, ...]:
+    """The files that hold credentials."""
+    named = [environ.get(f"{name}_FILE") for name in credential_variables(contract)]
+    return tuple(Path(file) for file in named if file)
+
+
+def credential_variables(contract: Contract) -> list[str]:
+    """The environment variables that may hold credentials; with `_FILE` after its name, one names a file instead."""
+    return [name for names in _names(contract).values() for name in names]
+
+
+def _names(contract: Contract) -> dict[str, tuple[str, ...]]:
+    """Template variable -> the environment variables that may hold it, best first."""
+    return {
+        variable: contract.environment.get(variable, (variable.rpartition(".")[2],))
+        for variable in contract.authentication.variables
+    }
+
+
+def _secret(names: tuple[str, ...], environ: Mapping[str, str]) -> str:
+    """The value of the first of `names` that is set, directly or as `NAME_FILE`, checked."""
+    for name in names:
+        file = environ.get(f"{name}_FILE")
+        if environ.get(name) and file:
+            raise SettingsError(f"{name} and {name}_FILE are both set; unset one")
+        if environ.get(name):
+            return _checked(name, environ[name])
+        if file:
+            return _checked(f"{name}_FILE", _from_file(f"{name}_FILE", file))
+    raise SettingsError(
+        f"{names[0]} is not set, and the upstream needs it. Set it, or {names[0]}_FILE to a file that holds it."
+        " To try everything without a key: make run"
+    )
+
+
+def _from_file(name: str, file: str) -> str:
+    try:
+        with open_plain(Path(file)) as opened:
+            return content(opened).decode().removesuffix("\n").removesuffix("\r")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise SettingsError(f"{name} ({redact_path(file)}) cannot be read: {reason}") from error
+
+
+_MISTAKES = (
+    (re.compile(r"\Z"), "is empty"),
+    (re.compile(r"bearer\b", re.IGNORECASE), "starts with 'Bearer'; give the key alone"),
+    (re.compile(r"[\"'].*|.*[\"']$", re.DOTALL), "has quotes around it; give the key without them"),
+    (re.compile(r"\s.*|.*\s$", re.DOTALL), "has white space around it; remove it"),
+    (
+        re.compile(r".*[^\x21-\x7e]", re.DOTALL),
+        "has a character that no key has (a space, a line break, or not ASCII)",
+    ),
+)
+
+
+def _checked(name: str, value: str) -> str:
+    for pattern, reason in _MISTAKES:
+        if pattern.match(value):
+            raise SettingsError(f"{name} ({redact_secret(value)}) {reason}")
+    return value

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import requests
+import yaml
 
+from openapi.contract import DEFAULT_DOCUMENT
 from tests.processes import Sandbox
 
 JOBS = "/v1/batch/jobs"
@@ -23,6 +27,32 @@ LOST_BEFORE = {"fault": "drop-before", "match": {"method": "POST"}}
 
 BLIND = {"fault": "html-503", "match": {"method": "GET"}, "times": None}
 """No job can be looked at."""
+
+
+def changed_document(folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    """A document of the gateway's with something changed, for GATEWAY_OPENAPI."""
+    document = yaml.safe_load(DEFAULT_DOCUMENT.read_text())
+    change(document)
+    path = folder / "openapi.yaml"
+    path.write_text(yaml.safe_dump(document, sort_keys=False))
+    return path
+
+
+def without_recovery(folder: Path) -> Path:
+    """A document by which a lost create cannot be found."""
+    return changed_document(
+        folder, lambda document: document["paths"][JOBS]["post"].pop("x-recovery")
+    )
+
+
+def keyed_cancel(folder: Path) -> Path:
+    """A document by which cancelling twice could do more than once, so that it takes a key."""
+
+    def change(document: dict[str, Any]) -> None:
+        tool = document["paths"][f"{JOBS}/{{job-id}}/cancel"]["post"]["x-mcp-tool"]
+        tool["hints"]["idempotent"] = False
+
+    return changed_document(folder, change)
 
 
 def keyed(key: str = "key-1") -> dict[str, str]:

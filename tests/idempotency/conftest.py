@@ -84,8 +84,8 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The clock of all gateways in this process."""
     clock = Clock()
-    monkeypatch.setattr("service.idempotency.time", clock)
-    monkeypatch.setattr("service.store.time", clock)
+    for module in ("deadline", "idempotency", "store"):
+        monkeypatch.setattr(f"service.{module}.time", clock)
     return clock
 
 

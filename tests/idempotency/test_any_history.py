@@ -30,7 +30,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from service import upstream_connection
 from service.idempotency import RETRY, UNCONFIRMED
-from service.store import Record, SQLiteStore, StoreUnavailable
+from service.idempotency_record import Record, StoreUnavailable
+from service.store import SQLiteStore
 from tests.idempotency.api import JOBS, keyed
 from tests.idempotency.conftest import door, settings_for
 
@@ -114,12 +115,12 @@ class Upstream:
         if fate.lost == "unreachable":
             raise requests.ConnectionError
         if fate.lost == "reset":
-            upstream_connection._current.exchange.sent = (
+            upstream_connection._current.request.sent = (
                 True  # what urllib3's connection would have noted
             )
             raise requests.ConnectionError
         if fate.lost == "slow":
-            upstream_connection._current.exchange.sent = True
+            upstream_connection._current.request.sent = True
             self.time.true += 40
             raise requests.ReadTimeout
         if fate.lost:
@@ -234,10 +235,15 @@ class Histories(RuleBasedStateMachine):
             {"late ones first": self.what_was_late_comes, "others first": self._others_come}
         )
         self.upstream = Upstream(self.time)
-        for module in ("idempotency", "store"):
+        for module in ("deadline", "idempotency", "store"):
             enter(patch(f"service.{module}.time", self.time))
         enter(patch("service.store.BUSY", 0.001))
-        enter(patch("service.later.Later.add", lambda _, operation: self.owed.append(operation)))
+        enter(
+            patch(
+                "service.retry_queue.RetryQueue.add",
+                lambda _, operation: self.owed.append(operation),
+            )
+        )
         mistral = enter(responses.RequestsMock(assert_all_requests_are_fired=False))
         json_type: dict[str, Any] = {"content_type": "application/json"}
         mistral.add_callback("POST", f"{UPSTREAM}/batch/jobs", self.upstream.create, **json_type)

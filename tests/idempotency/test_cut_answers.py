@@ -23,7 +23,9 @@ numbers = count()
 def line(running_sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
     store = tmp_path_factory.mktemp("cuts") / "keys.sqlite3"
     with fault_proxy(running_sandbox.url) as proxy, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("service.idempotency.time", Clock())
+        clock = Clock()
+        patch.setattr("service.deadline.time", clock)
+        patch.setattr("service.idempotency.time", clock)
         client = door(settings_for(proxy.url, store))
         yield client, proxy, running_sandbox
 

@@ -11,7 +11,7 @@ import pytest
 import redis
 from starlette.testclient import TestClient
 
-from service import idempotency, later, redis_store
+from service import idempotency, redis_store, retry_queue
 from tests.idempotency.api import CREATE, JOBS, creates, jobs, keyed
 from tests.idempotency.conftest import door, settings_for
 from tests.idempotency.redis_proxy import FORMS, RedisProxy, redis_proxy
@@ -34,7 +34,7 @@ def impatient() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(redis_store, "BUSY", 0.2)
         patch.setattr(idempotency, "UNCONFIRMED", 0.5)
-        patch.setattr(later, "PAUSE", 0.05)
+        patch.setattr(retry_queue, "PAUSE", 0.05)
         yield
 
 
@@ -79,7 +79,7 @@ def host(sandbox: Sandbox, store: str) -> TestClient:
 
 
 def nothing_is_owed() -> bool:
-    return all(thread.name != "later" for thread in threading.enumerate())
+    return all(thread.name != "store-retries" for thread in threading.enumerate())
 
 
 def create(client: TestClient) -> Any:

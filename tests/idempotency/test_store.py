@@ -16,7 +16,8 @@ import pytest
 import redis
 
 from service.idempotency import RETRY, UNCONFIRMED
-from service.store import BUSY, SCHEMA_VERSION, Record, Store, StoreUnavailable, open_store
+from service.idempotency_record import BUSY, Record, Store, StoreUnavailable
+from service.store import SCHEMA_VERSION, open_store
 from tests.idempotency.redis_server import redis_server
 
 Open = Callable[[], Store]

@@ -14,9 +14,10 @@ from urllib.parse import urlsplit
 import pytest
 from starlette.testclient import TestClient
 
-from service.store import BUSY, SQLiteStore, StoreUnavailable
+from service.idempotency_record import BUSY, StoreUnavailable
+from service.store import SQLiteStore
 from tests.e2e.gateway import Gateway, gateway_process
-from tests.idempotency.api import CREATE, JOBS, creates, jobs, keyed
+from tests.idempotency.api import CREATE, JOBS, creates, jobs, keyed, without_recovery
 from tests.idempotency.conftest import Clock, MakeGateway
 from tests.idempotency.processes import workers
 from tests.idempotency.redis_server import redis_server
@@ -207,9 +208,10 @@ def test_an_answer_that_cannot_be_recorded_is_given_all_the_same_and_found_by_it
 
 
 def test_an_answer_is_recorded_although_the_store_was_locked_just_then(
-    gateway: MakeGateway, sandbox: Sandbox, store: Path, waiting: Any
+    gateway: MakeGateway, sandbox: Sandbox, store: Path, waiting: Any, tmp_path: Path
 ) -> None:
-    client = gateway(GATEWAY_TAG_JOBS="off")  # so that nothing but the record knows the job
+    # So that nothing but the record knows the job.
+    client = gateway(GATEWAY_OPENAPI=without_recovery(tmp_path))
     client.post(JOBS, json=CREATE, headers=keyed("another"))
     sandbox.faults({"fault": "latency", "match": {"method": "POST"}, "seconds": 0.5})
     with ThreadPoolExecutor() as pool:

@@ -1,31 +1,27 @@
-"""The upstream's name cannot be looked up, or its addresses do not answer: no request waits longer than its limit."""
+"""The upstream's name cannot be looked up, or its addresses do not answer: the caller is answered, and nothing is sent later."""
 
 from __future__ import annotations
 
 import socket
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 
-from service.config import Settings
-from service.names import MOST, Name
-from service.pool import NoThread
-from service.request_context import open_context
-from service.translation import Inputs, fill
-from service.upstream import Upstream
-from service.upstream_connection import WATCH, Exchange
-from service.upstream_key import Key
+from service import flask_dispatch
 from tests.deploy.gateways import JOBS, job
 from tests.deploy.hosts import MIDDLE, Token, gateway_on, hosts
+from tests.idempotency.api import CREATE, keyed
 from tests.idempotency.conftest import door, settings_for
+from tests.processes import wait_until
+from tests.service.upstream import upstream
 
 HOST = "api.example"
 LIMITS = {"GATEWAY_CONNECT_TIMEOUT": 1, "GATEWAY_READ_TIMEOUT": 3, "GATEWAY_TIMEOUT": 4}
@@ -69,66 +65,89 @@ def test_a_name_server_that_never_answers_holds_no_request_beyond_its_limit(
         while not all(call.done() for call in calls):
             assert requests.get(f"{url}/livez", timeout=5).status_code == 200
         answers = [call.result() for call in calls]
-    assert {answer.json()["type"] for _, answer in answers} == {"/problems#upstream-unreachable"}
+    assert {answer.json()["type"] for _, answer in answers} == {"/problems#upstream-timeout"}
     assert max(seconds for seconds, _ in answers) < FAR_ABOVE
 
 
 class Resolver:
-    """In the place of getaddrinfo: answers a name of the test's once `answering` is set, everything else as ever."""
+    """In the place of getaddrinfo: answers the `host` of a test once `answering` is set, everything else as ever."""
 
-    def __init__(self, addresses: list[str]) -> None:
-        self.addresses = addresses
+    def __init__(self) -> None:
+        self.host = HOST
+        self.addresses = ["127.0.0.1"]
         self.answering = threading.Event()
-        self.asked = 0
+        self.at_once = 0  # questions that it answers before
         self._real = socket.getaddrinfo
 
     def __call__(self, host: Any, port: Any, *args: Any, **options: Any) -> Any:
-        if host != HOST:
+        if host != self.host:
             return self._real(host, port, *args, **options)
-        self.asked += 1
-        self.answering.wait(60)
+        self.at_once -= 1
+        if self.at_once < 0:
+            self.answering.wait(60)
         return [
-            (socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0)) for address in self.addresses
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", (each, port)) for each in self.addresses
         ]
 
 
 @pytest.fixture
 def resolver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Resolver]:
     """A resolver that does not answer yet."""
-    resolver = Resolver(["127.0.0.1"])
+    resolver = Resolver()
     monkeypatch.setattr(socket, "getaddrinfo", resolver)
     yield resolver
     resolver.answering.set()
 
 
-def test_a_stuck_lookup_is_left_behind_and_the_next_one_succeeds(resolver: Resolver) -> None:
-    name = Name(HOST)
-    with pytest.raises(TimeoutError):
-        name.addresses(0.01)
-    resolver.answering.set()
-    assert name.addresses(10) == ["127.0.0.1"]
-
-
-def test_those_who_need_a_name_at_once_wait_for_one_lookup(resolver: Resolver) -> None:
-    name = Name(HOST)
-    with ThreadPoolExecutor(20) as pool:
-        found = [pool.submit(name.addresses, 30) for _ in range(20)]
+@pytest.mark.parametrize("key", [None, "key"])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_nothing_is_sent_for_a_caller_who_was_answered_while_a_name_was_looked_up(
+    method: str,
+    key: str | None,
+    resolver: Resolver,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr(flask_dispatch, "GRACE", 0.1)
+    resolver.host = "localhost"
+    store = tmp_path / "keys.sqlite3"
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        url = f"http://localhost:{listening.getsockname()[1]}/v1"
+        client = door(settings_for(url, store, **dict.fromkeys(LIMITS, 1)))
+        body = CREATE if method == "POST" else None
+        answer = client.request(method, JOBS, json=body, headers=keyed(key) if key else {})
+        assert (answer.status_code, answer.json()["type"]) == (504, "/problems#upstream-timeout")
+        assert answer.json()["retryable"] is True
+        assert ("nothing was sent" in answer.json()["detail"]) is (method == "POST")
         resolver.answering.set()
-        assert [each.result() for each in found] == [["127.0.0.1"]] * 20
-    assert resolver.asked < 20
+        listening.settimeout(10)
+        connection, _ = listening.accept()
+        with connection:
+            connection.settimeout(10)
+            assert connection.recv(1) == b""
+    if method == "POST" and key:
+        wait_until(lambda: not keys_in(store))
 
 
-def test_a_dead_resolver_holds_only_so_many_threads(resolver: Resolver) -> None:
-    name = Name(HOST)
-    for _ in range(2 * MOST):
-        with pytest.raises(TimeoutError):
-            name.addresses(0.01)
-    assert resolver.asked == MOST
+def keys_in(store: Path) -> int:
+    """How many keys are in use."""
+    with closing(sqlite3.connect(store)) as db:
+        (count,) = db.execute("SELECT count(*) FROM record").fetchone()
+        return int(count)
 
 
-def test_an_address_is_not_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(socket, "getaddrinfo")
-    assert [Name(host).addresses(1) for host in ("127.0.0.1", "[::1]")] == [["127.0.0.1"], ["::1"]]
+def test_a_lost_create_whose_search_looks_a_name_up_for_too_long_is_said_to_be_unknown(
+    resolver: Resolver, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(flask_dispatch, "GRACE", 0.1)
+    resolver.host, resolver.at_once = "localhost", 1
+    with upstream(lambda _peer, _nth: None) as (port, received):
+        settings = settings_for(f"http://localhost:{port}/v1", tmp_path / "keys", **LIMITS)
+        answer = door(settings).post(JOBS, json=CREATE, headers=keyed())
+        assert len(received) == 1
+    assert (answer.status_code, answer.json()["retryable"]) == (504, True)
+    assert answer.json()["type"] == "/problems#create-outcome-unknown"
+    assert "same Idempotency-Key" in answer.json()["detail"]
 
 
 @contextmanager
@@ -147,7 +166,7 @@ def deaf_port() -> Iterator[int]:
 
 
 def test_many_addresses_that_do_not_answer_take_no_longer_than_the_limit(
-    resolver: Resolver, certificate: tuple[str, str], tmp_path: Path
+    resolver: Resolver, tmp_path: Path
 ) -> None:
     resolver.addresses = [f"127.0.0.{number}" for number in range(1, 21)]
     resolver.answering.set()
@@ -156,54 +175,15 @@ def test_many_addresses_that_do_not_answer_take_no_longer_than_the_limit(
         began = time.monotonic()
         answer = door(settings).get(JOBS)
         seconds = time.monotonic() - began
-    assert (answer.status_code, answer.json()["type"]) == (502, "/problems#upstream-unreachable")
+    assert (answer.status_code, answer.json()["type"]) == (504, "/problems#upstream-timeout")
     assert seconds < FAR_ABOVE
 
 
-def test_the_next_address_is_tried_when_one_refuses(
-    resolver: Resolver, certificate: tuple[str, str], tmp_path: Path
-) -> None:
-    resolver.addresses = ["127.0.0.2", "127.0.0.1"]
+def test_the_next_address_is_tried_when_one_refuses(resolver: Resolver, tmp_path: Path) -> None:
+    resolver.host, resolver.addresses = "localhost", ["127.0.0.2", "127.0.0.1"]
     resolver.answering.set()
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port = listening.getsockname()[1]
-        settings = settings_for(f"https://{HOST}:{port}/v1", tmp_path / "keys.sqlite3", **LIMITS)
-        with ThreadPoolExecutor() as pool:
-            call = pool.submit(door(settings).get, JOBS)
-            listening.settimeout(10)
-            connection, peer = listening.accept()
-            connection.close()
-            assert peer[0] == "127.0.0.1"
-            for _ in range(2):  # a GET's repeats
-                listening.accept()[0].close()
-            call.result()
-
-
-def test_a_system_that_has_no_thread_to_give_is_asked_again_by_the_next(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def none_left(_: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    asked = Name("localhost")
-    with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", none_left)
-        for _ in range(MOST + 1):
-            with pytest.raises(OSError, match="thread"):
-                asked.addresses(1)
-    assert asked.addresses(5)
-
-
-def test_a_call_whose_upstream_nobody_can_look_up_is_told_that_the_gateway_is_busy(
-    monkeypatch: pytest.MonkeyPatch, settings: Settings
-) -> None:
-    def none_left(_: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    settings = replace(settings, upstream_url="http://localhost:9/v1")
-    listing = fill(settings.contract.operations["listbatchjobs"], Inputs())
-    WATCH.start()
-    open_context()
-    with monkeypatch.context() as patch, pytest.raises(NoThread):
-        patch.setattr(threading.Thread, "start", none_left)
-        Upstream(settings, Key(settings)).send(listing, Exchange())
+    ok = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
+    with upstream(lambda peer, _nth: peer.sendall(ok)) as (port, received):
+        settings = settings_for(f"http://localhost:{port}/v1", tmp_path / "keys.sqlite3", **LIMITS)
+        assert door(settings).get(JOBS).status_code == 200
+        assert len(received) == 1

@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 
 from service.app import create_app
 from service.config import Settings
-from service.upstream_connection import POOLS, Exchange
+from service.upstream_connection import CancellableRequest, PlainConnection
 from tests.service.upstream import KEEP, Behaviour, Upstream
 
 JOBS = "/v1/batch/jobs"
@@ -350,20 +350,20 @@ def test_what_comes_while_a_connection_is_idle_is_not_the_next_callers(
 @pytest.mark.parametrize("said", [page(666), b""], ids=["an answer", "the connection's end"])
 def test_nothing_is_sent_over_a_connection_whose_other_side_spoke_first(said: bytes) -> None:
     ours, theirs = socket.socketpair()
-    connection = POOLS["http"].ConnectionCls("upstream.example")
+    connection = PlainConnection("upstream.example")
     connection.sock = ours
     theirs.sendall(said)
     theirs.shutdown(socket.SHUT_WR)
-    exchange = Exchange()
-    exchange.begin()
+    request = CancellableRequest()
+    request.begin()
     try:
         with pytest.raises(ConnectionAbortedError):
             connection.request("GET", "/")
-        assert not exchange.sent
+        assert not request.sent
         theirs.setblocking(False)
         with pytest.raises(BlockingIOError):
             theirs.recv(1)
     finally:
-        exchange.end()
+        request.end()
         connection.close()
         theirs.close()

@@ -19,17 +19,17 @@ from openapi.contract import load
 from service.app import create_app
 from service.body_buffer import LARGE
 from service.config import Settings
-from service.flask_dispatch import REQUEST, ThreadedWSGI
-from service.pool import NoThread, Pool, Turn
+from service.flask_dispatch import FlaskDispatch
 from service.problems import Problem
 from service.request_context import open_context
+from service.thread_pool import NoThread, PendingCall, ThreadPool
 from service.translation import UpstreamRequest
-from service.upstream_connection import Exchange, Watch
+from service.upstream_connection import CancellableRequest, DeadlineWatchdog
 
 
 def test_no_thread_is_started_before_a_call_needs_it() -> None:
     before = threading.active_count()
-    pool = Pool(3)
+    pool = ThreadPool(3)
     assert threading.active_count() == before
 
     async def twice() -> set[str]:
@@ -39,7 +39,7 @@ def test_no_thread_is_started_before_a_call_needs_it() -> None:
 
 
 def test_calls_run_at_once_up_to_the_limit_and_the_rest_waits_its_turn() -> None:
-    pool, together = Pool(3), threading.Barrier(3)
+    pool, together = ThreadPool(3), threading.Barrier(3)
 
     def wait() -> str:
         together.wait(10)
@@ -73,7 +73,7 @@ def system(monkeypatch: pytest.MonkeyPatch) -> System:
 def test_calls_wait_for_the_threads_that_there_are_when_the_system_has_no_more(
     system: System,
 ) -> None:
-    pool = Pool(3)
+    pool = ThreadPool(3)
 
     async def one_and_more() -> set[str]:
         names = {await pool.submit(name_of_thread)}
@@ -84,7 +84,7 @@ def test_calls_wait_for_the_threads_that_there_are_when_the_system_has_no_more(
 
 
 def test_a_pool_grows_again_after_the_system_had_no_threads(system: System) -> None:
-    pool, together = Pool(3), threading.Barrier(3)
+    pool, together = ThreadPool(3), threading.Barrier(3)
 
     async def few_and_many() -> list[int]:
         await pool.submit(name_of_thread)
@@ -97,7 +97,7 @@ def test_a_pool_grows_again_after_the_system_had_no_threads(system: System) -> N
 
 
 def test_nothing_is_begun_when_there_is_no_thread_at_all(system: System) -> None:
-    pool = Pool(3)
+    pool = ThreadPool(3)
     begun: list[str] = []
 
     async def never_and_then() -> str:
@@ -112,7 +112,7 @@ def test_nothing_is_begun_when_there_is_no_thread_at_all(system: System) -> None
 
 
 def test_a_cancelled_call_is_not_begun() -> None:
-    pool, go_on = Pool(1), threading.Event()
+    pool, go_on = ThreadPool(1), threading.Event()
     begun: list[str] = []
 
     async def cancel() -> None:
@@ -127,7 +127,7 @@ def test_a_cancelled_call_is_not_begun() -> None:
 
 
 def test_an_exception_reaches_whoever_awaits_the_call_and_spares_the_thread() -> None:
-    pool = Pool(1)
+    pool = ThreadPool(1)
 
     async def failing_then_fine() -> str:
         with pytest.raises(LookupError, match="lost"):
@@ -138,7 +138,7 @@ def test_an_exception_reaches_whoever_awaits_the_call_and_spares_the_thread() ->
 
 
 def test_calls_of_several_loops_return_to_their_own() -> None:
-    pool, together = Pool(2), threading.Barrier(2)
+    pool, together = ThreadPool(2), threading.Barrier(2)
 
     async def awaiting() -> int:
         for _ in range(50):
@@ -157,7 +157,7 @@ def test_calls_of_several_loops_return_to_their_own() -> None:
 
 
 def test_a_call_whose_loop_was_closed_leaves_its_thread_to_others() -> None:
-    pool, go_on = Pool(1), threading.Event()
+    pool, go_on = ThreadPool(1), threading.Event()
 
     async def leave() -> None:
         pool.submit(lambda: go_on.wait(10))
@@ -174,7 +174,7 @@ def test_a_result_is_kept_by_nobody_but_its_future() -> None:
     class Result:
         pass
 
-    pool = Pool(1)
+    pool = ThreadPool(1)
 
     async def forget() -> None:
         watched.append(weakref.ref(await pool.submit(Result), lambda _: gone.set()))
@@ -190,18 +190,18 @@ def test_a_call_that_is_not_wanted_any_more_is_kept_by_nobody() -> None:
         def __call__(self) -> None:
             raise AssertionError("it was begun")
 
-    pool, go_on = Pool(1), threading.Event()
+    pool, go_on = ThreadPool(1), threading.Event()
 
     async def withdraw() -> None:
         busy = pool.submit(lambda: go_on.wait(10))
         call = Call()
         kept = weakref.ref(call)
-        turn = Turn(call)
-        pool.submit(turn)
+        pending = PendingCall(call)
+        pool.submit(pending)
         del call
         assert kept() is not None
-        assert turn.take() is not None
-        assert (kept(), turn.take()) == (None, None)
+        assert pending.claim() is not None
+        assert (kept(), pending.claim()) == (None, None)
         go_on.set()
         await busy
 
@@ -211,10 +211,10 @@ def test_a_call_that_is_not_wanted_any_more_is_kept_by_nobody() -> None:
 def test_a_context_that_outlives_its_request_does_not_keep_the_body() -> None:
     def answering(environ: dict[str, Any], start: Callable[..., Any]) -> list[bytes]:
         start("200 OK", [])
-        return [environ[REQUEST].body]
+        return [environ["gateway.dispatch"].request.body]
 
     async def call() -> None:
-        await ThreadedWSGI(answering, threads=1, queue=0)(scope, receive, send)
+        await FlaskDispatch(answering, threads=1, queue=0, timeout=10)(scope, receive, send)
 
     async def receive() -> Message:
         raise AssertionError("the body was read before")
@@ -244,7 +244,7 @@ class Held:
         return [b"{}"]
 
 
-def asking(served: ThreadedWSGI, path: str) -> asyncio.Task[list[Message]]:
+def asking(served: FlaskDispatch, path: str) -> asyncio.Task[list[Message]]:
     """A create under way; its result is what was sent to the client."""
     sent: list[Message] = []
     scope = create_scope(path)
@@ -284,7 +284,7 @@ def test_nothing_is_begun_for_a_client_that_left_while_it_waited_for_a_thread(
     app = Held()
 
     async def leave() -> None:
-        served = ThreadedWSGI(app, threads=1, queue=5)
+        served = FlaskDispatch(app, threads=1, queue=5, timeout=10)
         first, second = asking(served, "/first"), asking(served, "/second")
         await until(lambda: len(served.calls) == 2)
         second.cancel()
@@ -304,7 +304,7 @@ def test_a_request_that_finds_no_free_thread_in_time_is_refused_and_never_begun(
     app = Held()
 
     async def wait() -> None:
-        served = ThreadedWSGI(app, threads=1, queue=5)
+        served = FlaskDispatch(app, threads=1, queue=5, timeout=10)
         first = asking(served, "/first")
         await until(lambda: app.begun)
         with pytest.raises(Problem) as caught:
@@ -324,7 +324,7 @@ def test_a_request_is_refused_too_when_the_system_gives_fewer_threads_than_it_ma
     app = Held()
 
     async def wait() -> None:
-        served = ThreadedWSGI(app, threads=5, queue=5)
+        served = FlaskDispatch(app, threads=5, queue=5, timeout=10)
         first = asking(served, "/first")
         await until(lambda: app.begun)
         system.threads = False
@@ -341,17 +341,17 @@ def test_a_request_is_refused_too_when_the_system_gives_fewer_threads_than_it_ma
 def test_no_request_is_begun_that_nobody_would_end_in_time(
     monkeypatch: pytest.MonkeyPatch, system: System
 ) -> None:
-    watch, app = Watch(), Held()
+    watchdog, app = DeadlineWatchdog(), Held()
     app.go_on.set()
-    monkeypatch.setattr(service.flask_dispatch, "WATCH", watch)
+    monkeypatch.setattr(service.flask_dispatch, "WATCHDOG", watchdog)
 
     async def never_and_then() -> None:
-        served = ThreadedWSGI(app, threads=5, queue=5)
+        served = FlaskDispatch(app, threads=5, queue=5, timeout=10)
         system.threads = False
         with pytest.raises(NoThread):
             await asking(served, "/first")
         with pytest.raises(NoThread):
-            watch.add(Exchange())
+            watchdog.add(CancellableRequest())
         system.threads = True
         assert (await asking(served, "/second"))[0]["status"] == 200
 
@@ -389,13 +389,9 @@ def test_what_needs_another_thread_than_a_request_s_is_refused_too(
 
 def test_the_process_ends_after_the_calls_that_it_was_given() -> None:
     script = """
-import asyncio, sys, time
-from openapi.contract import load
-from service.request_context import open_context
-from service.translation import UpstreamRequest
-from service.pool import Pool
-from service.flask_dispatch import REQUEST, ThreadedWSGI
-pool = Pool(1)
+import asyncio, time
+from service.thread_pool import ThreadPool
+pool = ThreadPool(1)
 async def leave():
     for text in ("one", "two"):
         pool.submit(lambda text=text: (time.sleep(0.2), print(text)))

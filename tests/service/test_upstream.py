@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 
 from service.app import create_app
 from service.config import Settings
-from service.upstream_connection import Exchange
+from service.upstream_connection import CancellableRequest
 from tests.service.upstream import Behaviour, upstream
 
 ID = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
@@ -226,7 +226,7 @@ class Vanishing:
     """A connection whose socket is closed by its thread just after it was looked at."""
 
     def __init__(self, sock: socket.socket) -> None:
-        self.exchange: Exchange | None = None
+        self.request_under_way: CancellableRequest | None = None
         self._socks = iter([sock, None])
 
     @property
@@ -234,11 +234,11 @@ class Vanishing:
         return next(self._socks)
 
 
-def test_an_exchange_is_ended_although_its_connection_is_closed_at_that_moment() -> None:
+def test_a_request_is_cancelled_although_its_connection_is_closed_at_that_moment() -> None:
     ours, theirs = socket.socketpair()
-    exchange = Exchange()
-    exchange.hold(Vanishing(ours))  # type: ignore[arg-type]
-    exchange.abandon()
+    request = CancellableRequest()
+    request.attach(Vanishing(ours))  # type: ignore[arg-type]
+    request.cancel()
     assert theirs.recv(1) == b""
     ours.close()
     theirs.close()

@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
-from service import later
-from service.later import Later
-from service.store import StoreUnavailable
+from service import retry_queue
+from service.idempotency_record import StoreUnavailable
+from service.retry_queue import RetryQueue
 from tests.processes import wait_until
 
 
 @pytest.fixture(autouse=True)
 def busy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(later, "PAUSE", 0.001)
+    monkeypatch.setattr(retry_queue, "PAUSE", 0.001)
     yield
-    wait_until(lambda: all(thread.name != "later" for thread in threading.enumerate()))
+    wait_until(lambda: all(thread.name != "store-retries" for thread in threading.enumerate()))
 
 
 class Failing:
@@ -39,9 +39,9 @@ class Failing:
 def test_operations_are_repeated_until_they_succeed_and_carried_out_in_their_order() -> None:
     done: list[Any] = []
     first, second = Failing(done), Failing(done)
-    owed = Later(60)
-    owed.add(first)
-    owed.add(second)
+    queue = RetryQueue(60)
+    queue.add(first)
+    queue.add(second)
     second.may.set()
     wait_until(lambda: first.tries > 3)
     assert done == []
@@ -54,20 +54,20 @@ def test_what_fails_for_longer_than_its_patience_is_given_up() -> None:
     done: list[Any] = []
     hopeless, next_one = Failing(done), Failing(done)
     next_one.may.set()
-    owed = Later(0)
-    owed.add(hopeless)
-    owed.add(next_one)
+    queue = RetryQueue(0)
+    queue.add(hopeless)
+    queue.add(next_one)
     wait_until(lambda: done == [next_one])
     assert hopeless.tries == 1
 
 
 def test_no_more_operations_are_kept_than_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(later, "MOST", 2)
+    monkeypatch.setattr(retry_queue, "LIMIT", 2)
     done: list[Any] = []
     operations = [Failing(done) for _ in range(3)]
-    owed = Later(60)
+    queue = RetryQueue(60)
     for operation in operations:
-        owed.add(operation)
+        queue.add(operation)
     for operation in operations:
         operation.may.set()
     wait_until(lambda: len(done) == 2)
@@ -81,9 +81,9 @@ def test_a_process_that_may_have_no_more_threads_goes_on(monkeypatch: pytest.Mon
     done: list[Any] = []
     operation = Failing(done)
     operation.may.set()
-    owed = Later(60)
+    queue = RetryQueue(60)
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
-        owed.add(operation)
-    owed.add(operation)
+        queue.add(operation)
+    queue.add(operation)
     wait_until(lambda: done == [operation])
