@@ -20,7 +20,7 @@ import yaml
 from openapi import overlay
 from openapi.capability import Capability, CapabilityError, Declared, Exposed, hint, read
 from openapi.contract import DEFAULT_DOCUMENT
-from openapi.mapping import Asked, Paired, pair
+from openapi.mapping import ExposedInput, InputMapping, map_inputs
 
 HERE = Path(__file__).parent
 OWN_CAPABILITY, OWN_OVERLAY = (HERE / name for name in ("batch-batch-jobs.yaml", "overlay.yaml"))
@@ -234,7 +234,7 @@ def _bound(name: str, place: str, binds: Binds) -> tuple[str, str]:
 
 def _operation(exposed: Exposed, capability: Capability) -> dict[str, Any]:
     tool = capability.tools.get(exposed.name)
-    inputs = pair(exposed, tool, capability)
+    inputs = map_inputs(exposed, tool, capability)
     renamed = {each.name: each.upstream for each in inputs.parameters if each.name != each.upstream}
     constants = [
         {"in": each.location, "name": each.name, "value": each.value} for each in inputs.constants
@@ -262,20 +262,20 @@ def _operation(exposed: Exposed, capability: Capability) -> dict[str, Any]:
     }
 
 
-def _parameter(asked: Asked) -> dict[str, Any]:
+def _parameter(given: ExposedInput) -> dict[str, Any]:
     return {
-        "name": asked.name,
-        "in": asked.location,
-        **_compact(description=asked.declared.get("description"), required=asked.required),
-        "schema": _schema(asked.declared, "string"),
+        "name": given.name,
+        "in": given.location,
+        **_compact(description=given.declared.get("description"), required=given.required),
+        "schema": _schema(given.declared, "string"),
     }
 
 
-def _body(asked: Asked) -> dict[str, Any]:
+def _body(given: ExposedInput) -> dict[str, Any]:
     return {
-        **_compact(description=asked.declared.get("description")),
-        "required": asked.required,
-        "content": {"application/json": {"schema": _schema(asked.declared, None)}},
+        **_compact(description=given.declared.get("description")),
+        "required": given.required,
+        "content": {"application/json": {"schema": _schema(given.declared, None)}},
     }
 
 
@@ -285,7 +285,7 @@ def _schema(declared: Declared, default: str | None) -> dict[str, Any]:
     return _compact(type=type_, items=items, pattern=declared.get("pattern"))
 
 
-def _tool(tool: Exposed, inputs: Paired) -> dict[str, Any]:
+def _tool(tool: Exposed, inputs: InputMapping) -> dict[str, Any]:
     renamed = {each.argument: each.name for each in inputs.parameters if each.argument != each.name}
     return {
         "name": tool.name,

@@ -1,13 +1,13 @@
-"""Who fills which upstream input: pairs what callers give with what a consumed operation takes.
+"""Which input of a REST request or of a tool's call becomes which input of the upstream operation.
 
-`pair` is the only way in. Everything in between is keyed by the upstream's name for an input.
+`map_inputs` is the only way in. Everything in between goes by the upstream's name for an input.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from openapi.capability import (
     Capability,
@@ -29,7 +29,7 @@ Sources = dict[str, str | Constant]
 
 
 @dataclass(frozen=True)
-class Asked:
+class ExposedInput:
     """One input that callers give, in `location` of the REST request under `name`.
 
     `upstream` is the upstream's name for it, `argument` the tool's (None without a tool);
@@ -45,16 +45,16 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Paired:
+class InputMapping:
     """All inputs of one operation. `path` is the upstream's template with its constants filled."""
 
-    parameters: tuple[Asked, ...]
-    body: Asked | None
+    parameters: tuple[ExposedInput, ...]
+    body: ExposedInput | None
     path: str
     constants: tuple[Constant, ...]
 
 
-def pair(exposed: Exposed, tool: Exposed | None, capability: Capability) -> Paired:
+def map_inputs(exposed: Exposed, tool: Exposed | None, capability: Capability) -> InputMapping:
     """The inputs of the operation `exposed` and of its `tool`; CapabilityError."""
     sources = _sources(exposed)
     path, constants = _fixed(exposed, sources)
@@ -64,29 +64,35 @@ def pair(exposed: Exposed, tool: Exposed | None, capability: Capability) -> Pair
         if isinstance(sources[each.name], str) and not _filled_here(each, capability)
     }
     names = _names(exposed, free, sources)
-    locations = {each: _location(names[each], free[each], exposed) for each in names}
     arguments = _arguments(tool, free, sources) if tool else {}
-    refined = {each: dict(free[each].declared) for each in names}
-    if tool:
-        _refine(tool, arguments, {}, refined)
-    _refine(exposed, names, locations, refined)
-    routed = dict(zip(path_variables(exposed.path), path_variables(exposed.route), strict=True))
-    asked = [
-        Asked(
-            name=routed.get(names[each], names[each]),
-            location=locations[each],
-            upstream=each,
-            argument=arguments.get(each),
-            required=free[each].location == "path" or refined[each].get("required", False),
-            declared=refined[each],
+    inputs = [
+        ExposedInput(
+            name=name,
+            location=_location(name, free[upstream], exposed),
+            upstream=upstream,
+            argument=arguments.get(upstream),
+            required=free[upstream].location == "path",
+            declared=dict(free[upstream].declared),
         )
-        for each in names
+        for upstream, name in names.items()
     ]
-    parameters = tuple(each for each in asked if each.location != "body")
+    if tool:
+        merge_declarations(tool, {str(each.argument): each for each in inputs})
+    merge_declarations(exposed, {each.name: each for each in inputs})
+    routed = dict(zip(path_variables(exposed.path), path_variables(exposed.route), strict=True))
+    inputs = [
+        replace(
+            each,
+            name=routed.get(each.name, each.name),
+            required=each.required or each.declared.get("required", False),
+        )
+        for each in inputs
+    ]
+    parameters = tuple(each for each in inputs if each.location != "body")
     _check_unique({each.upstream: each.name for each in parameters}, exposed)
-    return Paired(
+    return InputMapping(
         parameters=parameters,
-        body=next((each for each in asked if each.location == "body"), None),
+        body=next((each for each in inputs if each.location == "body"), None),
         path=path,
         constants=constants,
     )
@@ -152,7 +158,9 @@ def _filled_here(each: Input, capability: Capability) -> bool:
 
 def _names(exposed: Exposed, free: Mapping[str, Input], sources: Sources) -> dict[str, str]:
     """The REST name of each input: the exposed path's variables first, in their order."""
-    of_path = _paired(exposed, [each for each in free.values() if each.location == "path"], sources)
+    of_path = _path_names(
+        exposed, [each for each in free.values() if each.location == "path"], sources
+    )
     return of_path | {each: str(sources[each]) for each in free if each not in of_path}
 
 
@@ -164,7 +172,7 @@ def _check_unique(names: Mapping[str, str], exposed: Exposed) -> None:
             raise CapabilityError(exposed.place, reason)
 
 
-def _paired(exposed: Exposed, inputs: list[Input], sources: Sources) -> dict[str, str]:
+def _path_names(exposed: Exposed, inputs: list[Input], sources: Sources) -> dict[str, str]:
     """The exposed variable for each upstream one: by name, nearly by name, by position."""
     free, left = path_variables(exposed.path), list(inputs)
     found: dict[str, str] = {}
@@ -190,28 +198,22 @@ def _location(name: str, each: Input, exposed: Exposed) -> str:
     return "path" if name in path_variables(exposed.path) else "query"
 
 
-def _refine(
-    exposed: Exposed,
-    names: Mapping[str, str],
-    locations: Mapping[str, str],
-    refined: dict[str, Declared],
-) -> None:
-    """Lay over `refined` what the exposed operation's own declarations, found by name, say of each input."""
-    spelled = {letters(name): upstream for upstream, name in names.items()}
-    spelled |= {name: upstream for upstream, name in names.items()}
+def merge_declarations(exposed: Exposed, inputs: Mapping[str, ExposedInput]) -> None:
+    """Lays what an operation or tool itself declares of its `inputs`, by their names there, over what the upstream declares."""
+    spelled = {letters(name): each for name, each in inputs.items()} | dict(inputs)
     for declared, place in [*exposed.shared, *exposed.own]:
         name = declared["name"]
-        upstream = spelled.get(name) or spelled.get(letters(name))
-        if upstream is None:
+        meant = spelled.get(name) or spelled.get(letters(name))
+        if meant is None:
             # What a resource or surface declares need not concern each of its operations.
             if (declared, place) in exposed.shared:
                 continue
-            reason = f"nothing upstream takes {name!r}{hint(name, names.values())}"
+            reason = f"nothing upstream takes {name!r}{hint(name, inputs)}"
             raise CapabilityError(f"{place}.name", reason)
-        location = locations.get(upstream)
-        if location and declared.get("in", location) != location:
-            raise CapabilityError(f"{place}.in", f"{name!r} is in {location} here")
-        refined[upstream] |= {key: declared[key] for key in declared if key not in ("name", "in")}
+        # A tool has no path, and its arguments no place in a request.
+        if exposed.path and declared.get("in", meant.location) != meant.location:
+            raise CapabilityError(f"{place}.in", f"{name!r} is in {meant.location} here")
+        meant.declared.update({k: v for k, v in declared.items() if k not in ("name", "in")})
 
 
 def _arguments(tool: Exposed, free: Mapping[str, Input], rest: Sources) -> dict[str, str]:
