@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from itertools import islice
 from typing import Any
 from urllib.parse import quote, urlencode
 
+import msgspec
 from msgspec import Raw
 
 from openapi.contract import Operation
@@ -28,6 +30,7 @@ MAX_HEADERS = 20
 """Headers of an answer that are passed on: many clients stop reading at a hundred of all."""
 
 _SENTENCE = 300
+_look_through = msgspec.json.Decoder(Raw).decode
 _LIMITS = re.compile(r"(?:x-ratelimit-|ratelimit)[a-z0-9_-]*")
 
 # Anything that a server on the way could read as another path, or as the end of this one.
@@ -227,7 +230,13 @@ def _is_whole_json(is_json: bool, content: bytes) -> bool:
     if not is_json:
         return False
     try:
-        check_utf8(content)
+        if not content.isascii():
+            check_utf8(content)
+        with suppress(
+            msgspec.DecodeError
+        ):  # as for half of a surrogate pair, which `read_json` takes
+            _look_through(content)
+            return True
         read_json(content, Raw)
     except UNREADABLE:
         return False
