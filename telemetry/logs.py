@@ -21,7 +21,6 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from datetime import UTC, datetime
 from logging.handlers import QueueHandler, QueueListener
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -323,6 +322,11 @@ def _ends_within_line(target: int | Path) -> bool:
 class LineFormatter(logging.Formatter):
     """Renders a record as a line of at most MAX_LINE bytes, its line feed included, without secrets; see `start`."""
 
+    # RFC 3339
+    converter = staticmethod(time.gmtime)
+    default_time_format = "%Y-%m-%dT%H:%M:%S"
+    default_msec_format = "%s.%03dZ"
+
     def __init__(
         self, render: Callable[[Fields], str], context: Callable[[], Fields] = dict
     ) -> None:
@@ -331,9 +335,8 @@ class LineFormatter(logging.Formatter):
         self.context = context
 
     def format(self, record: logging.LogRecord) -> str:
-        moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         fields: dict[str, Any] = {
-            "time": f"{moment[:23]}Z",  # RFC 3339
+            "time": self.formatTime(record),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
