@@ -174,7 +174,7 @@ class Edge:
             wanted, values = self.contract.find(scope["method"], scope["path"])
             if wanted:
                 ctx.operation, ctx.path_values = wanted.id, "/".join(values)
-        method = metrics.method_label(scope["method"])
+        method = scope["method"] if scope["method"] in metrics.METHODS else metrics.OTHER
         route = self.routes.get(ctx.operation) or _page_route(scope["path"])
         self._count(ctx, (method, route, ctx.status), seconds)
         fields = _fields(ctx, scope, method, route, seconds)

@@ -1,8 +1,8 @@
 """Log and audit log of a process: one record, one bounded line; JSON for machines, text for a terminal; no secrets.
 
-A record becomes a line where it is logged, and a thread writes the lines: the standard library's QueueHandler and
-QueueListener, over a bounded queue. So nothing that is logged waits for the reader of a pipe or for a disk. Lines that find
-the queue full, or cannot be written, are dropped and counted; the next line that can be written is followed by the count.
+A record becomes a line where it is logged, and waits in a bounded queue (the standard library's QueueHandler) for a thread to
+write it. So nothing that is logged waits for the reader of a pipe or for a disk. Lines that find the queue full, or cannot be
+written, are dropped and counted; the next line that can be written is followed by the count.
 
 `start` is called once, by whatever starts the process. Before that, and in tests, the standard library's defaults hold.
 """
@@ -21,7 +21,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from logging.handlers import QueueHandler, QueueListener
+from logging.handlers import QueueHandler
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -117,7 +117,7 @@ def start_audit(target: str, on_lost: Callable[[int], object] = lambda _: None) 
 def loses_audit_lines() -> bool:
     """True from a lost audit line, of any worker, until lines are written again."""
     handlers = [handler for handler in audit_log.handlers if isinstance(handler, LineHandler)]
-    return any(handler.writer.losing.value for handler in handlers)
+    return any(handler.losing.value for handler in handlers)
 
 
 def answer_id(body: bytes | bytearray) -> str:
@@ -138,44 +138,15 @@ _answer = msgspec.json.Decoder(_Answer)
 
 
 class LineHandler(QueueHandler):
-    """Queues each record as a finished line, for a thread to write. Arguments: as of `LineWriter`."""
+    """Queues each record as a finished line for a thread, which writes it to `target`.
 
-    def __init__(
-        self,
-        target: int | Path,
-        formatter: LineFormatter,
-        on_lost: Callable[[int], object] = lambda _: None,
-    ) -> None:
-        self.writer = LineWriter(target, formatter, on_lost)
-        super().__init__(self.writer.queue)
-        self.setFormatter(formatter)
+    That is a file descriptor, or a file that is opened anew after logrotate moved it away; OSError when it cannot be opened.
+    `on_lost` is told how many lines were lost, as they are, by any thread. Safe to make before a fork: each child begins with
+    an empty queue and a thread of its own.
 
-    def prepare(self, record: logging.LogRecord) -> str:
-        """The line. The record may hold a traceback, and so all that its frames hold, which is not to wait for a stuck pipe."""
-        return self.format(record)
-
-    def enqueue(self, line: str) -> None:  # type: ignore[override]
-        """Has `line` written soon."""
-        self.writer.put(line)
-
-    def flush(self, seconds: float = LAST_WORDS) -> None:
-        """Waits until what waits is written, `seconds` at most. `logging.shutdown` does, when the process ends."""
-        self.writer.flush(seconds)
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        """Logs that `record` cannot be rendered. The standard library would print it, secrets and all."""
-        failure = {"name": record.name, "msg": f"unloggable: {sys.exc_info()[1]!r}"}
-        self.enqueue(self.format(logging.makeLogRecord({**failure, "levelname": "ERROR"})))
-
-
-class LineWriter(QueueListener):
-    """The thread that writes lines to `target`: a file descriptor, or a file that is opened anew after logrotate moved it.
-
-    `on_lost` is told how many lines were lost, as they are, by any thread. Raises OSError when a file cannot be opened. Safe
-    to make before a fork: each child begins with an empty queue and a thread of its own.
-
-    It writes to the descriptor itself: a buffered stream, such as WatchedFileHandler has, would write the rest of a line that
-    a full disk cut when there is room again, into the lines that other processes wrote meanwhile.
+    The thread writes to the descriptor itself: a buffered stream, such as WatchedFileHandler has, would write the rest of a line
+    that a full disk cut when there is room again, into the lines that other processes wrote meanwhile. QueueListener, the
+    standard library's thread for such a queue, knows no time limit and no second process.
     """
 
     queue: SimpleQueue[str | threading.Event]
@@ -186,8 +157,9 @@ class LineWriter(QueueListener):
         formatter: LineFormatter,
         on_lost: Callable[[int], object] = lambda _: None,
     ) -> None:
+        super().__init__(SimpleQueue())
+        self.setFormatter(formatter)
         self.target = target
-        self.formatter = formatter
         self.on_lost = on_lost
         self.descriptor = target if isinstance(target, int) else _open(target)
         self.cut = SharedNumber()  # 1 while the target ends within a line that a full disk cut
@@ -197,14 +169,26 @@ class LineWriter(QueueListener):
 
     def _begin(self) -> None:
         """Begins anew in each process: what waits at a fork is the parent's, as is the thread."""
-        super().__init__(SimpleQueue())
+        self.queue = SimpleQueue()
         self.process = os.getpid()
         self.started = False
         self.lost = 0  # lines, until a notice of them is written
         self.notice_due = 0.0  # monotonic seconds
-        self.lock = threading.Lock()
+        self.counting = threading.Lock()
 
-    def put(self, line: str | threading.Event) -> None:
+    def prepare(self, record: logging.LogRecord) -> str:
+        """The line. The record may hold a traceback, and so all that its frames hold, which is not to wait for a stuck pipe."""
+        return self.format(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Logs that `record` cannot be rendered. The standard library would print it, secrets and all."""
+        self.enqueue(self._notice(record.name, f"unloggable: {sys.exc_info()[1]!r}"))
+
+    def _notice(self, logger: str, message: str) -> str:
+        notice = {"name": logger, "levelname": "ERROR", "msg": message}
+        return self.format(logging.makeLogRecord(notice))
+
+    def enqueue(self, line: str | threading.Event) -> None:  # type: ignore[override]
         """Has `line` written soon, or drops it when too many wait. An event is set when all before it is written or lost."""
         if self.process != os.getpid():
             self._begin()
@@ -213,67 +197,59 @@ class LineWriter(QueueListener):
         else:
             self._lose(1)
         if not self.started:
-            self._start()
-
-    def _start(self) -> None:
-        with self.lock:
-            if not self.started:
-                try:
-                    self.start()
+            with self.counting, suppress(RuntimeError):  # no thread to be had: the next tries again
+                if not self.started:
+                    threading.Thread(target=self._run, name="log", daemon=True).start()
                     self.started = True
-                except RuntimeError:  # the system has no thread to give: the next line tries again
-                    self._thread = None
 
-    def flush(self, seconds: float) -> None:
-        """Waits until all lines are written or lost, `seconds` at most."""
+    def flush(self, seconds: float = LAST_WORDS) -> None:
+        """Waits until all lines are written or lost, `seconds` at most. `logging.shutdown` does, when the process ends."""
         if self.started or not self.queue.empty():
             written = threading.Event()
-            self.put(written)
+            self.enqueue(written)
             written.wait(seconds)
 
-    def dequeue(self, block: bool) -> Any:
-        """The next line, however long it takes; meanwhile tries to tell of lost ones."""
+    def _run(self) -> None:
+        while True:
+            line = self._next()
+            if isinstance(line, threading.Event):
+                line.set()
+                continue
+            try:
+                self._write(line)
+            except OSError:
+                self._lose(1)
+            else:
+                # Not after each line while lines are lost all the time: that would take the room of others.
+                if self.lost and (self.queue.empty() or time.monotonic() > self.notice_due):
+                    self._tell_lost()
+
+    def _next(self) -> str | threading.Event:
+        """What is queued next, however long it takes; meanwhile tries to tell of lost lines."""
         while self.queue.empty():
             try:
-                line = self.queue.get(block, TRY_AGAIN if self.lost else None)
+                line = self.queue.get(timeout=TRY_AGAIN if self.lost else None)
             except Empty:
                 self._tell_lost()
             else:
                 time.sleep(GATHER)
                 return line
-        return self.queue.get(block)
-
-    def handle(self, line: Any) -> None:
-        """Writes `line`, or counts it as lost."""
-        if isinstance(line, threading.Event):
-            line.set()
-            return
-        try:
-            self._write(line)
-        except OSError:
-            self._lose(1)
-            return
-        # Not after each line while lines are lost all the time: that would take the room of others.
-        if self.lost and (self.queue.empty() or time.monotonic() > self.notice_due):
-            self._tell_lost()
+        return self.queue.get()
 
     def _lose(self, count: int) -> None:
-        with self.lock:
+        with self.counting:
             self.lost += count
         self.losing.value = 1.0
         self.on_lost(count)
 
     def _tell_lost(self) -> None:
         lost = self.lost
-        notice = {
-            "name": __name__,
-            "levelname": "ERROR",
-            "msg": f"{lost} lines were dropped: their destination took none",
-        }
         with suppress(OSError):
-            self._write(self.formatter.format(logging.makeLogRecord(notice)))
+            self._write(
+                self._notice(__name__, f"{lost} lines were dropped: their destination took none")
+            )
             self.notice_due = time.monotonic() + 1
-            with self.lock:
+            with self.counting:
                 self.lost -= lost
 
     def _write(self, line: str) -> None:

@@ -209,11 +209,6 @@ incomplete = Gauge("gateway_metrics_incomplete", "1 when this page lacks somethi
 incomplete.set_function(lambda: _incomplete.value)
 
 
-def method_label(method: str) -> str:
-    """`method` as a label: itself when HTTP has it, otherwise `_OTHER`."""
-    return method if method in METHODS else OTHER
-
-
 def page(version: str) -> bytes:
     """The metrics of this process and of all workers that it shares memory with, in Prometheus's text format."""
     for name, labels in _elsewhere():

@@ -187,19 +187,19 @@ class Notice(logs.LineFormatter):
         return f"{record.getMessage().split()[0]} lost"
 
 
-def writer(
+def handler_of(
     target: int | Path, on_lost: Callable[[int], object] = lambda _: None
-) -> logs.LineWriter:
-    return logs.LineWriter(target, Notice(), on_lost)
+) -> logs.LineHandler:
+    return logs.LineHandler(target, Notice(), on_lost)
 
 
 def test_a_pipe_that_nobody_reads_stops_nobody_and_what_it_missed_is_counted() -> None:
     reading, writing = os.pipe()
     told: list[int] = []
-    queue = writer(writing, told.append)
+    queue = handler_of(writing, told.append)
     sent = 3 * logs.MAX_QUEUED
     for number in range(sent):
-        queue.put(f"{number:08} {'x' * 500}")
+        queue.enqueue(f"{number:08} {'x' * 500}")
     assert sum(told) > 0
     read = b""
     known = 0
@@ -215,10 +215,10 @@ def test_a_pipe_that_nobody_reads_stops_nobody_and_what_it_missed_is_counted() -
 def test_a_closed_pipe_costs_lines_not_callers() -> None:
     reading, writing = os.pipe()
     os.close(reading)
-    queue = writer(writing)
-    queue.put("a")
+    queue = handler_of(writing)
+    queue.enqueue("a")
     queue.flush(5)
-    queue.put("b")
+    queue.enqueue("b")
     queue.flush(5)
     assert queue.lost == 2
     os.close(writing)
@@ -226,9 +226,11 @@ def test_a_closed_pipe_costs_lines_not_callers() -> None:
 
 def test_many_threads_lose_no_line(tmp_path: Path) -> None:
     file = tmp_path / "log"
-    queue = writer(file)
+    queue = handler_of(file)
     threads = [
-        threading.Thread(target=lambda name=name: [queue.put(f"{name} {n}") for n in range(300)])
+        threading.Thread(
+            target=lambda name=name: [queue.enqueue(f"{name} {n}") for n in range(300)]
+        )
         for name in range(10)
     ]
     for thread in threads:
@@ -244,30 +246,30 @@ def test_many_threads_lose_no_line(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_made_anew_leaves_the_files_of_others_alone(tmp_path: Path) -> None:
     folder = tmp_path / "log"
     folder.mkdir()
-    written = writer(folder / "audit")
-    written.put("one")
+    written = handler_of(folder / "audit")
+    written.enqueue("one")
     written.flush(5)
     folder.rename(tmp_path / "away")
-    written.put("two")
+    written.enqueue("two")
     written.flush(5)
     with (tmp_path / "other").open("wb") as other:  # takes the first free number
-        written.put("three")
+        written.enqueue("three")
         written.flush(5)
         os.fstat(other.fileno())
     assert (tmp_path / "other").read_bytes() == b""
     folder.mkdir()
-    written.put("four")
+    written.enqueue("four")
     written.flush(5)
     assert (folder / "audit").read_bytes() == b"four\n2 lost\n"
 
 
 def test_a_file_that_was_moved_away_is_made_anew(tmp_path: Path) -> None:
     file = tmp_path / "audit"
-    queue = writer(file)
-    queue.put("before")
+    queue = handler_of(file)
+    queue.enqueue("before")
     queue.flush(5)
     file.rename(tmp_path / "audit.1")
-    queue.put("after")
+    queue.enqueue("after")
     queue.flush(5)
     assert (file.read_bytes(), (tmp_path / "audit.1").read_bytes()) == (b"after\n", b"before\n")
     assert file.stat().st_mode & 0o777 == 0o600
@@ -275,13 +277,13 @@ def test_a_file_that_was_moved_away_is_made_anew(tmp_path: Path) -> None:
 
 def test_lost_lines_are_told_of_at_once(tmp_path: Path) -> None:
     told: list[int] = []
-    queue = writer(tmp_path / "log", told.append)
-    queue.put("one")
+    queue = handler_of(tmp_path / "log", told.append)
+    queue.enqueue("one")
     queue.flush(5)
     (tmp_path / "log").unlink()
     (tmp_path / "log").symlink_to("/dev/full")
     for _ in range(3):
-        queue.put("lost")
+        queue.enqueue("lost")
     queue.flush(5)
     assert told == [1, 1, 1]
 
@@ -291,8 +293,8 @@ def test_a_destination_that_takes_lines_again_is_noticed_although_no_line_comes(
 ) -> None:
     monkeypatch.setattr(logs, "TRY_AGAIN", 0.01)
     (file := tmp_path / "log").symlink_to("/dev/full")
-    queue = writer(file)
-    queue.put("one")
+    queue = handler_of(file)
+    queue.enqueue("one")
     queue.flush(5)
     (tmp_path / "new").touch()
     (tmp_path / "new").rename(file)
@@ -321,11 +323,11 @@ def test_a_line_that_a_full_disk_cut_is_not_joined_with_the_next_whichever_proce
 ) -> None:
     file = tmp_path / "log"
     told: list[int] = []
-    queue = writer(file, told.append)
+    queue = handler_of(file, told.append)
 
     def write(*content: str) -> None:
         for line in content:
-            queue.put(line)
+            queue.enqueue(line)
         queue.flush(5)
 
     def cut() -> None:
@@ -350,8 +352,8 @@ def test_a_line_that_was_cut_before_a_start_is_not_joined_with_the_first(tmp_pat
     file = tmp_path / "log"
     for before, after in ((b"cu", b"cu\nnext\n"), (b"whole\n", b"whole\nnext\n"), (b"", b"next\n")):
         file.write_bytes(before)
-        queue = writer(file)
-        queue.put("next")
+        queue = handler_of(file)
+        queue.enqueue("next")
         queue.flush(5)
         assert file.read_bytes() == after
 
@@ -364,7 +366,7 @@ def test_audit_lines_that_are_lost_are_counted_and_a_reason_until_lines_are_writ
     (file := tmp_path / "audit").symlink_to("/dev/full")
     logs.start_audit(str(file), counted.append)
     assert not logs.loses_audit_lines()
-    queue = logs.audit_log.handlers[0].writer  # type: ignore[attr-defined]
+    queue = logs.audit_log.handlers[0]
     for _ in range(3):
         logs.audit_log.info("told")
         queue.flush(5)
@@ -378,14 +380,14 @@ def test_audit_lines_that_are_lost_are_counted_and_a_reason_until_lines_are_writ
 
 def test_a_child_process_writes_its_own_lines_and_not_its_parents(tmp_path: Path) -> None:
     file = tmp_path / "log"
-    queue = writer(file)
-    queue.put("parent")
+    queue = handler_of(file)
+    queue.enqueue("parent")
     queue.flush(5)
     queue.queue = SimpleQueue()  # nobody takes what waits
-    queue.put("parent's, waiting")
+    queue.enqueue("parent's, waiting")
 
     def write() -> None:
-        queue.put("child")
+        queue.enqueue("child")
         queue.flush(5)
 
     in_child(write)
@@ -413,11 +415,11 @@ def test_a_line_that_no_thread_can_write_waits_for_one(
     def none_left(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    written = writer(tmp_path / "log")
+    written = handler_of(tmp_path / "log")
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", none_left)
-        written.put("one")
-    written.put(later) if later else written.flush(10)  # as the end of a process does
+        written.enqueue("one")
+    written.enqueue(later) if later else written.flush(10)  # as the end of a process does
     assert wait_until(
         lambda: (tmp_path / "log").read_bytes().decode().split() == ["one", *later.split()]
     )
