@@ -13,8 +13,9 @@ import uvicorn
 from mcp.server.stdio import stdio_server
 
 from environment import SettingsError
-from mcp_bridge.app import PATH, create_app
+from mcp_bridge.app import create_app
 from mcp_bridge.config import Settings, log_to_stderr
+from mcp_bridge.edge import PATH
 from mcp_bridge.server import build_server
 from openapi.contract import ContractError
 from serving.uvicorn_protocol import Protocol

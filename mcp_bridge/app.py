@@ -14,14 +14,13 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mcp_bridge.callers import Callers
-from mcp_bridge.config import Settings, check_access
+from mcp_bridge.config import Settings
+from mcp_bridge.edge import METADATA_PATH, PATH, Edge, ResourceMetadata, make_admission
 from mcp_bridge.messages import Messages
 from mcp_bridge.rest_client import NoAnswer, NotSent, RestClient
 from mcp_bridge.server import build_server
 from telemetry import logs
 
-PATH = "/mcp"
 _PROBE_SECONDS = 2.0
 _WATCHED_AFTER = 0.05  # seconds; most calls are done by then, and a task costs more than a timer
 
@@ -32,7 +31,8 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     SettingsError or ContractError when it cannot run, or would serve whom it should not.
     """
     settings = settings or Settings.from_env()
-    check_access(settings)
+    admission = make_admission(settings)
+    metadata = ResourceMetadata(settings) if settings.jwt_issuer else None
     server = build_server(settings.contract, settings)
 
     async def ready(_: Request) -> Response:
@@ -46,22 +46,19 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         stateless_http=True,
         json_response=True,  # a stream, of which nothing here has a use, doubles what a call costs
         max_request_body_size=settings.max_body,
-        # Callers does it, with answers that say what to change, and before tokens are asked for.
+        # Admission does it, with answers that say what to change, and before tokens are asked for.
         transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
-        custom_starlette_routes=[Route("/livez", _live), Route("/readyz", ready)],
+        custom_starlette_routes=[
+            Route("/livez", _live),
+            Route("/readyz", ready),
+            *([Route(METADATA_PATH, metadata.page)] if metadata else []),
+        ],
     )
     # The collector's pauses make the slowest calls slow; what is here now stays for good.
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
-    return Callers(
-        Hardened(app, Messages(app, max_body=settings.max_body)),
-        origins=settings.origin_policy(),
-        authentication=settings.authentication(),
-        rates=settings.rates(),
-        path=PATH,
-        scopes=sorted(set(settings.contract.scopes.values())),
-    )
+    return Edge(admission(Hardened(app, Messages(app, max_body=settings.max_body))), metadata)
 
 
 async def _live(_: Request) -> Response:

@@ -7,10 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from access import listen
-from access.authentication import Authentication
-from access.origins import LOOPBACK, OriginPolicy
-from access.rate_limit import RateLimit
+from access.origins import LOOPBACK
 from environment import SettingsError, read_settings, setting
 from openapi.contract import DEFAULT_DOCUMENT, Contract, load
 from telemetry import logs
@@ -61,43 +58,6 @@ class Settings:
     def contract(self) -> Contract:
         """What there is to call; ContractError when the document cannot be used."""
         return load(Path(self.openapi))
-
-    def authentication(self) -> Authentication | None:
-        """Who has tokens; None when callers need none. SettingsError when they cannot be told."""
-        return Authentication.from_settings(
-            self.tokens_file,
-            self.jwt_issuer,
-            self.jwt_audience,
-            self.jwks_url,
-            self.jwt_algorithms,
-            prefix="BRIDGE_",
-            scopes=self.contract.scopes.values(),
-        )
-
-    def rates(self) -> RateLimit | None:
-        """How often one may call; None for any number. SettingsError when it cannot be read."""
-        return RateLimit(self.rate_limit, prefix="BRIDGE_") if self.rate_limit else None
-
-    def origin_policy(self) -> OriginPolicy:
-        """Which hosts and web pages requests may come from."""
-        own = () if listen.is_loopback(self.host) else listen.names(self.host)
-        return OriginPolicy(
-            hosts=(*self.allowed_hosts, *own),
-            origins=self.allowed_origins,
-            protected=self.protected,
-            hosts_setting="BRIDGE_ALLOWED_HOSTS",
-            origins_setting="BRIDGE_ALLOWED_ORIGINS",
-        )
-
-
-def check_access(settings: Settings) -> None:
-    """SettingsError when the bridge would serve HTTP to whom it should not, or cannot tell whom."""
-    settings.origin_policy()
-    settings.authentication()
-    settings.rates()
-    listen.check(
-        settings.host, protected=settings.protected, chosen_by="BRIDGE_HOST", prefix="BRIDGE_"
-    )
 
 
 def log_to_stderr(settings: Settings) -> None:

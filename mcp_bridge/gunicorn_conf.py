@@ -4,14 +4,15 @@ import sys
 
 from access.listen import check_sockets, in_brackets
 from environment import SettingsError
-from mcp_bridge.config import Settings, check_access, log_to_stderr
+from mcp_bridge.config import Settings, log_to_stderr
+from mcp_bridge.edge import make_admission
 from openapi.contract import ContractError
 from telemetry.prometheus_workers import Log
 
 try:
     _settings = Settings.from_env()
     log_to_stderr(_settings)
-    check_access(_settings)
+    make_admission(_settings)
 except (SettingsError, ContractError) as error:
     print(f"mcp_bridge: cannot start: {error}", file=sys.stderr)
     sys.exit(2)

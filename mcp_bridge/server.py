@@ -21,7 +21,7 @@ from mcp.server.caching import CacheHint
 from mcp.types import INVALID_PARAMS, CallToolRequestParams, PaginatedRequestParams
 
 from access.token_file import Grant
-from mcp_bridge import callers, messages
+from mcp_bridge import edge, messages
 from mcp_bridge.arguments import BadArguments, RestCall, rest_call
 from mcp_bridge.config import Settings
 from mcp_bridge.rest_client import Answer, NoAnswer, NotSent, RestClient
@@ -225,7 +225,7 @@ def _caller(context: Context) -> str:
 
 def _grant(context: Context) -> Grant | None:
     """What the caller may do; None for everything."""
-    return callers.grant(context.request.scope) if context.request is not None else None
+    return edge.grant() if context.request is not None else None
 
 
 def _received(context: Context, name: str, pattern: re.Pattern[str]) -> str | None:

@@ -208,7 +208,9 @@ async def test_white_space_around_a_header_is_no_part_of_it() -> None:
 
 def running(app: Any) -> Any:
     """The application between its start-up and its shutdown."""
-    return app.app.app.router.lifespan_context(app.app.app)
+    while not hasattr(app, "router"):
+        app = app.app
+    return app.router.lifespan_context(app)
 
 
 class TestProbes:
