@@ -172,7 +172,7 @@ class Operation:
             else self.method in ("GET", "HEAD", "PUT", "DELETE", "OPTIONS")
         )
 
-    @property
+    @cached_property
     def repeatable(self) -> bool:
         """True when repeating a call whose answer was lost does no harm."""
         return self.safe or self.idempotent

@@ -16,7 +16,7 @@ from openapi.partial_json import TooLarge, read
 from openapi.validation import Validator
 
 from .problems import Problem
-from .translation import Content
+from .translation import RequestBody
 
 
 class BodyReader:
@@ -26,7 +26,7 @@ class BodyReader:
         self.required = body.required
         self._validator = Validator(body.schema)
 
-    def read(self, content: Content) -> tuple[Content, list[str]]:
+    def read(self, content: RequestBody) -> tuple[RequestBody, list[str]]:
         """The body as it goes upstream, and pointers to its members that the contract does not name.
 
         Raises Problem: malformed-request when it is not JSON in UTF-8, validation-failed with every violation otherwise.
@@ -37,7 +37,7 @@ class BodyReader:
             raise Problem("validation-failed", violations=violations)
         return content if written is text else bytes(written), unknown
 
-    def _parse(self, content: Content) -> tuple[Raw, Raw, Any]:
+    def _parse(self, content: RequestBody) -> tuple[Raw, Raw, Any]:
         """The JSON text of the body, the text to send in its place, and what to check."""
         schema = self._validator.schema
         try:

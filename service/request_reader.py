@@ -29,7 +29,7 @@ from .json_body import BodyReader
 from .problems import Problem
 from .request_context import current
 from .thread_pool import ThreadPool
-from .translation import Content, Inputs, UpstreamRequest, fill
+from .translation import Inputs, RequestBody, UpstreamRequest, fill
 
 MAX_QUERY_PARAMETERS = 200
 
@@ -119,7 +119,7 @@ class OperationReader:
         member = free[0].get("additionalProperties") if free else None
         self.member_validator = Validator(member) if isinstance(member, dict) else None
 
-    def read(self, scope: Scope, content: Content = b"") -> tuple[UpstreamRequest, str]:
+    def read(self, scope: Scope, content: RequestBody = b"") -> tuple[UpstreamRequest, str]:
         """The upstream request, and a warning for the caller.
 
         Raises Problem with every violation of path, query and headers, or of the body.
@@ -158,8 +158,10 @@ class OperationReader:
                     found.append(Violation(at, "must not be repeated"))
                 else:
                     values[location][name] = _value(texts, parameter)
-        places = {violation.pointer for violation in found}
         others = self.validator.violations(values)
+        if not found:
+            return others
+        places = {violation.pointer for violation in found}
         return [*found, *(each for each in others if each.pointer not in places)]
 
     def _unknown(self, location: str, name: str, texts: list[str]) -> list[Violation]:
@@ -174,7 +176,7 @@ class OperationReader:
         check = self.member_validator
         return [each for text in texts for each in check.violations(text, at)] if check else []
 
-    def _body(self, headers: Headers, content: Content) -> tuple[Content | None, str]:
+    def _body(self, headers: Headers, content: RequestBody) -> tuple[RequestBody | None, str]:
         """The body as it goes upstream, None for none, and a warning about what of it was not checked."""
         if self.body is None or not (content or self.body.required):
             return None, ""

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
+from functools import partial
 from itertools import islice
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -37,8 +38,10 @@ _LIMITS = re.compile(r"(?:x-ratelimit-|ratelimit)[a-z0-9_-]*")
 _CHANGES_PATH = re.compile(r"^\.*$|\.\.|[\x00-\x1f\x7f/\\?#]|%(?:00|23|2e|2f|3f|5c)", re.IGNORECASE)
 
 
-Content = bytes | bytearray
-"""What a request's body or an answer's content is: whole, in memory. One that is a stream would be another of these."""
+Headers = tuple[tuple[str, str], ...]
+RequestBody = bytes | bytearray
+AnswerContent = bytes
+"""What is sent and what comes back is whole, in memory, so far. A body or an answer that is a stream joins these types."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,7 @@ class Inputs:
     path: Mapping[str, str] = field(default_factory=dict)
     query: Iterable[tuple[str, str]] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
-    body: Content | None = None
+    body: RequestBody | None = None
     key: str | None = None
 
 
@@ -62,7 +65,7 @@ class UpstreamRequest:
     operation: Operation
     target: str
     headers: Mapping[str, str]
-    body: Content | None
+    body: RequestBody | None
     key: str | None = None
 
 
@@ -72,8 +75,8 @@ class Answer:
 
     status: int
     content_type: str
-    body: bytes
-    headers: tuple[tuple[str, str], ...] = ()
+    body: AnswerContent
+    headers: Headers = ()
 
 
 def fill(operation: Operation, inputs: Inputs) -> UpstreamRequest:
@@ -137,98 +140,76 @@ def decipher(
 ) -> Answer:
     """The upstream's answer when it is a success, otherwise a Problem raised.
 
+    | status         | content                               | outcome                            |
+    |----------------|---------------------------------------|------------------------------------|
+    | 2xx            | JSON, or none where none is promised  | the answer                         |
+    | 2xx            | anything else                         | upstream-bad-response              |
+    | 3xx, none      | -                                     | upstream-bad-response              |
+    | 4xx, 5xx       | anything but JSON                     | upstream-bad-response              |
+    | 401, 403       | JSON                                  | upstream-refused-key               |
+    | 429            | JSON                                  | rate-limited                       |
+    | 4xx            | JSON                                  | upstream-rejected, status kept     |
+    | 5xx            | JSON                                  | upstream-failed, status kept       |
+
     `headers` is case-insensitive; `passed_headers` are lower-case names of answer headers that reach the caller
     beside those that every gateway passes (see `_passes`).
     """
-    if not 200 <= status < 600:
-        # RFC 9110 section 15: there are no such statuses; those below 200 are never an answer.
-        raise Problem(
-            "upstream-bad-response",
-            f"The upstream answered with the status {status}, which is none.",
-            upstream_status=status,
-            retryable=operation.repeatable,
-        )
+    bad_response = partial(Problem, "upstream-bad-response", upstream_status=status)
     content_type = headers.get("Content-Type", "")
     is_json = _is_json(content_type)
+    if not 200 <= status < 600:
+        # RFC 9110 section 15: there are no such statuses; those below 200 are never an answer.
+        detail = f"The upstream answered with the status {status}, which is none."
+        raise bad_response(detail, retryable=operation.repeatable)
     passing = (
         (name, value)
         for name, value in headers.items()
         if _passes(name.lower(), value, passed_headers)
     )
     passed = tuple(islice(passing, MAX_HEADERS))
-    promised = bool(operation.response_schema) and status not in (204, 205)
-    if status < 300 and (_is_whole_json(is_json, content) if content else not promised):
-        shown = content_type.isascii() and content_type.isprintable()
-        return Answer(status, content_type if shown else "application/json", content, passed)
+    if status < 300:
+        promised = bool(operation.response_schema) and status not in (204, 205)
+        if (is_json and _is_whole(content)) if content else not promised:
+            shown = content_type.isascii() and content_type.isprintable()
+            return Answer(status, content_type if shown else "application/json", content, passed)
+        raise bad_response("The upstream answered with a success that is not JSON.")
     if status < 400:
-        said = (
-            "a success that is not JSON"
-            if status < 300
-            else f"a redirect ({status}), which is never followed"
-        )
-        raise Problem(
-            "upstream-bad-response",
-            f"The upstream answered with {said}.",
-            upstream_status=status,
-            retryable=operation.repeatable and status < 300,
+        raise bad_response(
+            f"The upstream answered with a redirect ({status}), which is never followed."
         )
     error = _json_error(content) if is_json else None
+    retryable = operation.repeatable and status >= 500
     if error is None:
-        raise Problem(
-            "upstream-bad-response",
-            f"The upstream answered {status} with a body that is not readable as JSON.",
-            upstream_status=status,
-            retryable=operation.repeatable and status >= 500,
-            headers=_retry_after(headers),
-        )
-    raise _refusal(operation, status, headers, error, passed)
+        detail = f"The upstream answered {status} with a body that is not readable as JSON."
+        raise bad_response(detail, retryable=retryable, headers=_retry_after(headers))
+    raise _refusal(status, headers, error, retryable, (*passed, *_retry_after(headers)))
 
 
 def _refusal(
-    operation: Operation,
-    status: int,
-    headers: Mapping[str, str],
-    error: Any,
-    passed: tuple[tuple[str, str], ...],
+    status: int, headers: Mapping[str, str], error: Any, retryable: bool, response_headers: Headers
 ) -> Problem:
+    """The problem that an error of the upstream is, which could be read."""
+    refusal = partial(Problem, upstream_status=status, upstream=error)
     said = _said(error)
-    common = {"upstream_status": status, "upstream": error}
     if status in (401, 403):
-        return Problem(
-            "upstream-refused-key", f"The upstream refused the gateway's key: {said}", **common
-        )
-    response_headers = (*passed, *_retry_after(headers))
+        return refusal("upstream-refused-key", f"The upstream refused the gateway's key: {said}")
     if status == 429:
-        empty = any(
-            n.lower().startswith("x-ratelimit-limit") and v.strip() == "0"
-            for n, v in headers.items()
-        )
-        detail = (
-            "The quota is zero: repeating cannot help until the plan changes. " if empty else ""
-        )
-        return Problem(
-            "rate-limited",
-            f"{detail}The upstream said: {said}",
-            retryable=not empty,
-            headers=response_headers,
-            **common,
-        )
-    slug = "upstream-rejected" if status < 500 else "upstream-failed"
-    retryable = (status >= 500 or status == 408) and operation.repeatable
-    return Problem(
-        slug,
+        limits = [v for n, v in headers.items() if n.lower().startswith("x-ratelimit-limit")]
+        empty = any(limit.strip() == "0" for limit in limits)
+        hint = "The quota is zero: repeating cannot help until the plan changes. " if empty else ""
+        detail = f"{hint}The upstream said: {said}"
+        return refusal("rate-limited", detail, retryable=not empty, headers=response_headers)
+    return refusal(
+        "upstream-rejected" if status < 500 else "upstream-failed",
         f"The upstream said: {said}",
         status=status,
         retryable=retryable,
         headers=response_headers,
-        **common,
     )
 
 
-def _is_whole_json(is_json: bool, content: bytes) -> bool:
+def _is_whole(content: bytes) -> bool:
     """True for well-formed JSON, which is looked through but not built."""
-    if not is_json:
-        return False
     try:
         if not content.isascii():
             check_utf8(content)
@@ -289,10 +270,10 @@ def _located(item: Any) -> str:
     return _sentence(item)
 
 
-def _retry_after(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+def _retry_after(headers: Mapping[str, str]) -> Headers:
     """Retry-After as it came when it is well-formed, at most a day; RFC 9110 section 10.2.3 allows seconds or a date."""
     value = headers.get("Retry-After", "").strip()
-    if value.isascii() and value.isdigit():
+    if value.isascii() and value.isdecimal():
         return (("Retry-After", str(min(int(value[:9]), MAX_RETRY_AFTER))),)
     try:
         parsedate_to_datetime(value)
