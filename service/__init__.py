@@ -1,15 +1,21 @@
-"""The REST service. A request passes the modules in this order:
+"""The REST service: callers' requests are checked against the contract, sent upstream, and answered with what came back.
 
-1. `records` gives it its `context`, which all others share, and tells what became of it;
-2. `errors` turns whatever fails further in into a problem document;
-3. `access.admission` decides whether it may come in;
-4. `pages` answers what is for people and probes (`document` is what they are shown of the contract);
-5. Connexion finds the operation; `validation` checks the inputs, `bodies` the body, `messages` makes the upstream request;
-6. `threads` hands it to a thread of the `pool`, where Flask calls the one handler of `handlers`;
-7. `idempotency` sends what may be sent only once: `store` (or `redis_store`) keeps the keys, `later` tries it again,
-   `batch_jobs` finds lost jobs;
-8. `upstream` sends it, with the `key` of `credentials`, watched by `exchange` (and `names`), told of by `upstream_records`;
-   `messages` says what the answer means.
+Two frameworks have a small part each. Connexion finds the operation of a request, and nothing else: it is given the routes
+only, and validates nothing. Flask gives the one handler its place: it is called in a thread, with an environment that has
+no body, and the handler is a hook that answers before any view. All the rest is ours (docs/adr/0003 and 0004 say why).
 
-`app` puts the pieces together, `config` reads the environment, `__main__` has the operator's commands.
+A request passes the modules in this order; `app` is the map, which makes every part:
+
+1. `edge`: its context, problem documents, access log, audit log, metrics, span
+2. `access.admission`: whether it may come in
+3. `pages`: Swagger UI, the document, problems, probes, metrics
+4. Connexion's routing
+5. `request_reader` with `body_buffer` and `json_body`: parameters and body; `translation.fill` makes the upstream request
+6. `flask_dispatch` with `thread_pool`: into a thread, and to the one handler, within a `deadline`
+7. `idempotency`, for what may be sent only once: `idempotency_record` and `store` (or `redis_store`) keep its keys,
+   `retry_queue` repeats what the store did not take, `batch_jobs` finds a lost create
+8. `upstream` with `upstream_connection`, `http11` and `upstream_key`; `translation.decipher` says what the answer means
+
+Beside its way: `request_context` (what is known of it; `current()` is the only way to it), `problems` (the table of
+failures), `config` (settings), `__main__` (the operator's commands).
 """

@@ -1,4 +1,4 @@
-"""The application: the pieces of a request's way, in its order."""
+"""The map of the service: the layers in the order of a request, and every part that they share, made once."""
 
 from __future__ import annotations
 
@@ -38,7 +38,6 @@ def create_app(settings: Settings | None = None) -> FlaskApp:
     """
     settings = settings or Settings.from_env()
     contract = settings.contract
-    admission = make_admission(settings)
     key = UpstreamKey(settings)
     upstream = Upstream(settings, key)
     idempotency = Idempotency(
@@ -48,29 +47,31 @@ def create_app(settings: Settings | None = None) -> FlaskApp:
         timeout=settings.timeout,
         expiry=settings.key_expiry,
     )
-    app = FlaskApp(
-        __name__,
-        middlewares=[
-            partial(Edge, contract=contract, tracing=settings.tracing),
-            # Made before, since the layers are put together only for the first request.
-            admission,
-            partial(
-                Pages,
-                contract=contract,
-                readiness=Readiness(key, idempotency),
-                tokens=settings.protected,
-            ),
-            RoutingMiddleware,
-            partial(RequestReader, contract=contract, max_body=settings.max_body),
-        ],
-    )
-    # The attribute that Connexion's own add_wsgi_middleware edits.
-    app.middleware.app.asgi_app = FlaskDispatch(
+    readiness = Readiness(key, idempotency)
+    # A request passes them in this order. Connexion makes them for the first one; what is to fail at start is made here.
+    layers = [
+        # 1. gives it its context, makes problem documents of failures, logs what became of it
+        partial(Edge, contract=contract, tracing=settings.tracing),
+        # 2. decides whether it may come in
+        make_admission(settings),
+        # 3. answers what is not the API
+        partial(Pages, contract=contract, readiness=readiness, tokens=settings.protected),
+        # 4. finds its operation
+        RoutingMiddleware,
+        # 5. checks it against the operation, and makes the upstream request of it
+        partial(RequestReader, contract=contract, max_body=settings.max_body),
+    ]
+    app = FlaskApp(__name__, middlewares=layers)
+    # 6. hands it to a thread, where Flask calls the handler
+    dispatch = FlaskDispatch(
         app.app.wsgi_app,
         threads=settings.threads,
         queue=settings.queue,
         timeout=settings.timeout,
     )
+    # The attribute that Connexion's own add_wsgi_middleware edits.
+    app.middleware.app.asgi_app = dispatch
+    # 7. sends what may be sent only once through `idempotency`, and all by 8. `upstream`
     handler = forwarding_handler(upstream, idempotency)
     # Whatever reaches Flask was routed and checked before. Answering here spares each request Connexion's decoration of
     # the view that it would call, which is this same handler (a tenth of a request's processor time).
@@ -81,33 +82,33 @@ def create_app(settings: Settings | None = None) -> FlaskApp:
 
 def make_admission(settings: Settings) -> Callable[[ASGIApp], Admission]:
     """The layer that decides who may come in; SettingsError when hosts, origins, token file, issuer or limit cannot be used."""
+    origins = OriginPolicy(
+        (*LOOPBACK, *listen.names(settings.host), *settings.allowed_hosts),
+        settings.allowed_origins,
+        protected=settings.protected,
+        hosts_setting="GATEWAY_ALLOWED_HOSTS",
+        origins_setting="GATEWAY_ALLOWED_ORIGINS",
+    )
+    authentication = Authentication.from_settings(
+        settings.tokens_file,
+        settings.jwt_issuer,
+        settings.jwt_audience,
+        settings.jwks_url,
+        settings.jwt_algorithms,
+        prefix="GATEWAY_",
+        scopes=settings.contract.scopes.values(),
+    )
+    rate_limit = None
+    if settings.rate_limit:
+        shared = settings.store if is_redis(settings.store) else ""
+        rate_limit = RateLimit(settings.rate_limit, shared, prefix="GATEWAY_")
     docs = Needs.NOTHING if settings.docs_open else Needs.TOKEN if settings.protected else None
     return partial(
         Admission,
         context=current,
-        origins=OriginPolicy(
-            (*LOOPBACK, *listen.names(settings.host), *settings.allowed_hosts),
-            settings.allowed_origins,
-            protected=settings.protected,
-            hosts_setting="GATEWAY_ALLOWED_HOSTS",
-            origins_setting="GATEWAY_ALLOWED_ORIGINS",
-        ),
-        authentication=Authentication.from_settings(
-            settings.tokens_file,
-            settings.jwt_issuer,
-            settings.jwt_audience,
-            settings.jwks_url,
-            settings.jwt_algorithms,
-            prefix="GATEWAY_",
-            scopes=settings.contract.scopes.values(),
-        ),
-        rate_limit=RateLimit(
-            settings.rate_limit,
-            settings.store if is_redis(settings.store) else "",
-            prefix="GATEWAY_",
-        )
-        if settings.rate_limit
-        else None,
+        origins=origins,
+        authentication=authentication,
+        rate_limit=rate_limit,
         needs=partial(needs, docs=docs),
         allowed_methods=settings.contract.allowed_methods,
         call_headers=[(b"cache-control", b"no-store")],
@@ -125,12 +126,9 @@ def _routes(document: dict[str, Any]) -> dict[str, Any]:
             method: {
                 "operationId": item[method]["operationId"],
                 "parameters": [
-                    parameter
-                    for parameter in (
-                        *item.get("parameters", []),
-                        *item[method].get("parameters", []),
-                    )
-                    if parameter["in"] == "path"
+                    declared
+                    for declared in item.get("parameters", []) + item[method].get("parameters", [])
+                    if declared["in"] == "path"
                 ],
                 "responses": {"200": {"description": ""}},
             }

@@ -98,8 +98,8 @@ class Edge:
         if self.tracing:
             # A process's first request opens its exporter: after every fork.
             spans.open_exporter(self.contract.product, self.contract.version, self.tracing)
-            if exporter := spans.exporter():
-                ctx.trace = exporter.decide(ctx.trace)
+            if spans.exporter:
+                ctx.trace, ctx.span = spans.exporter.start(ctx.trace, "server")
 
         async def send_noted(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -184,8 +184,8 @@ class Edge:
         if ctx.operation in self.changing:
             message = f"{ctx.operation} {fields['outcome']}"
             logs.audit_log.info(message, extra={"fields": {**fields, **_audit_fields(ctx, scope)}})
-        if self.tracing:
-            _export(ctx, method, route, seconds)
+        if ctx.span is not None:
+            _end_span(ctx, method, route)
         # An idle connection keeps its last context; from a problem's traceback hangs all that was read of a refused body.
         ctx.body, ctx.handling, ctx.problem = b"", None, None
 
@@ -292,7 +292,7 @@ def _audit_fields(ctx: RequestContext, scope: Scope) -> dict[str, Any]:
     }
 
 
-def _export(ctx: RequestContext, method: str, route: str, seconds: float) -> None:
+def _end_span(ctx: RequestContext, method: str, route: str) -> None:
     attributes: spans.Attributes = {
         "http.request.method": method,
         "http.response.status_code": ctx.status,
@@ -302,6 +302,4 @@ def _export(ctx: RequestContext, method: str, route: str, seconds: float) -> Non
         attributes["http.route"] = route
     if ctx.status >= 500:
         attributes["error.type"] = ctx.problem.slug if ctx.problem else str(ctx.status)
-    if exporter := spans.exporter():
-        name = f"{method} {route}".strip()
-        exporter.record(ctx.trace, "server", name, time.time() - seconds, seconds, attributes)
+    spans.end(ctx.span, f"{method} {route}".strip(), attributes)

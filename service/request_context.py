@@ -32,18 +32,14 @@ class RequestContext:
     # The request
     request_id: str  # the caller's when well-formed, else new
     trace: Trace  # this request's span in its caller's trace
+    span: Any = None  # OpenTelemetry's, when spans are exported
     caller: Grant = LOCAL
     operation: str = ""  # an operation id; empty before routing
     path_values: str = ""  # what the path's variables stand for
 
-    upstream_request: UpstreamRequest | None = (
-        None  # on its way from `request_reader` to `flask_dispatch`
-    )
-
     # What became of it
-    handling: asyncio.Future[Any] | None = (
-        None  # the handler's work, once a thread was asked for it
-    )
+    upstream_request: UpstreamRequest | None = None  # from `request_reader` to `flask_dispatch`
+    handling: asyncio.Future[Any] | None = None  # a thread's work, from `flask_dispatch` on
     upstream_status: int = 0  # 0 when nothing was asked upstream
     upstream_seconds: float = 0.0
     idempotency: str = ""  # what became of its Idempotency-Key: one of `edge.IDEMPOTENCY`

@@ -264,8 +264,10 @@ class Attempt:
         self.address = address
         self.status = 0
         self.ctx = current()
-        self.trace = self.ctx.trace.child()
-        self.headers = self.trace.headers()
+        trace, self.span = self.ctx.trace.child(), None
+        if spans.exporter:
+            trace, self.span = spans.exporter.start(trace, "client")
+        self.headers = trace.headers()
 
     def __enter__(self) -> Attempt:
         self.begun = time.perf_counter()
@@ -284,10 +286,10 @@ class Attempt:
         _histogram(self.operation, self.address, status, kind).observe(seconds)
         if self.status == 429:
             metrics.upstream_ratelimited.inc()
-        if exporter := spans.exporter():
-            self._export(exporter, seconds, kind)
+        if self.span is not None:
+            self._end_span(kind)
 
-    def _export(self, exporter: spans.Spans, seconds: float, kind: str) -> None:
+    def _end_span(self, kind: str) -> None:
         operation = self.operation
         attributes: spans.Attributes = {
             "http.request.method": operation.upstream_method,
@@ -299,7 +301,7 @@ class Attempt:
         if kind or self.status >= 400:
             attributes["error.type"] = kind or str(self.status)
         name = f"{operation.upstream_method} {operation.upstream_path}"
-        exporter.record(self.trace, "client", name, time.time() - seconds, seconds, attributes)
+        spans.end(self.span, name, attributes)
 
 
 _histograms: dict[tuple[str, str, str, str], Any] = {}

@@ -1,6 +1,6 @@
 """OpenTelemetry spans of what has happened: an optional extra, imported only by processes that export.
 
-Ids are those of `traces`, so that logs, headers and spans agree whether or not anything is exported.
+Ids are those of `trace_context`, so that logs, headers and spans agree whether or not anything is exported.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Mapping
+from contextvars import ContextVar
 from typing import Any
 
 import msgspec
@@ -31,107 +32,90 @@ def wanted(environ: Mapping[str, str]) -> str:
     return "console" if exporter == "console" else "otlp"
 
 
-def exporter() -> Spans | None:
-    """What this process exports with; None when it exports nothing."""
-    return _exporter
-
-
 def open_exporter(service: str, version: str, kind: str) -> None:
     """Has this process, which must not fork any more, export with `kind` (see `wanted`); later calls change nothing.
 
     When the extra is not installed, a line in the log says so, and nothing is exported.
     """
-    global _exporter, _opened
+    global exporter, _opened
     with _opening:
         if not _opened:
             _opened = True
             try:
-                _exporter = Spans(service, version, kind)
+                exporter = Spans(service, version, kind)
             except ImportError as error:
                 log.error("no traces: %s; pip install 'mistral-batch-gateway[otel]'", error)
             except RuntimeError as error:  # there is no thread for the exporter
                 log.error("no traces: %s", error)
 
 
+exporter: Spans | None = None
+"""What this process exports with; None when it exports nothing."""
+
 _opening = threading.Lock()
 _opened = False
-_exporter: Spans | None = None
 
 
 class Spans:
-    """Exports spans in the background. Thread-safe."""
+    """Makes spans by the SDK's tracer, and exports them in the background when they end. Thread-safe."""
 
     def __init__(self, service: str, version: str, exporter: str) -> None:
         from opentelemetry.sdk.resources import Resource
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter
+        from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 
-        named = Resource.create({"service.version": version})
-        if str(named.attributes["service.name"]).startswith("unknown_service"):
-            named = named.merge(Resource({"service.name": service}))
-        self.provider = TracerProvider(resource=named)
+        class GivenIds(RandomIdGenerator):
+            def generate_trace_id(self) -> int:
+                return int(_starting.get().trace_id, 16)
+
+            def generate_span_id(self) -> int:
+                return int(_starting.get().span_id, 16)
+
+        resource = Resource.create({"service.version": version})
+        if str(resource.attributes["service.name"]).startswith("unknown_service"):
+            resource = resource.merge(Resource({"service.name": service}))
+        self.provider = TracerProvider(resource=resource, id_generator=GivenIds())
         if exporter == "console":
-            self.processor = BatchSpanProcessor(ConsoleSpanExporter())
+            self.provider.add_span_processor(BatchSpanProcessor(ConsoleSpanExporter()))
         else:
             from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
-            self.processor = BatchSpanProcessor(OTLPSpanExporter())
-        self.provider.add_span_processor(self.processor)
+            self.provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        self.tracer = self.provider.get_tracer("mistral-batch-gateway")
 
-    def decide(self, trace: Trace) -> Trace:
-        """`trace` with the sampler's decision in its flags."""
-        decision = self.provider.sampler.should_sample(_parent(trace), int(trace.trace_id, 16), "")
-        flags = trace.flags & ~SAMPLED | (SAMPLED if decision.decision.is_sampled() else 0)  # type: ignore[no-untyped-call]
-        return msgspec.structs.replace(trace, flags=flags)
+    def start(self, trace: Trace, kind: str) -> tuple[Trace, Any]:
+        """`trace` with the sampler's decision in its flags, and its span, which begins now; `kind` is server or client."""
+        from opentelemetry.trace import SpanKind
 
-    def record(
-        self,
-        trace: Trace,
-        kind: str,
-        name: str,
-        begun: float,
-        seconds: float,
-        attributes: Attributes,
-    ) -> None:
-        """Exports a span that has ended, if its trace is sampled: `kind` is server or client, `begun` wall-clock seconds.
-
-        An attribute `error.type` marks a failure.
-        """
-        if not trace.flags & SAMPLED:
-            return
-        from opentelemetry.sdk.trace import ReadableSpan
-        from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-        from opentelemetry.trace import SpanKind, Status, StatusCode
-
-        parent = _span_context(trace, trace.parent_id) if trace.parent_id else None
-        self.processor.on_end(
-            ReadableSpan(
-                name,
-                context=_span_context(trace, trace.span_id),
-                parent=parent,
-                resource=self.provider.resource,
-                attributes=attributes,
-                kind=SpanKind.SERVER if kind == "server" else SpanKind.CLIENT,
-                status=Status(StatusCode.ERROR if "error.type" in attributes else StatusCode.UNSET),
-                start_time=int(begun * 1e9),
-                end_time=int((begun + seconds) * 1e9),
-                instrumentation_scope=InstrumentationScope("mistral-batch-gateway"),
-            )
-        )
+        _starting.set(trace)
+        span = self.tracer.start_span("", _parent(trace, kind == "server"), SpanKind[kind.upper()])
+        sampled = span.get_span_context().trace_flags & SAMPLED
+        return msgspec.structs.replace(trace, flags=trace.flags & ~SAMPLED | sampled), span
 
 
-def _parent(trace: Trace) -> Any:
-    from opentelemetry.trace import NonRecordingSpan, set_span_in_context
+def end(span: Any, name: str, attributes: Attributes) -> None:
+    """Ends what `Spans.start` gave; an attribute `error.type` marks a failure."""
+    from opentelemetry.trace import StatusCode
+
+    span.update_name(name)
+    span.set_attributes(attributes)
+    if "error.type" in attributes:
+        span.set_status(StatusCode.ERROR)
+    span.end()
+
+
+_starting: ContextVar[Trace] = ContextVar("starting")
+"""Whose ids the span gets that is started next."""
+
+
+def _parent(trace: Trace, remote: bool) -> Any:
+    """The context of the span above `trace`'s; None for the first of a trace."""
+    from opentelemetry import trace as api
 
     if not trace.parent_id:
         return None
-    return set_span_in_context(NonRecordingSpan(_span_context(trace, trace.parent_id, remote=True)))
-
-
-def _span_context(trace: Trace, span_id: str, remote: bool = False) -> Any:
-    from opentelemetry.trace import SpanContext, TraceFlags, TraceState
-
-    state = TraceState.from_header([trace.state]) if trace.state else None
-    return SpanContext(
-        int(trace.trace_id, 16), int(span_id, 16), remote, TraceFlags(trace.flags), state
-    )
+    state = api.TraceState.from_header([trace.state]) if trace.state else None
+    ids = int(trace.trace_id, 16), int(trace.parent_id, 16)
+    parent = api.SpanContext(*ids, remote, api.TraceFlags(trace.flags), state)
+    return api.set_span_in_context(api.NonRecordingSpan(parent))
