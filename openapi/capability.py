@@ -18,7 +18,7 @@ import yaml
 from jsonschema import Draft202012Validator, ValidationError
 
 from openapi.contract import Constant, is_page, path_variables
-from openapi.near_names import letters, near_name
+from openapi.validation import letters, near_name
 
 Declared = dict[str, Any]
 Placed = tuple[Declared, str]

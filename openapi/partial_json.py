@@ -299,14 +299,9 @@ def _needs_all(schema: Schema, kind: str) -> bool:
 _COMBINED = {"allOf", "anyOf", "oneOf", "not"}
 _OF_MEMBERS = {"properties", "required", "minProperties", "maxProperties", "x-propertyNames"}
 _SCALAR = ("string", "integer", "number", "boolean")
-_KINDS = {
-    ord("{"): "object",
-    ord("["): "array",
-    ord('"'): "string",
-    ord("t"): "boolean",
-    ord("f"): "boolean",
-    ord("n"): "null",
-}
+_KINDS = dict(
+    zip(b'{["tfn', ("object", "array", "string", "boolean", "boolean", "null"), strict=True)
+)
 _EMPTY: dict[str, Any] = {
     "object": {},
     "array": [],

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from difflib import get_close_matches
 from itertools import islice
 from typing import Any
 
@@ -13,7 +14,6 @@ from jsonschema_rs import Draft202012Validator, ValidationError
 
 from .contract import Schema
 from .json_schema import to_json_schema
-from .near_names import near_name
 
 MAX_VIOLATIONS = 50
 SMALL = 200
@@ -66,6 +66,28 @@ class Validator:
             else:
                 others.append(pointer)
         return typos[: MAX_VIOLATIONS + 1], others[: MAX_VIOLATIONS + 1]
+
+
+def letters(name: str) -> str:
+    """The name without case, hyphens and underscores, which is how names are compared that should have been the same."""
+    return name.replace("_", "").replace("-", "").lower()
+
+
+def near_name(
+    name: str,
+    known: Iterable[str],
+    aliases: Mapping[str, str] | None = None,
+    likeness: float = 0.75,
+) -> str | None:
+    """The known name that `name` probably stands for; None for a name that is unlike all of them.
+
+    That is one with the same letters in another case style or nearly so, or the name that an alias belongs to. `likeness`
+    is difflib's ratio, 1.0 for the same letters.
+    """
+    spellings = {letters(each): each for each in known}
+    spellings |= {letters(alias): meant for alias, meant in (aliases or {}).items()}
+    near = get_close_matches(letters(name[:200])[:64], spellings, n=1, cutoff=likeness)
+    return spellings[near[0]] if near else None
 
 
 def pointer_token(token: str | int) -> str:

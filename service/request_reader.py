@@ -21,8 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from access.authentication import require
 from openapi.contract import Contract, Operation, Parameter
-from openapi.near_names import near_name
-from openapi.validation import Validator, Violation, pointer_token
+from openapi.validation import Validator, Violation, near_name, pointer_token
 
 from .body_buffer import BODIES, LARGE, BodyMemoryBudget, Reservation, receive_body
 from .json_body import BodyReader
@@ -33,7 +32,6 @@ from .translation import Inputs, RequestBody, UpstreamRequest, fill
 
 MAX_QUERY_PARAMETERS = 200
 
-_LOCATIONS = ("path", "query", "header")
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
@@ -109,10 +107,18 @@ class OperationReader:
                 for parameter in operation.parameters
                 if parameter.location == location and not parameter.takes_unknown
             }
-            for location in _LOCATIONS
+            for location in ("path", "query", "header")
         }
         self.validator = Validator(
-            {"properties": {at: _object(known) for at, known in self.parameters.items()}}
+            {
+                "properties": {
+                    location: {
+                        "properties": {p.name: p.schema for p in known.values()},
+                        "required": [p.name for p in known.values() if p.required],
+                    }
+                    for location, known in self.parameters.items()
+                }
+            }
         )
         free = [parameter.schema for parameter in operation.parameters if parameter.takes_unknown]
         self.takes_unknown = bool(free)
@@ -139,17 +145,13 @@ class OperationReader:
         self, path: Mapping[str, str], query: list[tuple[str, str]], headers: Mapping[str, str]
     ) -> list[Violation]:
         """What is wrong with the parameters: their values by their schemas, after each was given as it may be."""
-        given: dict[str, dict[str, list[str]]] = {
-            "path": {name: [text] for name, text in path.items()},
-            "query": {},
-            "header": {name: [text] for name, text in headers.items()},
-        }
-        for name, text in query:
-            given["query"].setdefault(name, []).append(text)
         found: list[Violation] = []
-        values: dict[str, dict[str, Any]] = {location: {} for location in _LOCATIONS}
-        for location, texts_by_name in given.items():
-            for name, texts in texts_by_name.items():
+        values: dict[str, dict[str, Any]] = {"path": {}, "query": {}, "header": {}}
+        for location, pairs in zip(values, (path.items(), query, headers.items()), strict=True):
+            given: dict[str, list[str]] = {}
+            for name, text in pairs:
+                given.setdefault(name, []).append(text)
+            for name, texts in given.items():
                 parameter = self.parameters[location].get(name)
                 if parameter is None:
                     found += self._unknown(location, name, texts)
@@ -205,14 +207,6 @@ class OperationReader:
             violation = Violation("/header/Idempotency-Key", detail)
             raise Problem("validation-failed", violations=[violation])
         return key
-
-
-def _object(parameters: Mapping[str, Parameter]) -> dict[str, Any]:
-    """The schema of an object that has the parameters as its members."""
-    return {
-        "properties": {name: parameter.schema for name, parameter in parameters.items()},
-        "required": [name for name, parameter in parameters.items() if parameter.required],
-    }
 
 
 def _value(texts: list[str], parameter: Parameter) -> Any:
