@@ -10,7 +10,6 @@ import uuid
 from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from difflib import get_close_matches
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
@@ -28,6 +27,7 @@ from mcp_bridge.rest_client import Answer, NoAnswer, NotSent, RestClient
 from mcp_bridge.results import failed, failure, refused, success, unanswered
 from mcp_bridge.tools import CallableTool, build_tools
 from openapi.contract import Contract
+from openapi.validation import near_name
 from telemetry.logs import audit_log
 
 log = logging.getLogger("mcp_bridge")
@@ -153,8 +153,8 @@ class Bridge:
             audit_log.info(message, extra={"fields": {**fields, "id": str(subject)[:128]}})
 
     def _unknown(self, name: str) -> str:
-        near = get_close_matches(name, self.tools, n=1)
-        known = f"did you mean {near[0]}?" if near else f"there are {', '.join(self.tools)}"
+        near = near_name(name, self.tools, likeness=0.6)
+        known = f"did you mean {near}?" if near else f"there are {', '.join(self.tools)}"
         return f"Unknown tool {name[:128]!r}: {known}"
 
     async def _result(
