@@ -60,22 +60,12 @@ def start_logging(settings: Settings) -> None:
         ["gateway"],
         settings.log_level,
         settings.log_format,
-        context=_correlation,
         on_lost=lost.labels("log").inc,
     )
     try:
         logs.start_audit(settings.audit_log, lost.labels("audit").inc)
     except OSError as error:
         refuse_start(f"GATEWAY_AUDIT_LOG: {settings.audit_log} cannot be written: {error.strerror}")
-
-
-def _correlation() -> dict[str, str]:
-    """The fields of every line that is logged while a request is worked for."""
-    try:
-        ctx = current()
-    except LookupError:
-        return {}
-    return {"request_id": ctx.request_id, "trace_id": ctx.trace.trace_id}
 
 
 class Edge:

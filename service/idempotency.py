@@ -24,7 +24,7 @@ import msgspec
 from msgspec import Raw
 
 from openapi.json_text import UNREADABLE, read_json
-from telemetry.shared_number import SharedNumber
+from telemetry.shared_number import shared_number
 
 from .deadline import Deadline
 from .idempotency_record import Record, Store, StoreUnavailable
@@ -112,7 +112,7 @@ class Idempotency:
         self.reserve = min(RESERVE, timeout / 3)
         self.lease = timeout + RESERVE
         self.retries = RetryQueue(expiry)
-        self._failed = SharedNumber()
+        self._failed = shared_number()
 
     @property
     def store_failed(self) -> bool:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from access.token_file import LOCAL, Grant
-from telemetry import trace_context
+from telemetry import logs, trace_context
 from telemetry.trace_context import Trace
 
 from .problems import Problem
@@ -62,6 +62,7 @@ def open_context(headers: Iterable[tuple[bytes, bytes]] = ()) -> RequestContext:
     request_id = given.decode() if _WELL_FORMED_ID.fullmatch(given) else str(uuid.uuid4())
     ctx = RequestContext(request_id, trace_context.received(headers))
     _current.set(ctx)
+    logs.correlation.set({"request_id": ctx.request_id, "trace_id": ctx.trace.trace_id})
     return ctx
 
 

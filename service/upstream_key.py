@@ -21,7 +21,7 @@ from access.files import content, open_plain
 from environment import SettingsError, redact_path, redact_secret
 from openapi.contract import Authentication, Contract
 from telemetry.logs import add_secrets
-from telemetry.shared_number import SharedNumber
+from telemetry.shared_number import shared_number
 
 if TYPE_CHECKING:
     from .config import Settings
@@ -58,7 +58,7 @@ class UpstreamKey:
         self._checked = time.monotonic()
         self._complained = -math.inf
         self._lock = threading.Lock()
-        self._refused_at = SharedNumber()
+        self._refused_at = shared_number()
         self._refused_at.value = -math.inf
         self._current = _rendered(self._authentication, self._read())
 

@@ -21,6 +21,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from contextvars import ContextVar
 from logging.handlers import QueueHandler
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -29,7 +30,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from .shared_number import SharedNumber
+from .shared_number import shared_number
 
 LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("auto", "json", "text")
@@ -57,6 +58,9 @@ COMPLAINT_PERIOD = 60.0
 
 Fields = Mapping[str, Any]
 
+correlation: ContextVar[Fields] = ContextVar("correlation", default={})  # noqa: B039 - never changed
+"""The fields of all lines that a task or thread logs, such as the id of the request that it works for."""
+
 audit_log = logging.getLogger("gateway.audit")
 """A line of JSON for every call that changes something, wherever it ended. No bodies, no secrets."""
 
@@ -68,20 +72,18 @@ def start(
     level: str,
     form: str,
     stream: int = 2,
-    context: Callable[[], Fields] = dict,
     on_lost: Callable[[int], object] = lambda _: None,
 ) -> None:
     """Logs to the file descriptor `stream`: the named loggers from `level` on, all others from warning on.
 
-    A record's own fields are the mapping `fields` in the logging call's `extra`; `context` gives those of the task or thread
-    that logs, such as the request's id. `on_lost` is told how many lines were lost, as they are, by any thread. Calling
-    again replaces what was started before.
+    A record's own fields are the mapping `fields` in the logging call's `extra`. `on_lost` is told how many lines were lost,
+    as they are, by any thread. Calling again replaces what was started before.
     """
     text = form == "text" or (form == "auto" and os.isatty(stream))
     root = logging.getLogger()
     for handler in root.handlers[:]:
         root.removeHandler(handler)
-    root.addHandler(LineHandler(stream, LineFormatter(_text if text else _json, context), on_lost))
+    root.addHandler(LineHandler(stream, LineFormatter(_text if text else _json), on_lost))
     root.setLevel(logging.WARNING)
     for name in loggers:
         logging.getLogger(name).setLevel(level.upper())
@@ -162,9 +164,9 @@ class LineHandler(QueueHandler):
         self.target = target
         self.on_lost = on_lost
         self.descriptor = target if isinstance(target, int) else _open(target)
-        self.cut = SharedNumber()  # 1 while the target ends within a line that a full disk cut
+        self.cut = shared_number()  # 1 while the target ends within a line that a full disk cut
         self.cut.value = _ends_within_line(target)
-        self.losing = SharedNumber()  # 1 from a lost line, of any process, until one is written
+        self.losing = shared_number()  # 1 from a lost line, of any process, until one is written
         self._begin()
 
     def _begin(self) -> None:
@@ -296,19 +298,19 @@ def _ends_within_line(target: int | Path) -> bool:
 
 
 class LineFormatter(logging.Formatter):
-    """Renders a record as a line of at most MAX_LINE bytes, its line feed included, without secrets; see `start`."""
+    """Renders a record as a line of at most MAX_LINE bytes, its line feed included, without secrets.
+
+    It has the fields of `correlation`, and the record's own.
+    """
 
     # RFC 3339
     converter = staticmethod(time.gmtime)
     default_time_format = "%Y-%m-%dT%H:%M:%S"
     default_msec_format = "%s.%03dZ"
 
-    def __init__(
-        self, render: Callable[[Fields], str], context: Callable[[], Fields] = dict
-    ) -> None:
+    def __init__(self, render: Callable[[Fields], str]) -> None:
         super().__init__()
         self.render = render
-        self.context = context
 
     def format(self, record: logging.LogRecord) -> str:
         fields: dict[str, Any] = {
@@ -316,7 +318,7 @@ class LineFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
-            **self.context(),
+            **correlation.get(),
             **getattr(record, "fields", {}),
         }
         if record.exc_info and record.exc_info[1]:

@@ -31,7 +31,7 @@ from prometheus_client import (
     generate_latest,
 )
 
-from .shared_number import SharedNumber
+from .shared_number import shared_number
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -40,7 +40,7 @@ SLOT_SIZE = 2 << 20
 
 log = logging.getLogger("gateway.metrics")
 
-_incomplete = SharedNumber()
+_incomplete = shared_number()
 """1 once there was no memory for a value, or no slot for a worker; for all workers forked after this was made."""
 
 

@@ -7,21 +7,14 @@ It is anonymous memory, taken when it is made, and so depends on no file system.
 from __future__ import annotations
 
 import mmap
+from ctypes import c_double
 
 
-class SharedNumber:
-    """0.0 at first. Of several writers at once the last one wins: eight aligned bytes change in one step."""
+def shared_number() -> c_double:
+    """Such a number, its `value` 0.0, to be made before the processes that share it are forked.
 
-    def __init__(self) -> None:
-        """To be made before the processes that share it are forked."""
-        self._cell = memoryview(mmap.mmap(-1, 8)).cast("d")
-        self.value = 0.0  # touches the page, so that no later touch needs memory
-
-    @property
-    def value(self) -> float:
-        """What was written last, by whichever process."""
-        return self._cell[0]
-
-    @value.setter
-    def value(self, number: float) -> None:
-        self._cell[0] = number
+    Of several writers at once the last one wins: eight aligned bytes change in one step.
+    """
+    number = c_double.from_buffer(mmap.mmap(-1, 8))
+    number.value = 0.0  # touches the page, so that no later touch needs memory
+    return number

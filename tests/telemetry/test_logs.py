@@ -10,6 +10,7 @@ import pty
 import resource
 import threading
 from collections.abc import Callable, Iterator
+from contextvars import copy_context
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -17,6 +18,7 @@ from urllib.parse import quote
 
 import pytest
 
+from service.request_context import open_context
 from telemetry import logs
 from tests.processes import wait_until
 
@@ -30,7 +32,9 @@ def undisturbed() -> Iterator[None]:
     root, audit = logging.getLogger(), logs.audit_log
     kept = root.handlers[:], root.level, logs._secrets, audit.handlers[:], audit.propagate
     levels = {name: logging.getLogger(name).level for name in ("gateway", "gateway.audit")}
+    with_fields = logs.correlation.set({})
     yield
+    logs.correlation.reset(with_fields)
     logging.captureWarnings(False)
     root.handlers[:], root.level, logs._secrets, audit.handlers[:], audit.propagate = kept
     for name, level in levels.items():
@@ -43,7 +47,8 @@ class Written:
     def __init__(self, file: Path, form: str = "json", level: str = "debug", **shared: str) -> None:
         self.file = file
         self.stream = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        logs.start(["gateway"], level, form, self.stream, lambda: shared)
+        logs.start(["gateway"], level, form, self.stream)
+        logs.correlation.set(shared)
 
     def bytes(self) -> bytes:
         logging.getLogger().handlers[0].flush(5)  # type: ignore[call-arg]
@@ -67,6 +72,18 @@ def test_a_line_is_json_with_time_level_logger_message_and_the_requests_fields(
         "request_id": "r1",
         "status": 200,
     }
+
+
+def test_a_line_that_is_logged_for_a_request_has_its_ids(tmp_path: Path) -> None:
+    written = Written(tmp_path / "log")
+
+    def work() -> None:
+        ctx = open_context([(b"x-request-id", b"mine")])
+        log.warning("told")
+        (line,) = written.json()
+        assert (line["request_id"], line["trace_id"]) == ("mine", ctx.trace.trace_id)
+
+    copy_context().run(work)
 
 
 def test_a_traceback_is_in_its_records_line(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import multiprocessing
 import resource
 from collections.abc import Callable
 
-from telemetry.shared_number import SharedNumber
+from telemetry.shared_number import shared_number
 
 
 def forked(work: Callable[[], object]) -> int | None:
@@ -18,11 +18,11 @@ def forked(work: Callable[[], object]) -> int | None:
 
 
 def test_it_is_zero_at_first() -> None:
-    assert SharedNumber().value == 0.0
+    assert shared_number().value == 0.0
 
 
 def test_what_one_process_writes_the_others_read() -> None:
-    number, copy = SharedNumber(), SharedNumber()
+    number, copy = shared_number(), shared_number()
     forked(lambda: setattr(number, "value", 1e300 / 7))
     forked(lambda: setattr(copy, "value", number.value))
     assert (number.value, copy.value) == (1e300 / 7, 1e300 / 7)
@@ -31,6 +31,6 @@ def test_what_one_process_writes_the_others_read() -> None:
 def test_it_needs_room_in_no_file_system() -> None:
     def make_and_use() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # as if every one of them were full
-        SharedNumber().value = 7.0
+        shared_number().value = 7.0
 
     assert forked(make_and_use) == 0
