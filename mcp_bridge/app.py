@@ -1,39 +1,47 @@
 """The MCP server over HTTP: an ASGI application with /mcp, and /livez and /readyz for probes.
 
-It keeps no state, so any worker can answer any request (`workers` has several).
+It keeps no state, so any worker can answer any request (`gunicorn_conf` has several).
 """
 
 from __future__ import annotations
 
-import asyncio
 import gc
+from concurrent.futures import ThreadPoolExecutor
 
 from mcp.server.transport_security import TransportSecuritySettings
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from mcp_bridge.config import Settings
 from mcp_bridge.edge import METADATA_PATH, PATH, Edge, ResourceMetadata, make_admission
-from mcp_bridge.messages import Messages
+from mcp_bridge.endpoint import Endpoint
 from mcp_bridge.rest_client import NoAnswer, NotSent, RestClient
 from mcp_bridge.server import build_server
 from telemetry import logs
 
 _PROBE_SECONDS = 2.0
-_WATCHED_AFTER = 0.05  # seconds; most calls are done by then, and a task costs more than a timer
 
 
-def create_app(settings: Settings | None = None) -> ASGIApp:
-    """The application for `settings`, None being the environment's.
+def serve(settings: Settings | None = None) -> ASGIApp:
+    """As `create_app`, for the process that serves it; `settings` None being the environment's.
 
-    SettingsError or ContractError when it cannot run, or would serve whom it should not.
+    The garbage collector's pauses make the slowest calls slow: what is here now stays for good and is not looked at again.
     """
-    settings = settings or Settings.from_env()
+    app = create_app(settings or Settings.from_env())
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
+    return app
+
+
+def create_app(settings: Settings) -> ASGIApp:
+    """The application; SettingsError or ContractError when it cannot run, or would serve whom it should not."""
     admission = make_admission(settings)
     metadata = ResourceMetadata(settings) if settings.jwt_issuer else None
-    server = build_server(settings.contract, settings)
+    reading = ThreadPoolExecutor(1, "reading")
+    server = build_server(settings.contract, settings, reading)
 
     async def ready(_: Request) -> Response:
         rest = await _is_ready(settings.rest_url)
@@ -54,11 +62,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             *([Route(METADATA_PATH, metadata.page)] if metadata else []),
         ],
     )
-    # The collector's pauses make the slowest calls slow; what is here now stays for good.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
-    return Edge(admission(Hardened(app, Messages(app, max_body=settings.max_body))), metadata)
+    return Edge(admission(Endpoint(app, max_body=settings.max_body, reading=reading)), metadata)
 
 
 async def _live(_: Request) -> Response:
@@ -71,79 +75,3 @@ async def _is_ready(rest_url: str) -> bool:
             return (await rest.send("GET", "/readyz", {})).status == 200
     except (NotSent, NoAnswer):
         return False
-
-
-class Hardened:
-    """ASGI: what the SDK's endpoint leaves open.
-
-    White space around a header's value is no part of it (RFC 9110 section 5.5), yet some servers
-    hand it on. Only POST has a use here: the SDK answers a GET with a stream that never ends.
-    """
-
-    def __init__(self, app: ASGIApp, endpoint: ASGIApp) -> None:
-        """`endpoint` is for what is POSTed to the endpoint, `app` for all else."""
-        self.app = app
-        self.endpoint = endpoint
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        app = self.app
-        if scope["type"] == "http":
-            headers = [(name, value.strip(b" \t")) for name, value in scope["headers"]]
-            scope = {**scope, "headers": headers}
-            if scope["path"].rstrip("/") == PATH:
-                scope |= {"path": PATH, "raw_path": PATH.encode()}  # no redirect from /mcp/
-                if scope["method"] != "POST":
-                    app = Response(status_code=405, headers={"Allow": "POST"})
-                else:
-                    app = CancelledByLeaving(self.endpoint)
-        await app(scope, receive, send)
-
-
-class CancelledByLeaving:
-    """ASGI: ends what is done for a client that leaves before its answer begins.
-
-    To hang up is how a call is cancelled over HTTP (MCP 2026-07-28, "Streamable HTTP"), and the SDK
-    notices it only where it answers with a stream.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        loop = asyncio.get_running_loop()
-        call = asyncio.current_task()
-        watch: asyncio.TimerHandle | asyncio.Task[None] | None = None
-        left = False
-
-        async def wait_for_leaving() -> None:
-            nonlocal left
-            while (await receive())["type"] != "http.disconnect":
-                pass
-            left = True
-            if call:
-                call.cancel()
-
-        def begin() -> None:
-            nonlocal watch
-            watch = loop.create_task(wait_for_leaving())
-
-        async def received() -> Message:
-            nonlocal watch
-            message = await receive()
-            if watch is None and not message.get("more_body"):
-                watch = loop.call_later(_WATCHED_AFTER, begin)
-            return message
-
-        async def sent(message: Message) -> None:
-            if watch:
-                watch.cancel()  # servers report the end of an answer as they do a client's leaving
-            await send(message)
-
-        try:
-            await self.app(scope, received, sent)
-        except asyncio.CancelledError:
-            if not left:
-                raise
-        finally:
-            if watch:
-                watch.cancel()

@@ -12,6 +12,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
 
+from msgspec import Raw
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -32,21 +33,16 @@ log = logging.getLogger("mcp_bridge.edge")
 
 @dataclass(slots=True)
 class RequestContext:
-    """Who calls, and headers that the answer has, whatever it is."""
+    """Who calls; headers that the answer has, whatever it is; the arguments of a tool call that is not small, as text."""
 
     caller: Grant = LOCAL
     headers: Headers = field(default_factory=list)
+    arguments: Raw | None = None
 
 
 _current: ContextVar[RequestContext] = ContextVar("mcp_bridge.request_context")
 current = _current.get
 """The context of the request that this task works for; LookupError when it works for none over HTTP."""
-
-
-def grant() -> Grant | None:
-    """What the caller of the present request may do; None when callers need no tokens, and may do everything."""
-    caller = current().caller
-    return None if caller is LOCAL else caller
 
 
 def make_admission(settings: Settings) -> Callable[[ASGIApp], Admission]:

@@ -17,7 +17,7 @@ except (SettingsError, ContractError) as error:
     print(f"mcp_bridge: cannot start: {error}", file=sys.stderr)
     sys.exit(2)
 
-wsgi_app = "mcp_bridge.app:create_app()"
+wsgi_app = "mcp_bridge.app:serve()"
 bind = f"{in_brackets(_settings.host)}:{_settings.port}"  # how many workers: WEB_CONCURRENCY, read by gunicorn
 worker_class = "serving.gunicorn_worker.Worker"
 asgi_loop = "asyncio"

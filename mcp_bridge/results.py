@@ -70,7 +70,7 @@ def success(
     }
 
 
-def failure(sentence: str) -> dict[str, Any]:
+def tool_error(sentence: str) -> dict[str, Any]:
     """A result that tells the model what went wrong, and nothing else."""
     return {
         "content": [{"type": "text", "text": _encodable(sentence)}],
@@ -79,16 +79,16 @@ def failure(sentence: str) -> dict[str, Any]:
     }
 
 
-def refused(tool: CallableTool, faults: list[str]) -> dict[str, Any]:
+def invalid_arguments(tool: CallableTool, violations: list[str]) -> dict[str, Any]:
     """The result for arguments that were not sent."""
-    listed = "".join(f"\n- {fault}" for fault in faults)
-    return failure(
+    listed = "".join(f"\n- {violation}" for violation in violations)
+    return tool_error(
         f"Nothing was sent: {tool.declared.name} cannot be called like this."
-        f" Correct {'this' if len(faults) == 1 else 'all of this'} and call again:{listed}"
+        f" Correct {'this' if len(violations) == 1 else 'all of this'} and call again:{listed}"
     )
 
 
-def failed(
+def http_error(
     tool: CallableTool, status: int, headers: Mapping[str, str], content: bytes, checks: str
 ) -> dict[str, Any]:
     """The result for any other answer: what happened, whose fault, whether and when to call again.
@@ -111,14 +111,14 @@ def failed(
         _repeat(tool, problem, worst < 500, headers, checks),
         f"Request id: {problem['request_id']}." if "request_id" in problem else "",
     ]
-    return failure(" ".join(filter(None, parts)))
+    return tool_error(" ".join(filter(None, parts)))
 
 
-def unanswered(tool: CallableTool, what: str, checks: str) -> dict[str, Any]:
+def no_response(tool: CallableTool, what: str, checks: str) -> dict[str, Any]:
     """The result when the REST service `what` ("did not answer ...") after the request was sent."""
     then = "It changes nothing, so call again." if tool.operation.safe else _unclear(tool, checks)
     failed_how = f"{tool.declared.name} failed: the gateway's REST service {what}."
-    return failure(f"{failed_how} {_NOT_CALLERS_FAULT} {then}")
+    return tool_error(f"{failed_how} {_NOT_CALLERS_FAULT} {then}")
 
 
 def shorten(

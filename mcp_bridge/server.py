@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import time
-import uuid
 from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
@@ -18,38 +17,40 @@ from mcp import MCPError
 from mcp.server import Server, ServerRequestContext
 from mcp.server.caching import CacheHint
 from mcp.types import INVALID_PARAMS, CallToolRequestParams, PaginatedRequestParams
+from msgspec import Raw
 
-from access.token_file import Grant
-from mcp_bridge import edge, messages
-from mcp_bridge.arguments import BadArguments, RestCall, rest_call
+from access.token_file import LOCAL, Grant
+from mcp_bridge import edge
+from mcp_bridge.arguments import LARGE, BadArguments, RestCall, rest_call
 from mcp_bridge.config import Settings
-from mcp_bridge.rest_client import Answer, NoAnswer, NotSent, RestClient
-from mcp_bridge.results import failed, failure, refused, success, unanswered
+from mcp_bridge.rest_client import NoAnswer, NotSent, RestClient
+from mcp_bridge.results import http_error, invalid_arguments, no_response, success, tool_error
 from mcp_bridge.tools import CallableTool, build_tools
 from openapi.contract import Contract
 from openapi.validation import near_name
+from telemetry import trace_context
 from telemetry.logs import audit_log
+from telemetry.trace_context import Trace
 
 log = logging.getLogger("mcp_bridge")
 
 Context = ServerRequestContext[RestClient, Any]
 
-# What is passed on of a call's `_meta` or HTTP headers: W3C Trace Context, and the request's id.
-_TRACE = {
-    "traceparent": re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}"),
-    "tracestate": re.compile(r"[\x21-\x7e ]{1,512}"),
-}
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
-
-def build_server(contract: Contract, settings: Settings) -> Server[RestClient]:
-    """A server of the contract's tools."""
+def build_server(
+    contract: Contract, settings: Settings, reading: ThreadPoolExecutor | None = None
+) -> Server[RestClient]:
+    """A server of the contract's tools; `reading` has the one thread that reads what is large, None for one of its own."""
     tools = build_tools(contract)
     listing = {"tools": [tool.listing() for tool in tools.values()], "resultType": "complete"}
-    bridge = Bridge(tools, settings, contract.scopes)
+    # Not anyio's threads: its futures are in a cycle with the exception and all that was read, until it is collected.
+    reading = reading or ThreadPoolExecutor(1, "reading")
+    bridge = Bridge(tools, settings, contract.scopes, reading)
 
     @asynccontextmanager
     async def connected(_: Any) -> AsyncIterator[RestClient]:
+        # So that its thread is there before a call needs it, when the system may have none to give.
+        reading.submit(int)
         async with RestClient(settings.rest_url, settings.rest_token, settings.timeout) as rest:
             yield rest
 
@@ -71,10 +72,10 @@ def build_server(contract: Contract, settings: Settings) -> Server[RestClient]:
     )
 
     async def list_tools(context: Context, params: PaginatedRequestParams) -> dict[str, Any]:
-        grant = _grant(context)
-        if grant is None:
+        caller = edge.current().caller if context.request is not None else LOCAL
+        if caller is LOCAL:
             return listing
-        allowed = [tool for tool in tools.values() if not bridge.lacks(grant, tool)]
+        allowed = [tool for tool in tools.values() if not bridge.missing_scope(caller, tool)]
         return {**listing, "tools": [tool.listing() for tool in allowed]}
 
     if find_spec("opentelemetry.sdk") is None:
@@ -90,146 +91,150 @@ class Bridge:
     """Calls tools at the REST service; every failure but that of an unknown tool is a result."""
 
     def __init__(
-        self, tools: dict[str, CallableTool], settings: Settings, scopes: Mapping[str, str]
+        self,
+        tools: dict[str, CallableTool],
+        settings: Settings,
+        scopes: Mapping[str, str],
+        reading: ThreadPoolExecutor,
     ) -> None:
         """`scopes` names what reading and writing need."""
         self.tools = tools
         self.settings = settings
         self.scopes = scopes
-        # Not anyio's threads: its futures are in a cycle with the exception and all that was read, until it is collected.
-        self.reading = ThreadPoolExecutor(1, "reading")
-        looks = [name for name, tool in tools.items() if tool.declared.read_only]
-        self.checks = " or ".join(looks) or "the operator"
+        self.reading = reading
+        read_only = [name for name, tool in tools.items() if tool.declared.read_only]
+        self.checks = " or ".join(read_only) or "the operator"
 
     async def call_tool(self, context: Context, params: CallToolRequestParams) -> dict[str, Any]:
         """The result of one tools/call; MCPError for a tool that does not exist."""
         tool = self.tools.get(params.name)
         if tool is None:
-            raise MCPError(code=INVALID_PARAMS, message=self._unknown(params.name))
-        request_id = _received(context, "x-request-id", _REQUEST_ID) or str(uuid.uuid4())
+            near = near_name(params.name, self.tools, likeness=0.6)
+            known = f"did you mean {near}?" if near else f"there are {', '.join(self.tools)}"
+            message = f"Unknown tool {params.name[:128]!r}: {known}"
+            raise MCPError(code=INVALID_PARAMS, message=message)
+        call = _Call.of(context)
         started = time.monotonic()
         try:
-            result = await self._result(context, tool, params, request_id)
+            result = await self._result(context, tool, params, call)
         except Exception:  # the outermost edge: the SDK tells older clients an exception's text
-            log.exception("%s broke in the bridge, request %s", params.name, request_id)
-            result = unanswered(
-                tool,
-                f"may have been asked when the bridge broke (its log: {request_id})",
-                self.checks,
-            )
-        self._tell(context, tool, result, request_id, time.monotonic() - started)
+            log.exception("%s broke in the bridge, request %s", params.name, call.request_id)
+            how = f"may have been asked when the bridge broke (its log: {call.request_id})"
+            result = no_response(tool, how, self.checks)
+        _log_call(tool, call, result, time.monotonic() - started)
         return result
 
-    def lacks(self, grant: Grant, tool: CallableTool) -> str:
+    def missing_scope(self, grant: Grant, tool: CallableTool) -> str:
         """The scope that calling `tool` needs and `grant` does not have; empty when it has it."""
         needed = self.scopes[tool.operation.access]
         return "" if grant.allows(needed) else needed
 
-    def _tell(
-        self,
-        context: Context,
-        tool: CallableTool,
-        result: dict[str, Any],
-        request_id: str,
-        seconds: float,
-    ) -> None:
-        """One log line for a call, and one in the audit log for a call that may have changed something."""
-        trace = _received(context, "traceparent", _TRACE["traceparent"])
-        client = context.request.client if context.request is not None else None
-        grant = _grant(context)
-        fields = {
-            "request_id": request_id,
-            "trace_id": trace.split("-")[1] if trace else "",
-            "caller": grant.name if grant else client.host if client else "stdio",
-            "tool": tool.declared.name,
-            "operation": tool.operation.id,
-            "outcome": "failed" if result["isError"] else "done",
-            "seconds": round(seconds, 4),
-        }
-        message = f"{fields['tool']} {fields['outcome']}"
-        log.info(message, extra={"fields": fields})
-        if not tool.declared.read_only:
-            subject = result.get("structuredContent", {}).get("id", "")
-            audit_log.info(message, extra={"fields": {**fields, "id": str(subject)[:128]}})
-
-    def _unknown(self, name: str) -> str:
-        near = near_name(name, self.tools, likeness=0.6)
-        known = f"did you mean {near}?" if near else f"there are {', '.join(self.tools)}"
-        return f"Unknown tool {name[:128]!r}: {known}"
-
     async def _result(
-        self, context: Context, tool: CallableTool, params: CallToolRequestParams, request_id: str
+        self, context: Context, tool: CallableTool, params: CallToolRequestParams, call: _Call
     ) -> dict[str, Any]:
-        grant = _grant(context)
-        if grant and (needed := self.lacks(grant, tool)):
-            return failure(
-                f"{tool.declared.name} failed: the token of {grant.name} lacks the scope {needed}."
+        if call.caller is not LOCAL and (needed := self.missing_scope(call.caller, tool)):
+            return tool_error(
+                f"{tool.declared.name} failed: the token of {call.caller.name} lacks the scope {needed}."
                 " Nothing was sent; only the gateway's operator can help."
             )
         try:
-            call = await self._call(context, tool, params)
+            request = await self._request(context, tool, params, call)
         except BadArguments as error:
-            return refused(tool, error.violations)
-        traced = {name: _received(context, name, pattern) for name, pattern in _TRACE.items()}
-        sent = {name: value for name, value in traced.items() if value}
+            return invalid_arguments(tool, error.violations)
+        headers = {**request.headers, **call.headers}
         try:
             answer = await context.lifespan_context.send(
-                call.method,
-                call.target,
-                {**call.headers, **sent, "X-Request-ID": request_id},
-                call.body,
+                request.method, request.target, headers, request.body
             )
         except NotSent:
-            return failure(
+            return tool_error(
                 f"{tool.declared.name} failed: nothing answers at {self.settings.rest_url}, where"
                 " the gateway's REST service should be. Nothing was sent, and the arguments are not"
                 " at fault. The same call can work soon; if not, the service has to be started."
             )
         except NoAnswer as error:
-            return unanswered(tool, str(error), self.checks)
+            return no_response(tool, str(error), self.checks)
         if not 200 <= answer.status < 300:
-            return failed(tool, answer.status, answer.headers, answer.content, self.checks)
+            return http_error(tool, answer.status, answer.headers, answer.content, self.checks)
+        reading = partial(
+            success, tool, request, answer.headers, answer.content, self.settings.result_limit
+        )
         try:
-            return await self._success(tool, call, answer)
+            if len(answer.content) < LARGE:
+                return reading()
+            return await asyncio.get_running_loop().run_in_executor(self.reading, reading)
         except (ValueError, RecursionError):
-            return unanswered(tool, "answered with what cannot be passed on", self.checks)
+            return no_response(tool, "answered with what cannot be passed on", self.checks)
 
-    async def _success(self, tool: CallableTool, call: RestCall, answer: Answer) -> dict[str, Any]:
-        """The result for a 2xx answer. A large one is read beside the event loop, one at a time."""
-        given = (tool, call, answer.headers, answer.content, self.settings.result_limit)
-        if len(answer.content) < messages.LARGE:
-            return success(*given)
-        return await asyncio.get_running_loop().run_in_executor(self.reading, success, *given)
-
-    async def _call(
-        self, context: Context, tool: CallableTool, params: CallToolRequestParams
+    async def _request(
+        self, context: Context, tool: CallableTool, params: CallToolRequestParams, call: _Call
     ) -> RestCall:
         """The request that the call means. A large one is read beside the event loop, one at a time."""
-        text = messages.arguments(context.request.scope) if context.request is not None else None
-        if text is None:
-            return rest_call(tool, params.arguments or {}, _caller(context))
-        reading = partial(rest_call, tool, text, _caller(context))
-        del text  # it is as large as the request that is made of it
+        ctx = edge.current() if context.request is not None else edge.RequestContext()
+        given, ctx.arguments = ctx.arguments or params.arguments or {}, None
+        if not (isinstance(given, Raw) and len(given) >= LARGE):
+            return rest_call(tool, given, call.identity)
+        reading = partial(rest_call, tool, given, call.identity)
+        del given  # it is as large as the request that is made of it
         return await asyncio.get_running_loop().run_in_executor(self.reading, reading)
 
 
-def _caller(context: Context) -> str:
-    """Who calls, as far as the transport tells: an address and its credentials, or stdio's one."""
-    if context.request is None:
-        return "stdio"
-    if grant := _grant(context):
-        return grant.name
-    client = context.request.client
-    return f"{client and client.host} {context.request.headers.get('authorization')}"
+@dataclass(frozen=True)
+class _Call:
+    """Who calls, and what the call is known by: here, in the logs, and at the REST service."""
+
+    caller: Grant  # LOCAL when callers need no tokens, and may do everything
+    name: str  # of the caller, in the logs
+    identity: str  # a name, or address and credentials: repeats are known by it
+    request_id: str
+    trace: Trace | None
+
+    @classmethod
+    def of(cls, context: Context) -> _Call:
+        given = dict(context.meta or {})  # before headers, which gateways on the way may have set
+        caller, name = LOCAL, "stdio"
+        identity = name
+        if context.request is not None:
+            caller = edge.current().caller
+            headers, client = context.request.headers, context.request.client
+            given = {**{name: headers[name] for name in _PASSED_ON if name in headers}, **given}
+            name = client.host if client else "stdio"
+            identity = f"{client and client.host} {headers.get('authorization')}"
+        if caller is not LOCAL:
+            name = identity = caller.name
+        known = [
+            (name.encode(), value.encode(errors="replace"))
+            for name in _PASSED_ON
+            if isinstance(value := given.get(name), str)
+        ]
+        trace = trace_context.received(known)
+        request_id = trace_context.request_id(known)
+        return cls(caller, name, identity, request_id, trace if trace.parent_id else None)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What the REST service is told of the call; it has no span here, so that the caller's is the parent of the next."""
+        traced = self.trace.parent().headers() if self.trace else {}
+        return {**traced, "X-Request-ID": self.request_id}
 
 
-def _grant(context: Context) -> Grant | None:
-    """What the caller may do; None for everything."""
-    return edge.grant() if context.request is not None else None
+# Of a call's `_meta` or HTTP headers.
+_PASSED_ON = ("traceparent", "tracestate", "x-request-id")
 
 
-def _received(context: Context, name: str, pattern: re.Pattern[str]) -> str | None:
-    """What the call's `_meta`, else its HTTP header, holds under `name`, when it is well-formed."""
-    headers = context.request.headers if context.request is not None else {}
-    value = (context.meta or {}).get(name) or headers.get(name)
-    return value if isinstance(value, str) and pattern.fullmatch(value) else None
+def _log_call(tool: CallableTool, call: _Call, result: dict[str, Any], seconds: float) -> None:
+    """One line in the log for a call, and one in the audit log for a call that may have changed something."""
+    fields = {
+        "request_id": call.request_id,
+        "trace_id": call.trace.trace_id if call.trace else "",
+        "caller": call.name,
+        "tool": tool.declared.name,
+        "operation": tool.operation.id,
+        "outcome": "failed" if result["isError"] else "done",
+        "seconds": round(seconds, 4),
+    }
+    message = f"{fields['tool']} {fields['outcome']}"
+    log.info(message, extra={"fields": fields})
+    if not tool.declared.read_only:
+        subject = str(result.get("structuredContent", {}).get("id", ""))[:128]
+        audit_log.info(message, extra={"fields": {**fields, "id": subject}})

@@ -8,8 +8,6 @@ to be given one.
 from __future__ import annotations
 
 import asyncio
-import re
-import uuid
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -21,8 +19,6 @@ from telemetry.trace_context import Trace
 
 from .problems import Problem
 from .translation import UpstreamRequest
-
-_WELL_FORMED_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 
 @dataclass(slots=True)
@@ -58,9 +54,7 @@ _current: ContextVar[RequestContext] = ContextVar("request_context")
 
 def open_context(headers: Iterable[tuple[bytes, bytes]] = ()) -> RequestContext:
     """Begins the context of a request with these headers (names in lower case), for the running task."""
-    given = next((value for name, value in headers if name == b"x-request-id"), b"")
-    request_id = given.decode() if _WELL_FORMED_ID.fullmatch(given) else str(uuid.uuid4())
-    ctx = RequestContext(request_id, trace_context.received(headers))
+    ctx = RequestContext(trace_context.request_id(headers), trace_context.received(headers))
     _current.set(ctx)
     logs.correlation.set({"request_id": ctx.request_id, "trace_id": ctx.trace.trace_id})
     return ctx

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import uuid
 from collections.abc import Iterable
 
 import msgspec
@@ -20,6 +21,7 @@ _PARENT = re.compile(
 )
 _STATE = re.compile(rb"[\x20-\x7e\t]*")
 _MAX_PARENT = 256
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 
 class Trace(msgspec.Struct, frozen=True):
@@ -37,6 +39,10 @@ class Trace(msgspec.Struct, frozen=True):
     def child(self) -> Trace:
         """The place of a new span below this one."""
         return Trace(self.trace_id, os.urandom(8).hex(), self.span_id, self.flags, self.state)
+
+    def parent(self) -> Trace:
+        """The place of the span above this one, for who makes no span of its own."""
+        return Trace(self.trace_id, self.parent_id, "", self.flags, self.state)
 
     def headers(self) -> dict[str, str]:
         """The headers that tell the next server about this span."""
@@ -58,6 +64,12 @@ def received(headers: Iterable[tuple[bytes, bytes]]) -> Trace:
     return Trace(
         trace_id, os.urandom(8).hex(), parent_id, flags & 3, state.decode() if known else ""
     )
+
+
+def request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """The X-Request-ID of these headers (lower-case names) when it is well-formed, else a new one."""
+    given = next((value for name, value in headers if name == b"x-request-id"), b"")
+    return given.decode() if _REQUEST_ID.fullmatch(given) else str(uuid.uuid4())
 
 
 def _parent(value: bytes) -> tuple[str, str, int] | None:

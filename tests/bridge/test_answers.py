@@ -9,7 +9,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from mcp_bridge.arguments import RestCall
-from mcp_bridge.results import compact, failed, shorten, success
+from mcp_bridge.results import compact, http_error, shorten, success
 from mcp_bridge.tools import CallableTool
 from service.problems import PROBLEMS
 
@@ -46,7 +46,7 @@ def problem(slug: str, **more: Any) -> dict[str, Any]:
 def said(tool: CallableTool, answer: Any, status: int = 0, **headers: str) -> str:
     names = {name.replace("_", "-"): value for name, value in headers.items()}
     content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
-    made = failed(tool, status or answer["status"], names, content, CHECKS)
+    made = http_error(tool, status or answer["status"], names, content, CHECKS)
     assert made["isError"] is True and "structuredContent" not in made
     (block,) = made["content"]
     return str(block["text"])

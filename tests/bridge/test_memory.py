@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
@@ -138,3 +140,29 @@ def test_what_nobody_looks_at_is_not_built(bridge: Bridge) -> None:
     assert answer["result"]["structuredContent"]["id"] == "1"
     assert len(bridge.rest.arrived.pop().body) > SIZE // 2
     assert grown < 5 * len(arguments)
+
+
+def test_twenty_calls_under_way_take_a_few_times_their_text_and_not_what_it_is_as_objects(
+    bridge: Bridge,
+) -> None:
+    arguments = create(b'{"body": {"a": [%b]}}' % repeated(b"{}", 240_000))
+    arrived, loops = threading.Semaphore(0), []
+
+    def arrive() -> None:
+        loops.append(asyncio.get_running_loop())
+        arrived.release()
+
+    rest = bridge.rest
+    rest.hold, rest.on_arrival = asyncio.Event(), arrive
+    memory = Memory(bridge.workers)
+    with ThreadPoolExecutor(20) as clients:
+        answers = [clients.submit(bridge.call, arguments) for _ in range(20)]
+        try:
+            assert all(arrived.acquire(timeout=30) for _ in range(20))
+            grown = memory.now - memory.start
+        finally:
+            loops[0].call_soon_threadsafe(rest.hold.set)
+    assert {answer.result()[0] for answer in answers} == {200}
+    rest.hold, rest.on_arrival = None, lambda: None
+    rest.arrived.clear()
+    assert grown < 20 * 6 * len(arguments) + 16 * MEBIBYTE  # as objects it was 140 MiB

@@ -5,17 +5,22 @@ Expectations: MCP 2026-07-28 and 2025-11-25, "Streamable HTTP"; RFC 9110 for the
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import anyio
 import pytest
 
-from mcp_bridge import app as app_module
-from mcp_bridge.app import CancelledByLeaving, create_app
+from mcp_bridge import endpoint
+from mcp_bridge.app import create_app
+from mcp_bridge.arguments import LARGE
 from mcp_bridge.config import Settings
+from mcp_bridge.endpoint import Endpoint
 from tests.bridge.hosting import served
 from tests.bridge.rest import Rest
 
@@ -185,12 +190,32 @@ def test_a_peculiar_version_header_does_not_leak_what_went_wrong(url: str) -> No
 @pytest.mark.anyio
 async def test_white_space_around_a_header_is_no_part_of_it() -> None:
     """RFC 9110 section 5.5; httptools, for one, hands it on."""
+    padded = {name: f" \t{value}  " for name, value in HEADERS.items()}
     app = create_app(Settings())
-    padded = [(k.lower().encode(), f" \t{v}  ".encode()) for k, v in HEADERS.items()]
-    call = message(name="get-batch-job", arguments={"bad": 1})
+    async with running(app):
+        assert await asked(app, message(name="get-batch-job", arguments={"bad": 1}), padded) == 200
+
+
+@pytest.mark.anyio
+async def test_a_large_call_needs_no_thread_that_the_system_may_not_have(
+    rest_service: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    app = create_app(Settings(rest_url=rest_service))
+    async with running(app):
+        monkeypatch.setattr(threading.Thread, "start", none_left)
+        large = message(name="get-batch-job", arguments={"job_id": JOB, "x": "x" * LARGE})
+        assert await asked(app, large, HEADERS) == 200
+
+
+async def asked(app: Any, call: Any, headers: dict[str, str]) -> int:
+    """The status of the application's answer to a message."""
+    raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
     scope = {
         "type": "http", "http_version": "1.1", "method": "POST", "path": "/mcp", "raw_path": b"/mcp",
-        "query_string": b"", "headers": [*padded, (b"host", b" localhost ")], "client": None,
+        "query_string": b"", "headers": [*raw, (b"host", b" localhost ")], "client": None,
     }  # fmt: skip
     sent: list[Any] = []
     body = [{"type": "http.request", "body": json.dumps(call).encode(), "more_body": False}]
@@ -201,9 +226,8 @@ async def test_white_space_around_a_header_is_no_part_of_it() -> None:
     async def send(message: Any) -> None:
         sent.append(message)
 
-    async with running(app):
-        await app(scope, receive, send)
-    assert sent[0]["status"] == 200
+    await app(scope, receive, send)
+    return int(sent[0]["status"])
 
 
 def running(app: Any) -> Any:
@@ -289,9 +313,6 @@ def test_an_argument_that_the_sdk_cannot_write_back_is_refused_all_the_same(url:
 
 @pytest.mark.parametrize("headers", [HEADERS, LEGACY])
 def test_hanging_up_cancels_the_call_of_the_rest_service(headers: dict[str, str]) -> None:
-    import asyncio
-    import threading
-
     arrived, hung_up = threading.Event(), threading.Event()
     rest = Rest(hold=asyncio.Event(), on_arrival=arrived.set, on_hang_up=hung_up.set)
     with (
@@ -308,7 +329,7 @@ def test_hanging_up_cancels_the_call_of_the_rest_service(headers: dict[str, str]
 @pytest.mark.anyio
 async def test_the_end_of_an_answer_is_no_leaving(monkeypatch: pytest.MonkeyPatch) -> None:
     """Servers report both in the same words; what is done after an answer must come to its end."""
-    monkeypatch.setattr(app_module, "_WATCHED_AFTER", 0)
+    monkeypatch.setattr(endpoint, "WATCHED_AFTER", 0)
     answered, watched, ended = anyio.Event(), anyio.Event(), []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -330,7 +351,8 @@ async def test_the_end_of_an_answer_is_no_leaving(monkeypatch: pytest.MonkeyPatc
     async def send(message: Any) -> None:
         answered.set()
 
-    await CancelledByLeaving(app)({}, receive, send)
+    scope = {"type": "http", "method": "POST", "path": "/mcp", "headers": []}
+    await Endpoint(app, max_body=100, reading=ThreadPoolExecutor(1))(scope, receive, send)
     assert ended
 
 

@@ -1,19 +1,22 @@
-"""Large messages over HTTP: only the arguments of a call may be large, and what is under way is bounded."""
+"""Messages over HTTP: only the arguments of a call may be large, and what is under way is bounded."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from mcp_bridge import messages
-from mcp_bridge.messages import LARGE, Messages, arguments
+from mcp_bridge import endpoint as endpoint_module
+from mcp_bridge.arguments import LARGE
+from mcp_bridge.edge import Edge, current
+from mcp_bridge.endpoint import SMALL
 from serving import patience
 
 Received = list[dict[str, Any]]
-BULK = "x" * LARGE
 
 
 def call(method: str = "tools/call", given: Any = None, **more: Any) -> bytes:
@@ -21,8 +24,8 @@ def call(method: str = "tools/call", given: Any = None, **more: Any) -> bytes:
     return json.dumps({"jsonrpc": "2.0", "id": 7, "method": method, "params": params}).encode()
 
 
-class Endpoint:
-    """The SDK's place: what it received, and what of the arguments was put aside."""
+class Sdk:
+    """In place of the SDK's application: what it received, and what of the arguments was put aside."""
 
     def __init__(self) -> None:
         self.body = b""
@@ -32,11 +35,16 @@ class Endpoint:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         message = await receive()
-        self.body, taken = message["body"], arguments(scope)
+        self.body, taken = message["body"], current().arguments
         self.taken = None if taken is None else json.loads(bytes(taken))
         await self.hold.wait()
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b""})
+
+
+def made(sdk: Sdk, max_body: int) -> Edge:
+    reading = ThreadPoolExecutor(1)
+    return Edge(endpoint_module.Endpoint(sdk, max_body=max_body, reading=reading), None)
 
 
 async def post(app: Any, *chunks: bytes, ends: bool = True, **headers: str) -> tuple[int, Any]:
@@ -58,66 +66,68 @@ async def post(app: Any, *chunks: bytes, ends: bool = True, **headers: str) -> t
     return sent[0]["status"], json.loads(sent[1]["body"] or b"null")
 
 
-def exchange(*chunks: bytes, max_body: int = 1 << 24) -> tuple[int, Any, Endpoint]:
-    async def asked() -> tuple[int, Any, Endpoint]:
-        endpoint = Endpoint()
-        return *await post(Messages(endpoint, max_body=max_body), *chunks), endpoint
+def exchange(*chunks: bytes, max_body: int = 1 << 24) -> tuple[int, Any, Sdk]:
+    async def asked() -> tuple[int, Any, Sdk]:
+        sdk = Sdk()
+        return *await post(made(sdk, max_body), *chunks), sdk
 
     return asyncio.run(asked())
 
 
 def test_a_small_message_is_handed_on_as_it_is() -> None:
-    _, _, endpoint = exchange(call()[:9], call()[9:])
-    assert (endpoint.body, endpoint.taken) == (call(), None)
+    _, _, sdk = exchange(call()[:9], call()[9:])
+    assert (sdk.body, sdk.taken) == (call(), None)
 
 
-def test_the_arguments_of_a_large_call_are_taken_out_of_it() -> None:
-    message = call(given={"a": BULK, "b": [1]}, _meta={"traceparent": "x"})
-    _, _, endpoint = exchange(message[:9], message[9:])
-    params = json.loads(endpoint.body)["params"]
+@pytest.mark.parametrize("size", [SMALL, LARGE])
+def test_the_arguments_of_a_call_that_is_not_small_are_taken_out_of_it(size: int) -> None:
+    message = call(given={"a": "x" * size, "b": [1]}, _meta={"traceparent": "x"})
+    _, _, sdk = exchange(message[:9], message[9:])
+    params = json.loads(sdk.body)["params"]
     assert params == {"name": "t", "arguments": {}, "_meta": {"traceparent": "x"}}
-    assert endpoint.taken == {"a": BULK, "b": [1]}
+    assert sdk.taken == {"a": "x" * size, "b": [1]}
 
 
+@pytest.mark.parametrize("size", [SMALL, LARGE])
 @pytest.mark.parametrize(
-    ("message", "status", "code"),
+    ("made", "status", "code"),
     [
-        (call("initialize", BULK), 413, -32600),
-        (call(_meta={"a": BULK}), 413, -32600),
-        (json.dumps([BULK]).encode(), 400, -32600),
-        (call(given=BULK)[:-1], 400, -32700),
-        (b'"' + b"\xff" * LARGE + b'"', 400, -32700),
-        (b'{"params":' + b"[" * LARGE, 400, -32700),
+        (lambda bulk: call("initialize", bulk), 413, -32600),
+        (lambda bulk: call(_meta={"a": bulk}), 413, -32600),
+        (lambda bulk: json.dumps([bulk]).encode(), 400, -32600),
+        (lambda bulk: call(given=bulk)[:-1], 400, -32700),
+        (lambda bulk: b'"' + b"\xff" * len(bulk) + b'"', 400, -32700),
+        (lambda bulk: b'{"params":' + b"[" * len(bulk), 400, -32700),
     ],
     ids=["another method", "another member", "a batch", "no JSON", "no UTF-8", "too deep"],
 )
-def test_a_large_message_of_any_other_kind_is_refused(
-    message: bytes, status: int, code: int
+def test_any_other_message_that_is_not_small_is_refused(
+    made: Callable[[str], bytes], status: int, code: int, size: int
 ) -> None:
-    answered, answer, endpoint = exchange(message)
-    assert (answered, answer["error"]["code"], endpoint.body) == (status, code, b"")
+    answered, answer, sdk = exchange(made("x" * size))
+    assert (answered, answer["error"]["code"], sdk.body) == (status, code, b"")
     assert answer["error"]["message"].startswith("Nothing was sent: ")
 
 
 def test_a_message_over_the_limit_is_handed_on_for_the_sdk_to_refuse() -> None:
-    _, _, endpoint = exchange(b"x" * 60, b"x" * 60, b"x", max_body=100)
-    assert endpoint.body == b"x" * 120
+    _, _, sdk = exchange(b"x" * 60, b"x" * 60, b"x", max_body=100)
+    assert sdk.body == b"x" * 120
 
 
 def test_messages_for_which_there_is_no_room_are_refused_until_others_are_done(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(messages, "ROOM", 10)
+    monkeypatch.setattr(endpoint_module, "MEMORY", 10)
 
     async def asked() -> list[int]:
-        endpoint = Endpoint()
-        app = Messages(endpoint, max_body=10)
-        endpoint.hold.clear()
+        sdk = Sdk()
+        app = made(sdk, 10)
+        sdk.hold.clear()
         first = asyncio.create_task(post(app, b"x" * 6))
         await asyncio.sleep(0)
         refused, answer = await post(app, b"x" * 6)
         assert "too much is under way" in answer["error"]["message"]
-        endpoint.hold.set()
+        sdk.hold.set()
         return [refused, (await first)[0], (await post(app, b"x" * 6))[0]]
 
     assert asyncio.run(asked()) == [503, 200, 200]
@@ -127,7 +137,7 @@ def test_a_message_that_comes_too_slowly_is_refused(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(patience, "SECONDS", 0.01)
 
     async def asked() -> tuple[int, Any]:
-        return await post(Messages(Endpoint(), max_body=100), b"x", ends=False)
+        return await post(made(Sdk(), 100), b"x", ends=False)
 
     status, answer = asyncio.run(asked())
     assert (status, "too slowly" in answer["error"]["message"]) == (408, True)

@@ -1,0 +1,247 @@
+"""What is POSTed to the MCP endpoint, before the SDK sees it: received whole, within bounds, and cancelled by leaving.
+
+The SDK makes objects of all of a message before a tool is looked at, up to a hundred times its size. So the arguments of
+all but small calls are taken out as the text that they are: the SDK sees a small message, and the call finds them in the
+request's context. Of messages of all callers together only so many bytes are under way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import msgspec
+from mcp.types import INVALID_REQUEST, PARSE_ERROR
+from msgspec import UNSET, Raw, UnsetType
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mcp_bridge.arguments import LARGE
+from mcp_bridge.edge import PATH, current
+from openapi.json_text import check_utf8
+from serving.patience import patience
+
+SMALL = 16 << 10
+"""Bytes of a message that the SDK may read; as objects they are some 1.3 MB at worst."""
+
+MEMORY = 64 << 20
+"""Bytes of messages that may be under way in one worker, one of the greatest size at least. On its way to the REST service
+a message is in memory up to four times."""
+
+WATCHED_AFTER = 0.05
+"""Seconds after which a client is watched for leaving; most calls are done by then, and a task costs more than a timer."""
+
+_OVERLOADED = -32000  # the first of those that JSON-RPC 2.0 section 5.1 leaves to servers
+
+
+class Endpoint:
+    """ASGI. White space around a header's value is no part of it (RFC 9110 section 5.5), yet some servers hand it on.
+
+    Only POST has a use here: the SDK answers a GET with a stream that never ends. A message that is longer than `max_body`
+    bytes is handed on as soon as that is known, for the SDK to refuse. Large ones are read by the thread of `reading`.
+    """
+
+    def __init__(self, app: ASGIApp, *, max_body: int, reading: ThreadPoolExecutor) -> None:
+        self.app = app
+        self.max_body = max_body
+        self.reading = reading
+        self.memory = max(MEMORY, max_body)  # bytes that are left of it
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            headers = [(name, value.strip(b" \t")) for name, value in scope["headers"]]
+            scope = {**scope, "headers": headers}
+        if scope["type"] != "http" or scope["path"].rstrip("/") != PATH:
+            await self.app(scope, receive, send)
+        elif scope["method"] != "POST":
+            await Response(status_code=405, headers={"Allow": "POST"})(scope, receive, send)
+        else:
+            scope.update(path=PATH, raw_path=PATH.encode())  # no redirect from /mcp/
+            await self._post(scope, receive, send)
+
+    async def _post(self, scope: Scope, receive: Receive, send: Send) -> None:
+        reservation = _Reservation(self)
+        leaving = _Leaving(receive)
+
+        async def replayed() -> Message:
+            return received.pop(0) if received else await receive()
+
+        async def answered(message: Message) -> None:
+            leaving.ignore()  # servers report the end of an answer as they do a client's leaving
+            await send(message)
+
+        try:
+            received = await self._received(scope, receive, reservation, leaving)
+            await self.app(scope, replayed, answered)
+        except _Refused as refused:
+            answer = {"jsonrpc": "2.0", "id": None, "error": refused.error}
+            headers = {"Retry-After": "1"} if refused.status == 503 else None
+            await JSONResponse(answer, refused.status, headers)(scope, receive, answered)
+        except asyncio.CancelledError:
+            if not leaving.left:
+                raise
+        finally:
+            leaving.ignore()
+            reservation.release()
+
+    async def _received(
+        self, scope: Scope, receive: Receive, reservation: _Reservation, leaving: _Leaving
+    ) -> list[Message]:
+        """What the SDK is to receive: the whole message, arguments taken out unless it is small; else what was received."""
+        length = Headers(scope=scope).get("content-length", "")
+        if length.isdecimal() and int(length[:19]) > self.max_body:
+            return []
+        content = bytearray()
+        try:
+            async with patience() as came:
+                while True:
+                    last = await receive()
+                    content += last.get("body", b"")
+                    if len(content) > self.max_body:
+                        return [_part(content, more=last.get("more_body", False))]
+                    reservation.grow(len(content))
+                    if not last.get("more_body"):
+                        break
+                    came(len(content))
+        except TimeoutError:
+            raise _Refused(408, INVALID_REQUEST, "the message came too slowly.") from None
+        if last["type"] != "http.request":
+            return [_part(content, more=True), last]
+        leaving.watch()
+        if len(content) < SMALL:
+            return [_part(content)]
+        if len(content) < LARGE:
+            small, current().arguments = _take_arguments(content)
+            return [_part(small)]
+        loop = asyncio.get_running_loop()
+        reservation.reading = loop.run_in_executor(self.reading, _take_arguments, content)
+        # Goes on when the client leaves: until it has ended, the message is in memory.
+        small, current().arguments = await asyncio.shield(reservation.reading)
+        return [_part(small)]
+
+
+def _part(content: bytes | bytearray, *, more: bool = False) -> Message:
+    return {"type": "http.request", "body": bytes(content), "more_body": more}
+
+
+class _Refused(Exception):
+    """The message is not for the SDK: an HTTP status, a JSON-RPC error's code and its sentence."""
+
+    def __init__(self, status: int, code: int, sentence: str) -> None:
+        super().__init__(status, code, sentence)
+        self.status = status
+        self.error = {"code": code, "message": f"Nothing was sent: {sentence}"}
+
+
+class _Reservation:
+    """What one message takes of the memory for all, in bytes."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self.size = 0
+        self.reading: asyncio.Future[Any] | None = None  # what needs the message
+
+    def grow(self, size: int) -> None:
+        """Takes `size` bytes in all."""
+        if size - self.size > self.endpoint.memory:
+            sentence = "too much is under way. The same call can work in a second."
+            raise _Refused(503, _OVERLOADED, sentence)
+        self.endpoint.memory -= size - self.size
+        self.size = size
+
+    def release(self, reading: asyncio.Future[Any] | None = None) -> None:
+        """Gives all of it back, when nobody reads the message any more."""
+        if self.reading and not self.reading.done():
+            self.reading.add_done_callback(self.release)
+            return
+        if reading:
+            reading.exception()  # nobody is there to be told of it
+        self.endpoint.memory += self.size
+        self.size = 0
+        # Its error's traceback keeps a frame that has this reservation, and the message.
+        self.reading = None
+
+
+class _Leaving:
+    """Cancels the task that makes it when its client leaves before the answer begins.
+
+    To hang up is how a call is cancelled over HTTP (MCP 2026-07-28, "Streamable HTTP"), and the SDK notices it only where
+    it answers with a stream.
+    """
+
+    def __init__(self, receive: Receive) -> None:
+        self.receive = receive
+        self.call = asyncio.current_task()
+        self.left = False
+        self.watching: asyncio.TimerHandle | asyncio.Task[None] | None = None
+
+    def watch(self) -> None:
+        """Begins, when the whole request has come."""
+        loop = asyncio.get_running_loop()
+
+        def begin() -> None:
+            self.watching = loop.create_task(self._wait())
+
+        self.watching = loop.call_later(WATCHED_AFTER, begin)
+
+    def ignore(self) -> None:
+        """Ends."""
+        if self.watching:
+            self.watching.cancel()
+
+    async def _wait(self) -> None:
+        while (await self.receive())["type"] != "http.disconnect":
+            pass
+        self.left = True
+        if self.call:
+            self.call.cancel()
+
+
+class _Params(msgspec.Struct, omit_defaults=True):
+    """The parameters of tools/call that have a use here."""
+
+    name: Raw | UnsetType = UNSET
+    arguments: Raw | UnsetType = UNSET
+    meta: Raw | UnsetType = msgspec.field(name="_meta", default=UNSET)
+
+
+class _Message(msgspec.Struct, omit_defaults=True):
+    """A JSON-RPC request or notification."""
+
+    jsonrpc: Raw | UnsetType = UNSET
+    id: Raw | UnsetType = UNSET
+    method: Raw | UnsetType = UNSET
+    params: Raw | UnsetType = UNSET
+
+
+def _take_arguments(content: bytearray) -> tuple[bytes, Raw | None]:
+    """A message without the arguments of its call, and these."""
+    taken = None
+    try:
+        check_utf8(content)
+        message = msgspec.json.decode(content, type=_Message)
+        if _is_call(message.method) and message.params is not UNSET:
+            params = msgspec.json.decode(message.params, type=_Params)
+            if params.arguments is not UNSET:
+                taken, params.arguments = params.arguments, Raw(b"{}")
+            message.params = Raw(msgspec.json.encode(params))
+        small = msgspec.json.encode(message)
+    except msgspec.ValidationError:
+        raise _Refused(400, INVALID_REQUEST, "the message is not one JSON-RPC request.") from None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise _Refused(400, PARSE_ERROR, "the message is not JSON in UTF-8.") from None
+    except RecursionError:
+        raise _Refused(400, PARSE_ERROR, "the message is nested too deeply.") from None
+    if len(small) >= SMALL:
+        raise _Refused(413, INVALID_REQUEST, "only the arguments of a tool's call may be large.")
+    return small, taken
+
+
+def _is_call(method: Raw | UnsetType) -> bool:
+    return (
+        isinstance(method, Raw)
+        and len(method) < SMALL
+        and msgspec.json.decode(method) == "tools/call"
+    )
