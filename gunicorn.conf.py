@@ -11,7 +11,8 @@ from typing import Any
 from access.listen import check_sockets, in_brackets
 from environment import SettingsError
 from service.config import refuse_start, settings_or_exit
-from telemetry import prometheus_workers as telemetry
+from serving.gunicorn_worker import Log
+from telemetry import metrics
 
 settings = settings_or_exit()
 # Each request may need two descriptors; the soft limit of many systems, 1024, is one for programs that use select(2).
@@ -37,14 +38,14 @@ limit_request_line = 8190
 limit_request_fields = 64
 limit_request_field_size = 8190
 
-logger_class = telemetry.Log
+logger_class = Log
 accesslog = None
 loglevel = "warning"
 
 
 def on_starting(server: Any) -> None:
-    """Makes the memory in which workers count."""
-    telemetry.share_metrics(server.num_workers)
+    """Makes the memory in which workers count: a reload has old and new ones, and an operator may add some."""
+    metrics.make_slots(max(16, 4 * server.num_workers))
 
 
 def when_ready(server: Any) -> None:
@@ -58,16 +59,16 @@ def when_ready(server: Any) -> None:
 
 def pre_fork(server: Any, worker: Any) -> None:
     """Keeps the garbage collector away from what every worker shares, and gives the new one memory to count in."""
-    telemetry.place_worker(worker, server.WORKERS.values())
+    worker.slot = metrics.free_slot({other.slot for other in server.WORKERS.values()})
     gc.freeze()
 
 
 def post_fork(server: Any, worker: Any) -> None:
     """Collects less often: requests make few cycles, and each collection is a pause that some request waits for."""
-    telemetry.enter_worker(worker)
+    metrics.use_slot(worker.slot)
     gc.set_threshold(20_000, 20, 50)
 
 
 def child_exit(server: Any, worker: Any) -> None:
     """Takes a worker that ended out of the gauges."""
-    telemetry.forget_worker(worker)
+    metrics.clear_gauges(worker.slot)

@@ -7,7 +7,7 @@ from environment import SettingsError
 from mcp_bridge.config import Settings, log_to_stderr
 from mcp_bridge.edge import make_admission
 from openapi.contract import ContractError
-from telemetry.prometheus_workers import Log
+from serving.gunicorn_worker import Log
 
 try:
     _settings = Settings.from_env()

@@ -1,4 +1,4 @@
-"""gunicorn's ASGI worker, with what gunicorn 27.0.1 leaves open.
+"""gunicorn's ASGI worker, its sign of life and its log, with what gunicorn 27.0.1 leaves open.
 
 - The stock worker counts idle keep-alive connections as work: with a proxy that keeps some open, each stop or reload takes the
   whole graceful limit. This one closes them.
@@ -8,6 +8,7 @@
 - Who reads nothing of an answer for a while is left, since the answer is in memory.
 - An upgrade to WebSocket is ignored (RFC 9110 section 7.8), so that its request is answered as any other.
 - A request target in absolute form is understood (RFC 9112 section 3.2.2).
+- The sign of life needs no room in the folder for temporary files.
 
 It rests on names of gunicorn's protocol class that are not public; the tests of `tests/serving` fail when they change.
 """
@@ -15,13 +16,17 @@ It rests on names of gunicorn's protocol class that are not public; the tests of
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import re
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from gunicorn.asgi.parser import ParseError  # type: ignore[import-untyped]
 from gunicorn.asgi.protocol import ASGIProtocol  # type: ignore[import-untyped]
-from gunicorn.workers import gasgi  # type: ignore[import-untyped]
+from gunicorn.glogging import Logger  # type: ignore[import-untyped]
+from gunicorn.workers import base, gasgi  # type: ignore[import-untyped]
+from gunicorn.workers.workertmp import WorkerTmp  # type: ignore[import-untyped]
 
 from .lingering import Lingering
 
@@ -178,3 +183,30 @@ class Worker(gasgi.ASGIWorker):  # type: ignore[misc]
                     protocol._keepalive_timeout()
             idle = {protocol for protocol in self.connections if protocol.idle}
             await asyncio.sleep(QUIET)
+
+
+class Heartbeat(WorkerTmp):  # type: ignore[misc]
+    """Where a worker gives its sign of life: memory, where the stock one is a file in the folder for temporary files.
+
+    When there is no room for that file, gunicorn does not start, and ends with all workers when one is replaced.
+    """
+
+    def __init__(self, cfg: Any) -> None:
+        memory = os.memfd_create("heartbeat")
+        os.fchown(memory, cfg.uid, cfg.gid)  # only its owner may set its times
+        self._tmp = os.fdopen(memory, "w+b", 0)
+
+
+if hasattr(os, "memfd_create"):  # on Linux
+    base.WorkerTmp = Heartbeat
+
+
+class Log(Logger):  # type: ignore[misc]
+    """`logger_class`: gunicorn's own lines go where the process writes all others."""
+
+    def setup(self, cfg: Any) -> None:
+        """Takes gunicorn's handlers away again."""
+        super().setup(cfg)
+        self.error_log.handlers.clear()
+        self.error_log.propagate = True
+        logging.getLogger("gunicorn").setLevel(logging.NOTSET)

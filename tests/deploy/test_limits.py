@@ -42,7 +42,6 @@ def gunicorn(configuration: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     for name in {*SERVICE, *BRIDGE}:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MISTRAL_AI_API_KEY", "sk-CANARY-0123456789")
-    monkeypatch.setattr("telemetry.prometheus_workers.share_metrics", lambda: None)
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr("sys.argv", ["gunicorn", "-c", configuration])
     return WSGIApplication().cfg
