@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,34 +76,30 @@ class Authentication:
         tokens = TokenFile(Path(tokens_file), known_scopes(scopes)) if tokens_file else None
         return cls(tokens, issuer) if tokens or issuer else None
 
-    async def grant(
-        self, headers: Iterable[tuple[bytes, bytes]], hints: Mapping[str, str] | None = None
-    ) -> Grant:
-        """The caller's grant; AccessDenied (unauthenticated, issuer-unreachable) for a request without a good token.
-
-        `hints` are further parameters of the WWW-Authenticate challenge.
-        """
+    async def grant(self, headers: Iterable[tuple[bytes, bytes]]) -> Grant:
+        """The caller's grant; AccessDenied (unauthenticated, issuer-unreachable) for a request without a good token."""
         given = [value for name, value in headers if name == b"authorization"]
         match = _BEARER.fullmatch(given[0].decode("latin-1").strip()) if len(given) == 1 else None
-        hints = hints or {}
         if match is None or len(match[1]) > MAX_TOKEN:
-            raise _unauthenticated("Send Authorization: Bearer TOKEN.", hints)
+            raise _unauthenticated("Send Authorization: Bearer TOKEN.")
         token = match[1]
         if self.token_file:
             await self.token_file.refresh()
             if grant := self.token_file.find(token):
                 return grant
         if self.issuer and token.count(".") == 2:
-            return await self._issued(self.issuer, token, hints)
-        unknown = "The token is unknown, revoked or expired."
-        raise _unauthenticated(unknown, {"error": "invalid_token", **hints})
+            return await self._issued(self.issuer, token)
+        raise _unauthenticated("The token is unknown, revoked or expired.", error="invalid_token")
 
-    async def _issued(self, issuer: JwtIssuer, token: str, hints: Mapping[str, str]) -> Grant:
+    async def _issued(self, issuer: JwtIssuer, token: str) -> Grant:
         try:
             return await issuer.grant(token)
         except InvalidToken as error:
-            hints = {"error": "invalid_token", "error_description": str(error), **hints}
-            raise _unauthenticated(f"The token is not accepted: {error}.", hints) from error
+            raise _unauthenticated(
+                f"The token is not accepted: {error}.",
+                error="invalid_token",
+                error_description=str(error),
+            ) from error
         except KeysUnavailable as error:
             raise AccessDenied(
                 "issuer-unreachable",
@@ -125,15 +121,15 @@ def require(grant: Grant, needed: str) -> None:
             "insufficient-scope",
             403,
             f"The token of {grant.name} lacks the scope {needed}.",
-            [_challenge({"error": "insufficient_scope", "scope": needed})],
+            [_challenge(error="insufficient_scope", scope=needed)],
         )
 
 
-def _unauthenticated(detail: str, parameters: Mapping[str, str]) -> AccessDenied:
-    return AccessDenied("unauthenticated", 401, detail, [_challenge(parameters)])
+def _unauthenticated(detail: str, **parameters: str) -> AccessDenied:
+    return AccessDenied("unauthenticated", 401, detail, [_challenge(**parameters)])
 
 
-def _challenge(parameters: Mapping[str, str]) -> tuple[str, str]:
+def _challenge(**parameters: str) -> tuple[str, str]:
     """A WWW-Authenticate header for bearer tokens; RFC 6750 section 3."""
     pairs = ", ".join(f'{name}="{value}"' for name, value in {"realm": REALM, **parameters}.items())
     return ("WWW-Authenticate", f"Bearer {pairs}")

@@ -49,12 +49,12 @@ def make_admission(settings: Settings) -> Callable[[ASGIApp], Admission]:
     """The layer that decides who may come in; SettingsError when `settings` would let in whom they should not, or do not
     say whom.
     """
-    own = () if listen.is_loopback(settings.host) else listen.names(settings.host)
+    names = () if listen.is_loopback(settings.host) else listen.names(settings.host)
     admission = partial(
         Admission,
         context=current,
         origins=OriginPolicy(
-            (*settings.allowed_hosts, *own),
+            (*settings.allowed_hosts, *names),
             settings.allowed_origins,
             protected=settings.protected,
             hosts_setting="BRIDGE_ALLOWED_HOSTS",
