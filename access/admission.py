@@ -8,7 +8,7 @@ its own form of answer of it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import Protocol
 
@@ -42,7 +42,7 @@ class Context(Protocol):
 
 
 class Admission:
-    """ASGI. `needs` says what a decoded path asks for, None when there is nothing at it whatever the router finds."""
+    """ASGI. Where a page needs None, there is nothing, whatever the router finds; what is no page is a call."""
 
     def __init__(
         self,
@@ -52,12 +52,15 @@ class Admission:
         origins: OriginPolicy,
         authentication: Authentication | None,
         rate_limit: RateLimit | None,
-        needs: Callable[[str], Needs | None],
+        pages: Mapping[str, Needs | None],
+        refuse_slash: bool = False,
         allowed_methods: Callable[[str], Sequence[str]] | None = None,
         call_headers: Sequence[tuple[bytes, bytes]] = (),
     ) -> None:
         """`context` finds that of the request. No `authentication`: everybody may call; no `rate_limit`: as often as they
-        like. `allowed_methods` are what OPTIONS is answered with, for paths that have some; without it only preflights of
+        like. `pages` maps decoded paths to what they need; one that ends with / is for all below it. With `refuse_slash`
+        there is nothing at other paths that end so: a router would redirect, which drops a POST's body on the way.
+        `allowed_methods` are what OPTIONS is answered with, for paths that have some; without it only preflights of
         allowed origins are answered, at any path. `call_headers` go with the answers to calls.
         """
         self.app = app
@@ -65,7 +68,9 @@ class Admission:
         self.origins = origins
         self.authentication = authentication
         self.rate_limit = rate_limit
-        self.needs = needs
+        self.pages = pages
+        self.folders = [path for path in pages if path.endswith("/") and path != "/"]
+        self.refuse_slash = refuse_slash
         self.allowed_methods = allowed_methods
         self.call_headers = call_headers
 
@@ -78,8 +83,9 @@ class Admission:
             if _CONTROL.search(path):
                 detail = "The path has control characters or is not UTF-8."
                 raise AccessDenied("malformed-request", 400, detail)
-            needs = self.needs(path)
-            if needs is None:
+            page = next((each for each in self.folders if path.startswith(each)), path)
+            needs = self.pages.get(page, Needs.CALL)
+            if needs is None or (self.refuse_slash and path.endswith("/") and path != "/"):
                 raise HTTPException(404)
             if scope["method"] == "OPTIONS" and (headers := self._options(scope)):
                 await send({"type": "http.response.start", "status": 204, "headers": headers})

@@ -116,7 +116,7 @@ def known_scopes(scopes: Iterable[str]) -> frozenset[str]:
 
 def require(grant: Grant, needed: str) -> None:
     """Raises AccessDenied (insufficient-scope) unless `grant` has the scope `needed`."""
-    if not grant.allows(needed):
+    if grant.scopes is not None and needed not in grant.scopes:
         raise AccessDenied(
             "insufficient-scope",
             403,

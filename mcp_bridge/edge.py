@@ -72,16 +72,12 @@ def make_admission(settings: Settings) -> Callable[[ASGIApp], Admission]:
         rate_limit=RateLimit(settings.rate_limit, prefix="BRIDGE_")
         if settings.rate_limit
         else None,
-        needs=partial(_needs, issuer=settings.jwt_issuer),
+        pages={METADATA_PATH: Needs.NOTHING} if settings.jwt_issuer else {},
     )
     listen.check(
         settings.host, protected=settings.protected, chosen_by="BRIDGE_HOST", prefix="BRIDGE_"
     )
     return admission
-
-
-def _needs(path: str, issuer: str) -> Needs:
-    return Needs.NOTHING if issuer and path == METADATA_PATH else Needs.CALL
 
 
 class Edge:

@@ -16,14 +16,14 @@ from access.admission import Admission, Needs
 from access.authentication import Authentication
 from access.origins import LOOPBACK, OriginPolicy
 from access.rate_limit import RateLimit
-from openapi.contract import METHODS
+from openapi.contract import METHODS, OWN_PAGES
 
 from .batch_jobs import recoveries
 from .config import Settings
 from .edge import Edge
 from .flask_dispatch import FlaskDispatch, forwarding_handler
 from .idempotency import Idempotency
-from .pages import Pages, Readiness, needs
+from .pages import Pages, Readiness
 from .request_context import current
 from .request_reader import RequestReader
 from .store import is_redis, open_store
@@ -109,7 +109,8 @@ def make_admission(settings: Settings) -> Callable[[ASGIApp], Admission]:
         origins=origins,
         authentication=authentication,
         rate_limit=rate_limit,
-        needs=partial(needs, docs=docs),
+        pages={**dict.fromkeys(OWN_PAGES, docs), "/docs/": docs, "/metrics": Needs.METRICS},
+        refuse_slash=True,
         allowed_methods=settings.contract.allowed_methods,
         call_headers=[(b"cache-control", b"no-store")],
     )

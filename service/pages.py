@@ -25,7 +25,6 @@ from starlette.routing import Mount, Route, Router
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from access.admission import Needs
 from openapi.contract import Contract, is_page
 from telemetry import logs, metrics
 
@@ -148,15 +147,6 @@ class Pages:
                 raise
         else:
             await self.app(scope, receive, send)
-
-
-def needs(path: str, docs: Needs | None) -> Needs | None:
-    """What a decoded path needs of who calls it: `docs` where pages for people are, None where there is nothing."""
-    if path.endswith("/") and path != "/":
-        return None  # the router would redirect, which drops a POST's body on the way
-    if path == "/metrics":
-        return Needs.METRICS
-    return docs if is_page(path) else Needs.CALL
 
 
 def _routes(contract: Contract, readiness: Readiness, tokens: bool) -> list[Route | Mount]:

@@ -106,7 +106,7 @@ def test_without_tokens_everybody_sees_everything(bridge: Open) -> None:
 
 @pytest.mark.parametrize("era", ERAS, ids=["modern", "legacy"])
 @pytest.mark.parametrize("secret", ["", "mbg_unknown"])
-def test_a_caller_without_a_good_token_is_refused_at_the_door(
+def test_a_caller_without_a_good_token_is_refused_before_a_tool_is_looked_for(
     secret: str, era: dict[str, str], bridge: Open, rest: Rest, token_file: Tokens
 ) -> None:
     url = bridge(tokens_file=str(token_file.path))
@@ -154,6 +154,12 @@ def test_probes_need_no_token(bridge: Open, token_file: Tokens) -> None:
     url = bridge(tokens_file=str(token_file.path))
     for path in ("/livez", "/readyz"):
         assert exchange(url, b"", {"Host": "10.1.2.3"}, "GET", path)[0] == 200
+
+
+@pytest.mark.parametrize("path", ["/mcp%00", "/livez%0a", "/%ff"])
+def test_a_path_that_cannot_be_read_is_refused(path: str, bridge: Open) -> None:
+    status, _, answer = exchange(bridge(), b"", {}, "GET", path)
+    assert (status, answer["title"]) == (400, "malformed request")
 
 
 def test_one_call_too_many_is_refused_and_told_when_to_come_back(

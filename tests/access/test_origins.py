@@ -389,7 +389,9 @@ def test_one_known_host_and_a_plain_path_are_asked_for(
     assert len(sandbox.ledger()) == (1 if status == 200 else 0)
 
 
-def test_every_operation_is_behind_the_guards(listed: TestClient, mistral: RequestsMock) -> None:
+def test_every_operation_is_behind_the_origin_policy(
+    listed: TestClient, mistral: RequestsMock
+) -> None:
     for operation in load().operations.values():
         path = operation.path.replace("{job-id}", "7c9e6679-7425-40de-944b-e07fc1f90ae7")
         for headers in ({"Host": "evil.example"}, {"Sec-Fetch-Site": "cross-site"}):

@@ -18,7 +18,10 @@ from tests.conftest import UPSTREAM
 CONTRACT = load()
 OPERATIONS = list(CONTRACT.operations.values())
 SCOPES = [*CONTRACT.scopes.values(), "metrics"]
-PAGES = ["/", "/docs", "/docs/start.js", "/openapi.json", "/openapi.yaml", "/problems"]
+PAGES = [
+    *("/", "/docs", "/docs/start.js", "/docs/assets/swagger-ui.css"),
+    *("/openapi.json", "/openapi.yaml", "/problems"),
+]
 CREATE = {"endpoint": "/v1/embeddings", "model": "m", "requests": [{"body": {"input": "x"}}]}
 
 
