@@ -15,7 +15,6 @@ import re
 import socket
 import ssl
 import sys
-from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.error import HTTPError, URLError
@@ -130,21 +129,17 @@ def _doctor(chosen: argparse.Namespace) -> int:
             f"doubt  time limits: GATEWAY_TIMEOUT ({settings.timeout:g} s) is not below {LONGEST:g} s. With it, raise BRIDGE_TIMEOUT,"
             " nginx's proxy_read_timeout and the time until a stopping process is killed (docs/deployment.md, Time limits)"
         )
+    examinations = {"store": _store, "upstream": _connection}
+    if chosen.ask_upstream:
+        examinations["key"] = _key
     failures = 0
-    for name, examine in _examinations(chosen.ask_upstream):
+    for name, examine in examinations.items():
         try:
             print(f"ok     {name}: {examine(settings)}")
         except (OSError, StoreUnavailable, Problem) as error:
             failures += 1
             print(f"wrong  {name}: {error.detail if isinstance(error, Problem) else error}")
     return 1 if failures else 0
-
-
-def _examinations(ask_upstream: bool) -> Iterator[tuple[str, Callable[[Settings], str]]]:
-    yield "store", _store
-    yield "upstream", _connection
-    if ask_upstream:
-        yield "key", _key
 
 
 def _store(settings: Settings) -> str:

@@ -43,6 +43,7 @@ IDEMPOTENCY = (
     "resent",
     "unknown",
 )
+"""What can become of a call with an Idempotency-Key."""
 
 log = logging.getLogger("gateway.requests")
 failures = logging.getLogger("gateway.errors")

@@ -25,7 +25,7 @@ from starlette.routing import Mount, Route, Router
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from openapi.contract import Contract, is_page
+from openapi.contract import OWN_PAGES, Contract
 from telemetry import logs, metrics
 
 from .idempotency import Idempotency
@@ -137,16 +137,17 @@ class Pages:
         self.router = Router(_routes(contract, readiness, tokens), redirect_slashes=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and is_page(scope["path"]):
-            try:
-                await self.router(scope, receive, send)
-            except RuntimeError as error:
-                # Of anyio, whose threads read files and make the page of metrics.
-                if "start new thread" in str(error):
-                    raise NoThread from error
-                raise
-        else:
+        path = scope.get("path", "")  # none in lifespan
+        if path not in OWN_PAGES and not path.startswith("/docs/"):
             await self.app(scope, receive, send)
+            return
+        try:
+            await self.router(scope, receive, send)
+        except RuntimeError as error:
+            # Of anyio, whose threads read files and make the page of metrics.
+            if "start new thread" in str(error):
+                raise NoThread from error
+            raise
 
 
 def _routes(contract: Contract, readiness: Readiness, tokens: bool) -> list[Route | Mount]:
