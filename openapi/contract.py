@@ -225,7 +225,8 @@ class Contract:
         operations = sorted(
             self.operations.values(), key=lambda operation: len(path_variables(operation.path))
         )
-        return [(_path_pattern(operation.path), operation) for operation in operations]
+        variable = r"\\\{[^{}]+\}"  # as `re.escape` writes it
+        return [(re.compile(re.sub(variable, "([^/]+)", re.escape(o.path))), o) for o in operations]
 
     def find(self, method: str, path: str) -> tuple[Operation | None, tuple[str, ...]]:
         """The operation that `method` of the decoded `path` means, if there is one, and the values of its path's variables."""
@@ -244,17 +245,6 @@ class Contract:
 
 def load(source: Path = DEFAULT_DOCUMENT) -> Contract:
     """The contract in the file `source`; ContractError when it cannot be read or lacks what running needs."""
-    document = read_document(source)
-    try:
-        return _contract(str(source), document, _inline(document, document, ()))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ContractError(
-            f"{source}: a member that running needs is missing or misshapen: {error}"
-        ) from error
-
-
-def read_document(source: Path) -> dict[str, Any]:
-    """The document in the file `source` as it stands, `$ref`s included; ContractError when it is not a derived document."""
     try:
         document = yaml.load(source.read_text(encoding="utf-8"), Loader=_LOADER)  # noqa: S506 - both loaders are safe
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -265,12 +255,16 @@ def read_document(source: Path) -> dict[str, Any]:
         raise ContractError(
             f"{source}: no x-naftiko member: not a document derived from a capability"
         )
-    return document
+    try:
+        return _contract(str(source), document, _inline(document, document, ()))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ContractError(
+            f"{source}: a member that running needs is missing or misshapen: {error}"
+        ) from error
 
 
-_LOADER = getattr(
-    yaml, "CSafeLoader", yaml.SafeLoader
-)  # the compiled one where PyYAML was built with it
+# The compiled one where PyYAML was built with it.
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def path_variables(template: str) -> list[str]:
@@ -326,6 +320,7 @@ def _operation(
     upstream = declared["x-naftiko"]
     names = upstream.get("names", {})
     tool, recovery = declared.get("x-mcp-tool"), declared.get("x-recovery")
+    body = declared.get("requestBody")
     return Operation(
         id=declared["operationId"],
         method=method,
@@ -336,7 +331,9 @@ def _operation(
             for parameter in [*shared, *declared.get("parameters", [])]
             if not parameter.get("x-gateway")
         ),
-        body=_body(declared["requestBody"]) if "requestBody" in declared else None,
+        body=Body(body.get("required", False), _json_content(body), body.get("description", ""))
+        if body
+        else None,
         response_schema=_json_content(declared["responses"].get("200", {})),
         upstream_method=upstream["method"],
         upstream_path=upstream["path"],
@@ -359,12 +356,6 @@ def _parameter(declared: dict[str, Any], names: Mapping[str, str]) -> Parameter:
         description=declared.get("description", ""),
         explode=declared.get("explode", style == "form"),
         upstream_name=names.get(declared["name"], declared["name"]),
-    )
-
-
-def _body(declared: dict[str, Any]) -> Body:
-    return Body(
-        declared.get("required", False), _json_content(declared), declared.get("description", "")
     )
 
 
@@ -405,10 +396,3 @@ def _inline(node: Any, document: dict[str, Any], trail: tuple[str, ...]) -> Any:
     for token in reference[2:].split("/"):
         target = target[token.replace("~1", "/").replace("~0", "~")]
     return _inline(target, document, (*trail, reference))
-
-
-def _path_pattern(template: str) -> re.Pattern[str]:
-    pieces = re.split(r"(\{[^{}]+\})", template)
-    return re.compile(
-        "".join("([^/]+)" if piece.startswith("{") else re.escape(piece) for piece in pieces)
-    )

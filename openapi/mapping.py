@@ -65,10 +65,11 @@ def map_inputs(exposed: Exposed, tool: Exposed | None, capability: Capability) -
     }
     names = _names(exposed, free, sources)
     arguments = _arguments(tool, free, sources) if tool else {}
+    variables = path_variables(exposed.path)
     inputs = [
         ExposedInput(
             name=name,
-            location=_location(name, free[upstream], exposed),
+            location=_location(name, free[upstream], variables),
             upstream=upstream,
             argument=arguments.get(upstream),
             required=free[upstream].location == "path",
@@ -79,7 +80,7 @@ def map_inputs(exposed: Exposed, tool: Exposed | None, capability: Capability) -
     if tool:
         merge_declarations(tool, {str(each.argument): each for each in inputs})
     merge_declarations(exposed, {each.name: each for each in inputs})
-    routed = dict(zip(path_variables(exposed.path), path_variables(exposed.route), strict=True))
+    routed = dict(zip(variables, path_variables(exposed.route), strict=True))
     inputs = [
         replace(
             each,
@@ -192,10 +193,8 @@ def _path_names(exposed: Exposed, inputs: list[Input], sources: Sources) -> dict
     return {found[name]: name for name in path_variables(exposed.path)}
 
 
-def _location(name: str, each: Input, exposed: Exposed) -> str:
-    if each.location != "path":
-        return each.location
-    return "path" if name in path_variables(exposed.path) else "query"
+def _location(name: str, each: Input, variables: list[str]) -> str:
+    return "query" if each.location == "path" and name not in variables else each.location
 
 
 def merge_declarations(exposed: Exposed, inputs: Mapping[str, ExposedInput]) -> None:
@@ -224,10 +223,9 @@ def _arguments(tool: Exposed, free: Mapping[str, Input], rest: Sources) -> dict[
         if asked and source != rest[name] and Constant in (type(source), type(rest[name])):
             reason = f"the operation that the tool calls must fix {name!r} to the same value"
             raise CapabilityError(place_in(f"{tool.place}.with", name), reason)
-    arguments = {each: _argument(str(sources[each])) for each in free}
+    arguments = {
+        each: _UNFIT_FOR_ARGUMENT.sub("_", str(sources[each])).strip("_") or str(sources[each])
+        for each in free
+    }
     _check_unique(arguments, tool)
     return arguments
-
-
-def _argument(name: str) -> str:
-    return _UNFIT_FOR_ARGUMENT.sub("_", name).strip("_") or name
