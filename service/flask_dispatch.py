@@ -91,11 +91,12 @@ class FlaskDispatch:
         self.calls.add(call)
         call.add_done_callback(self._finished)
         ctx.handling = call
+        answer = asyncio.shield(call)
+        timer = call.get_loop().call_later(
+            deadline.left() + GRACE, _give_up, answer, operation, keyed, cancellable
+        )
         try:
-            await asyncio.wait((call,), timeout=deadline.left() + GRACE)
-            if not call.done():  # perhaps a name is being looked up; nothing will be sent
-                raise _given_up(operation, keyed, cancellable.cancel())
-            status, headers, content = call.result()
+            status, headers, content = await answer
         except asyncio.CancelledError:  # the client left
             if pending.claim():
                 call.cancel()  # nothing was begun for it, so nothing will be sent
@@ -103,7 +104,8 @@ class FlaskDispatch:
                 cancellable.cancel()
             raise
         finally:
-            del call  # its error's traceback keeps this frame, and the body with it
+            timer.cancel()
+            del call, answer  # their error's traceback keeps this frame, and the body with it
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": content})
 
@@ -147,14 +149,23 @@ def _overloaded(detail: str) -> Problem:
     return Problem("overloaded", detail, headers=[("Retry-After", "1")])
 
 
-def _given_up(operation: Operation, keyed: bool, sent: bool) -> Problem:
-    """What the caller is told whose time is over while a thread still has the request."""
+def _give_up(
+    answer: asyncio.Future[Response],
+    operation: Operation,
+    keyed: bool,
+    cancellable: CancellableRequest,
+) -> None:
+    """Answers the caller whose time is over while a thread still has the request, perhaps looking a name up."""
+    if answer.done():
+        return
+    sent = cancellable.cancel()  # nothing will be sent from now on
+    problem = timeout(operation)
     if not sent and not operation.safe:
         detail = "No connection to the upstream came about in time; nothing was sent."
-        return Problem("upstream-timeout", detail, retryable=True)
-    if operation.idempotent:
-        return timeout(operation)
-    return outcome_unknown(timeout(operation), REPEAT if keyed else LOOK_FIRST, keyed=keyed)
+        problem = Problem("upstream-timeout", detail, retryable=True)
+    elif not operation.idempotent:
+        problem = outcome_unknown(problem, REPEAT if keyed else LOOK_FIRST, keyed=keyed)
+    answer.set_exception(problem)
 
 
 def _environ(scope: Scope, dispatch: Dispatch) -> dict[str, Any]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import subprocess
 import sys
 import threading
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -228,6 +231,38 @@ def test_a_context_that_outlives_its_request_does_not_keep_the_body() -> None:
     ctx.upstream_request = create()
     asyncio.run(call())
     assert (sent[1]["body"], ctx.upstream_request) == (b"{}", None)
+
+
+class Body(bytearray):
+    """One of which one can tell whether it is there."""
+
+
+def test_the_body_of_a_call_that_failed_is_gone_with_its_answer() -> None:
+    def failing(environ: dict[str, Any], _start: Callable[..., Any]) -> list[bytes]:
+        request = environ["gateway.dispatch"].request
+        raise Problem("upstream-timeout", request.target)
+
+    async def call() -> None:
+        body = Body(b"{}")
+        kept = weakref.ref(body)
+        ctx = open_context()
+        ctx.upstream_request = replace(create(), body=body)
+        del body
+        dispatch = FlaskDispatch(failing, threads=1, queue=0, timeout=10)
+        with suppress(Problem):
+            await dispatch(create_scope("/"), nothing, nothing)
+        ctx.handling = None  # as the edge forgets it
+        await until(lambda: kept() is None)  # its thread may be about to forget it
+
+    async def nothing(*_: Any) -> Any:
+        raise AssertionError("it failed")
+
+    gc.collect()
+    gc.disable()
+    try:
+        asyncio.run(call())
+    finally:
+        gc.enable()
 
 
 class Held:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from environment import SettingsError
 from service.config import Settings
+from tests.idempotency.api import JOBS, changed_document
 
 KEY = "sk-CANARY-abcdef"
 
@@ -31,6 +33,29 @@ def test_the_capability_gives_port_and_upstream() -> None:
 def test_a_missing_key_is_refused_with_its_name_and_the_way_without_one() -> None:
     with pytest.raises(SettingsError, match=r"MISTRAL_AI_API_KEY is not set.*make run"):
         Settings.from_env({})
+
+
+RECOVERIES = [
+    ({"kind": "guess", "operation": "listbatchjobs"}, "createbatchjob: there is no kind 'guess'"),
+    (
+        {"kind": "batch-job", "operation": "listjobs"},
+        "createbatchjob: there is no operation 'listjobs'",
+    ),
+    ({"kind": "batch-job"}, "operation"),
+]
+
+
+@pytest.mark.parametrize(("recovery", "said"), RECOVERIES, ids=lambda value: str(value))
+def test_a_recovery_of_what_is_not_there_is_refused_by_name(
+    recovery: dict[str, str], said: str, tmp_path: Path
+) -> None:
+    def change(document: dict[str, Any]) -> None:
+        document["paths"][JOBS]["post"]["x-recovery"] = recovery
+
+    document = changed_document(tmp_path, change)
+    refused = refusal(GATEWAY_OPENAPI=str(document))
+    assert refused.startswith(str(document)) and said in refused
+    assert len(refused.splitlines()) == 1
 
 
 @pytest.mark.parametrize("name", ["MISTRAL_AI_API_KEY", "MISTRAL_API_KEY"])
