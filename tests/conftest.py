@@ -13,12 +13,16 @@ from starlette.testclient import TestClient
 
 from service.app import create_app
 from service.config import Settings
-from tests.processes import Sandbox, sandbox_process
+from tests.processes import Sandbox, end_fork_server, sandbox_process
 
 pytest_plugins = ["tests.leftovers"]
 
 UPSTREAM = "http://127.0.0.1:9"
 KEY = "sk-CANARY-0123456789"
+
+
+def pytest_unconfigure() -> None:
+    end_fork_server()
 
 
 @pytest.fixture(scope="session")

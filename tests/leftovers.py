@@ -20,6 +20,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.fork_server import running as fork_servers
+
 _PROC = Path("/proc")
 _MARK = f"TESTS_RUN={os.getpid()}-{time.time_ns()}"
 """What all that is started here has in its environment, also when its parent has ended."""
@@ -140,12 +142,12 @@ def _processes(allowed: Things) -> Iterator[tuple[int, str]]:
                 parents[int(entry.name)] = int(parent)
     for pid, parent in parents.items():
         ancestor = pid
-        while ancestor in parents and ancestor not in allowed:
+        while ancestor in parents and (ancestor not in allowed or ancestor in fork_servers):
             ancestor = parents[ancestor]
         with suppress(OSError):
             ours = (
                 parent == os.getpid() or _MARK.encode() in (_PROC / f"{pid}/environ").read_bytes()
             )
-            if ours and ancestor not in allowed and pid != os.getpid():
+            if ours and ancestor not in allowed and pid not in {os.getpid(), *fork_servers}:
                 words = (_PROC / f"{pid}/cmdline").read_bytes().replace(b"\0", b" ")
                 yield pid, f"process {pid}: {words.decode(errors='replace').strip()}"

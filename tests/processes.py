@@ -19,10 +19,12 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import IO, Any
 
-ROOT = Path(__file__).parent.parent
+from tests.fork_server import ROOT, Forked, ForkServer
+
+Process = subprocess.Popen[str] | Forked
 # Ports below those that the system gives to clients, a range for each process that runs tests.
 _RUNNER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 _ports = random.sample(range(12_000 + 5_000 * (_RUNNER % 4), 17_000 + 5_000 * (_RUNNER % 4)), 5_000)
@@ -125,17 +127,80 @@ def wait_until(condition: Callable[[], Any], seconds: float = 15) -> Any:
     return found
 
 
-def start(command: list[str], environ: dict[str, str]) -> subprocess.Popen[str]:
-    """A process in the project's directory, in a group of its own, its output readable as text."""
+_fork_server: ForkServer | None = None
+
+
+def fork_server() -> ForkServer:
+    """The one of this run of tests, started when it is first asked for."""
+    global _fork_server
+    if _fork_server is None:
+        _fork_server = ForkServer()
+    return _fork_server
+
+
+def end_fork_server() -> None:
+    """Ends it, if it was ever started."""
+    global _fork_server
+    if _fork_server is not None:
+        _fork_server.close()
+        _fork_server = None
+
+
+def start(
+    command: list[str],
+    environ: dict[str, str],
+    *,
+    stdout: int | IO[Any] = subprocess.PIPE,
+    stderr: int | IO[Any] = subprocess.STDOUT,
+    anew: bool = False,
+) -> Process:
+    """A process in the project's directory, in a group of its own, its output readable as text.
+
+    A command of the project is forked from the fork server, unless it is started `anew`: from nothing, as users start it.
+    """
+    if not anew and fork_server().runs(command, environ):
+        return fork_server().start(command, environ, stdout, stderr)
     return subprocess.Popen(
         command,
         cwd=ROOT,
         env=environ,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=stderr,
         text=True,
         start_new_session=True,
     )
+
+
+def run(
+    command: list[str],
+    environ: dict[str, str] | None = None,
+    *,
+    timeout: float = 30,
+    anew: bool = False,
+) -> subprocess.CompletedProcess[str]:
+    """What `command` wrote and its exit code; started as by `start`, with nothing to read, in this environment by default."""
+    environ = {**os.environ} if environ is None else environ
+    if anew or not fork_server().runs(command, environ):
+        return subprocess.run(
+            command,
+            cwd=ROOT,
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+    with TemporaryFile("w+") as stdout, TemporaryFile("w+") as stderr:
+        process = fork_server().start(command, environ, stdout, stderr)
+        try:
+            code = process.wait(timeout)
+        finally:
+            process.kill()
+        stdout.seek(0)
+        stderr.seek(0)
+        return subprocess.CompletedProcess(command, code, stdout.read(), stderr.read())
 
 
 def wait_for_line(

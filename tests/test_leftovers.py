@@ -24,14 +24,20 @@ def test_it(): subprocess.run(["sh", "-c", "sleep 1002 >/dev/null 2>&1 &"])
     "test_4_socket": """
 def test_it(): pytest.forgotten = socket.create_server(("127.0.0.1", 0))
 """,
-    "test_5_nothing": """
+    "test_5_fork": """
+def test_it():
+    pytest.running = sandbox_process()
+    pytest.running.__enter__()
+""",
+    "test_6_nothing": """
 def test_it(lasting): subprocess.run(["true"])
 """,
-    "test_6_last": """
+    "test_7_last": """
 def test_it(lasting): pass
 """,
     "conftest": """
 leftovers._PATIENCE = 0.2
+del os.environ["PYTHONPATH"]  # the fork server takes no command with it
 
 @pytest.fixture(scope="session")
 def lasting():
@@ -41,7 +47,7 @@ def lasting():
     process.wait()
 """,
 }
-IMPORTS = "import pytest, socket, subprocess, threading; from tests import leftovers\n"
+IMPORTS = "import os, pytest, socket, subprocess, threading; from tests import leftovers; from tests.processes import sandbox_process\n"
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +70,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProcess
     return subprocess.run(
         [*command, "-c", os.devnull, "."],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         capture_output=True,
         text=True,
         timeout=60,
@@ -73,7 +79,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProcess
 
 def test_it_ends_and_fails(run: subprocess.CompletedProcess[str]) -> None:
     assert run.returncode == pytest.ExitCode.TESTS_FAILED, run.stdout + run.stderr
-    assert "6 passed, 4 errors" in run.stdout
+    assert "7 passed, 5 errors" in run.stdout
 
 
 @pytest.mark.parametrize(
@@ -83,6 +89,7 @@ def test_it_ends_and_fails(run: subprocess.CompletedProcess[str]) -> None:
         ("test_2_process", "sleep 1001"),
         ("test_3_orphan", "sleep 1002"),
         ("test_4_socket", "listening socket tcp 0100007F:"),
+        ("test_5_fork", "-m tests.fork_server"),
     ],
 )
 def test_what_is_left_is_named_with_its_module(

@@ -24,7 +24,7 @@ from tests.bridge.hosting import served
 from tests.bridge.processes import environment
 from tests.bridge.rest import Rest
 from tests.bridge.test_transport import JOB, LEGACY, ROUTED, exchange, message
-from tests.processes import ROOT
+from tests.processes import run
 
 Open = Callable[..., str]
 CREATE = {"endpoint": "/v1/embeddings", "model": "m", "requests": [{"body": {"input": "x"}}]}
@@ -278,15 +278,7 @@ class TestPages:
 
 def started(command: list[str], **settings: str) -> subprocess.CompletedProcess[str]:
     """A start of the bridge that is expected to end by itself."""
-    return subprocess.run(
-        [sys.executable, "-m", *command],
-        cwd=ROOT,
-        env=environment(BRIDGE_PORT="0", **settings),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
+    return run([sys.executable, "-m", *command], environment(BRIDGE_PORT="0", **settings))
 
 
 GUNICORN = ["gunicorn", "-c", "python:mcp_bridge.gunicorn_conf"]

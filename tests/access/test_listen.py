@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from access.listen import check, in_brackets, is_loopback, names
 from environment import SettingsError
 from tests.access.conftest import Tokens
 from tests.e2e.gateway import environment, failed_start
-from tests.processes import ROOT
+from tests.processes import run
 
 OPEN = ["0.0.0.0", "::", "::ffff:0.0.0.0", "192.0.2.7", "gw.example", "2001:db8::1", "0", "*"]
 
@@ -102,14 +101,8 @@ def test_a_bad_token_file_stops_the_start_and_names_the_line(tmp_path: Path) -> 
 
 def test_the_doctor_says_so_before_the_start(token_file: Tokens) -> None:
     def doctor(**settings: object) -> str:
-        return subprocess.run(
-            [sys.executable, "-m", "service", "doctor"],
-            cwd=ROOT,
-            env=environment("http://127.0.0.1:9/v1", GATEWAY_HOST="0.0.0.0", **settings),
-            capture_output=True,
-            text=True,
-            timeout=60,
-        ).stderr
+        environ = environment("http://127.0.0.1:9/v1", GATEWAY_HOST="0.0.0.0", **settings)
+        return run([sys.executable, "-m", "service", "doctor"], environ).stderr
 
     assert "GATEWAY_TOKENS_FILE" in doctor()
     assert "GATEWAY_TOKENS_FILE" not in doctor(GATEWAY_TOKENS_FILE=token_file.path)

@@ -32,20 +32,14 @@ from service.config import Settings
 from tests.access.conftest import Gateway as Make
 from tests.access.conftest import Tokens, bearing
 from tests.conftest import KEY, UPSTREAM
-from tests.processes import ROOT
+from tests.processes import run
 
 JOBS = "/v1/batch/jobs"
 GOOD = {"name": "a", "sha256": "0" * 64, "scopes": ["jobs:read"]}
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "service", "token", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
+    return run([sys.executable, "-m", "service", "token", *arguments])
 
 
 def find(found: TokenFile, secret: str) -> reading.Grant | None:

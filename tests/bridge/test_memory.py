@@ -73,7 +73,7 @@ def bridge() -> Iterator[Bridge]:
     with served(rest) as rest_url:
         environ = environment(BRIDGE_REST_URL=rest_url, BRIDGE_PORT=str(port), WEB_CONCURRENCY="2")
         command = [sys.executable, "-m", "gunicorn", "-c", "python:mcp_bridge.gunicorn_conf"]
-        process = start(command, environ)
+        process = start(command, environ, anew=True)
         try:
             wait_until_ready(f"http://127.0.0.1:{port}/livez", process)
             yield Bridge(port, process, rest)

@@ -15,7 +15,7 @@ from environment import SettingsError
 from mcp_bridge.__main__ import listen
 from mcp_bridge.config import Settings
 from tests.bridge.processes import environment
-from tests.processes import ROOT
+from tests.processes import ROOT, run
 
 
 def test_every_setting_names_its_variable_and_its_meaning() -> None:
@@ -105,11 +105,7 @@ def test_gunicorn_gets_its_settings_from_the_same_place() -> None:
 
 
 def bridge(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "mcp_bridge", *arguments],
-        env=environment(**settings),
-        cwd=Path(ROOT), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30,
-    )  # fmt: skip
+    return run([sys.executable, "-m", "mcp_bridge", *arguments], environment(**settings))
 
 
 def test_the_token_for_rest_may_be_in_a_file(tmp_path: Path) -> None:

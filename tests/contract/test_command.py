@@ -14,6 +14,7 @@ import yaml
 from openapi.capability import read
 from openapi.contract import DEFAULT_DOCUMENT
 from openapi.derive import derive, render
+from tests import processes
 
 ROOT = Path(__file__).parents[2]
 LIBRARY = ROOT / "tests" / "contract" / "capabilities" / "library.yaml"
@@ -30,14 +31,7 @@ actions:
 
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "openapi.derive", *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    return processes.run([sys.executable, "-m", "openapi.derive", *map(str, arguments)])
 
 
 def test_the_committed_document_is_what_the_capability_and_its_overlay_give():

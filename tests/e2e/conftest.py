@@ -12,10 +12,10 @@ from tests.processes import sandbox_process
 
 @pytest.fixture(scope="session")
 def running_stack() -> Iterator[Stack]:
-    """The processes; tests take `stack`, which cleans up before them."""
+    """The processes, started as users start them; tests take `stack`, which cleans up before them."""
     with (
         sandbox_process(speed=0, trial_requests=5) as sandbox,
-        gateway_process(f"{sandbox.url}/v1", WEB_CONCURRENCY=2) as gateway,
+        gateway_process(f"{sandbox.url}/v1", WEB_CONCURRENCY=2, anew=True) as gateway,
     ):
         yield Stack(gateway, sandbox)
 

@@ -13,7 +13,16 @@ from typing import Any
 
 import requests
 
-from tests.processes import ROOT, Sandbox, start, stop, store_file, wait_for_line, wait_until
+from tests.processes import (
+    Process,
+    Sandbox,
+    run,
+    start,
+    stop,
+    store_file,
+    wait_for_line,
+    wait_until,
+)
 
 KEY = "sk-end-to-end-0123456789"
 OWN = ("GATEWAY_", "MISTRAL_", "WEB_CONCURRENCY", "GUNICORN_")
@@ -23,7 +32,7 @@ _LISTENING = re.compile(r"Listening at: (http://[\d.:]+)")
 class Gateway:
     """A running REST service."""
 
-    def __init__(self, process: subprocess.Popen[str], workers: int) -> None:
+    def __init__(self, process: Process, workers: int) -> None:
         self.process = process
         self.output: list[str] = []  # every line that it writes
         self.url = wait_for_line(process, _LISTENING, self.output)
@@ -82,7 +91,7 @@ def command(*arguments: str) -> list[str]:
 
 @contextmanager
 def gateway_process(
-    upstream: str = "", *, log_level: str = "info", **settings: Any
+    upstream: str = "", *, log_level: str = "info", anew: bool = False, **settings: Any
 ) -> Iterator[Gateway]:
     """A gateway before `upstream`, a base URL; `gateway_process(url, WEB_CONCURRENCY=2)`."""
     with store_file() as store:
@@ -91,6 +100,7 @@ def gateway_process(
         process = start(
             command("--bind", "127.0.0.1:0", "--log-level", log_level),
             environment(upstream, **chosen),
+            anew=anew,
         )
         try:
             gateway = Gateway(process, int(chosen["WEB_CONCURRENCY"]))
@@ -103,13 +113,6 @@ def gateway_process(
 
 def failed_start(environ: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
     """A start that is expected to end by itself, with its code and output."""
-    return subprocess.run(
-        command(*arguments),
-        cwd=ROOT,
-        env=environ,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+    done = run(command(*arguments), environ)
+    done.stdout += done.stderr
+    return done

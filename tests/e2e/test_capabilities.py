@@ -6,7 +6,6 @@ The calls and what must arrive are in tests/contract/capabilities/calls.yaml.
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -20,7 +19,7 @@ import yaml
 
 from tests.e2e.echo import Echo, Received, echo_upstream
 from tests.e2e.gateway import Gateway, environment, failed_start, gateway_process
-from tests.processes import ROOT
+from tests.processes import ROOT, run
 
 CAPABILITIES = ROOT / "tests" / "contract" / "capabilities"
 CALLS = yaml.safe_load((CAPABILITIES / "calls.yaml").read_text(encoding="utf-8"))
@@ -32,11 +31,8 @@ Call = dict[str, Any]
 def derived(capability: Path, folder: Path) -> Path:
     """The document that the command derives from a capability file."""
     document = folder / f"{capability.stem}.openapi.yaml"
-    subprocess.run(
-        [sys.executable, "-m", "openapi.derive", capability, "--output", document],
-        cwd=ROOT,
-        check=True,
-    )
+    derive = [sys.executable, "-m", "openapi.derive"]
+    run([*derive, str(capability), "--output", str(document)]).check_returncode()
     return document
 
 

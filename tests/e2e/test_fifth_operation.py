@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ import yaml
 
 from tests.e2e.browser import visited
 from tests.e2e.gateway import Stack, gateway_process
-from tests.processes import ROOT
+from tests.processes import ROOT, run
 
 OPENAPI = ROOT / "openapi"
 NAME = "deletebatchjob"
@@ -23,14 +22,9 @@ def extended(running_stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> 
     """The stack with a service that can also delete jobs, as Mistral's API can."""
     folder = tmp_path_factory.mktemp("extended")
     document = folder / "openapi.yaml"
-    subprocess.run(
-        [
-            *(sys.executable, "-m", "openapi.derive", with_a_delete(folder)),
-            *("--overlay", OPENAPI / "overlay.yaml", "--output", document),
-        ],
-        cwd=ROOT,
-        check=True,
-    )
+    derive = [sys.executable, "-m", "openapi.derive", str(with_a_delete(folder))]
+    overlaid = [*derive, "--overlay", str(OPENAPI / "overlay.yaml"), "--output", str(document)]
+    run(overlaid).check_returncode()
     upstream = f"{running_stack.sandbox.url}/v1"
     with gateway_process(upstream, GATEWAY_OPENAPI=document) as gateway:
         yield Stack(gateway, running_stack.sandbox)

@@ -9,7 +9,6 @@ import base64
 import json
 import os
 import ssl
-import subprocess
 import sys
 from pathlib import Path
 from urllib.parse import quote
@@ -19,7 +18,7 @@ import requests
 
 from tests.e2e.echo import Echo, Received, echo_upstream
 from tests.e2e.gateway import Gateway, environment, failed_start, gateway_process
-from tests.processes import ROOT, sandbox_process
+from tests.processes import run, sandbox_process
 
 MARK = "CANARYq7Zx81mW"
 # With characters that URLs, JSON and base64 write differently.
@@ -132,7 +131,7 @@ def in_group(pid: int, gateway: Gateway) -> bool:
 
 def test_the_life_of_a_job_keeps_the_key(home: Path) -> None:
     with sandbox_process(speed=100) as sandbox:
-        options = {"key": KEY, "log_level": "debug", **chatty(home)}
+        options = {"key": KEY, "log_level": "debug", "anew": True, **chatty(home)}
         with gateway_process(f"{sandbox.url}/v1", **options) as gateway:
             created = gateway.post(JOBS, CREATE, headers={"Idempotency-Key": '"canary-1"'})
             path = f"{JOBS}/{created.json()['id']}"
@@ -155,7 +154,7 @@ def test_the_life_of_a_job_keeps_the_key(home: Path) -> None:
 def test_an_upstream_that_gives_the_key_back_does_not_spread_it(home: Path) -> None:
     with echo_upstream() as echo:
         echo.answer = answer_with_the_key
-        options = {"key": KEY, "log_level": "debug", **chatty(home)}
+        options = {"key": KEY, "log_level": "debug", "anew": True, **chatty(home)}
         with gateway_process(f"http://127.0.0.1:{echo.port}/v1", **options) as gateway:
             answers = [gateway.get(f"{JOBS}?echo={quote(name)}") for name in ECHOES]
             assert all(answer.status_code >= 400 for answer in answers)
@@ -178,7 +177,7 @@ def test_failures_of_the_connection_keep_the_key(home: Path, certificate: tuple[
     with echo_upstream(context) as echo:
         untrusted = f"https://localhost:{echo.port}/v1"
         for upstream in (untrusted, "http://127.0.0.1:9/v1"):
-            options = {"key": KEY, "log_level": "debug", **chatty(home)}
+            options = {"key": KEY, "log_level": "debug", "anew": True, **chatty(home)}
             with gateway_process(upstream, **options) as gateway:
                 answers = [gateway.get(JOBS), gateway.post(JOBS, CREATE)]
                 assert [answer.status_code for answer in answers] == [502, 502]
@@ -209,14 +208,7 @@ def test_a_start_that_fails_keeps_the_key(settings: dict[str, str], home: Path) 
 
 @pytest.mark.parametrize("command", ["config", "doctor"])
 def test_the_commands_that_show_the_settings_keep_the_key(command: str, home: Path) -> None:
-    ended = subprocess.run(
-        [sys.executable, "-m", "service", command],
-        cwd=ROOT,
-        env=environment("http://127.0.0.1:9/v1", KEY, **chatty(home)),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=60,
-    )
+    environ = environment("http://127.0.0.1:9/v1", KEY, **chatty(home))
+    ended = run([sys.executable, "-m", "service", command], environ)
     assert "MISTRAL_AI_API_KEY" in ended.stdout
-    assert found(ended.stdout) == []
+    assert found(ended.stdout + ended.stderr) == []

@@ -14,7 +14,7 @@ import pytest
 
 from environment import SettingsError
 from sandbox.config import Settings
-from tests.processes import ROOT, sandbox_process
+from tests.processes import run, sandbox_process
 
 
 def test_it_starts_on_a_free_port_that_its_ready_line_names() -> None:
@@ -53,9 +53,7 @@ def test_settings_come_from_the_environment() -> None:
 
 def test_a_setting_that_cannot_be_used_is_named_and_ends_it() -> None:
     environ = os.environ | {"SANDBOX_SPEED": "fast"}
-    ended = subprocess.run(
-        [sys.executable, "-m", "sandbox"], cwd=ROOT, env=environ, capture_output=True, text=True
-    )
+    ended = run([sys.executable, "-m", "sandbox"], environ)
     assert ended.returncode == 2
     assert "SANDBOX_SPEED" in ended.stderr
     assert len(ended.stderr.splitlines()) == 1
@@ -65,9 +63,7 @@ def test_an_occupied_port_is_named_and_ends_it() -> None:
     with sandbox_process() as sandbox:
         port = sandbox.url.rpartition(":")[2]
         environ = os.environ | {"SANDBOX_PORT": port}
-        ended = subprocess.run(
-            [sys.executable, "-m", "sandbox"], cwd=ROOT, env=environ, capture_output=True, text=True
-        )
+        ended = run([sys.executable, "-m", "sandbox"], environ)
     assert ended.returncode == 2
     assert f"127.0.0.1:{port}" in ended.stderr
     assert len(ended.stderr.splitlines()) == 1

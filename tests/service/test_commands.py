@@ -13,6 +13,7 @@ import pytest
 from mcp_bridge.config import Settings as BridgeSettings
 from service import config
 from service.config import Settings
+from tests import processes
 from tests.e2e.gateway import command, environment
 from tests.processes import ROOT, sandbox_process, start, stop, wait_for_line
 
@@ -21,14 +22,7 @@ KEY = "sk-CANARY-commands"
 
 def run(*words: str, tmp_path: Path, **environ: str) -> subprocess.CompletedProcess[str]:
     own = {"PATH": "/usr/bin:/bin", "GATEWAY_STORE": str(tmp_path / "keys.sqlite3"), **environ}
-    done = subprocess.run(
-        [sys.executable, "-m", "service", *words],
-        env=own,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+    done = processes.run([sys.executable, "-m", "service", *words], own)
     assert KEY not in done.stdout + done.stderr
     return done
 
@@ -126,19 +120,13 @@ def test_the_limits_that_doctor_knows_are_the_real_ones() -> None:
 
 
 def test_the_bridge_s_settings_have_a_command_of_their_own_that_shows_no_secret() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "mcp_bridge.settings"],
-        env={
-            "PATH": "/usr/bin:/bin",
-            "BRIDGE_REST_TOKEN": KEY,
-            "BRIDGE_REST_URL": f"http://user:{KEY}@127.0.0.1:1",
-            "BRIDGE_PORT": "1234",
-        },
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+    environ = {
+        "PATH": "/usr/bin:/bin",
+        "BRIDGE_REST_TOKEN": KEY,
+        "BRIDGE_REST_URL": f"http://user:{KEY}@127.0.0.1:1",
+        "BRIDGE_PORT": "1234",
+    }
+    done = processes.run([sys.executable, "-m", "mcp_bridge.settings"], environ)
     lines = {line.split()[0]: line for line in done.stdout.splitlines()}
     assert lines["BRIDGE_PORT"].split()[1:] == ["1234", "(environment)"]
     assert lines["BRIDGE_TIMEOUT"].split()[1:] == ["50", "(default)"]

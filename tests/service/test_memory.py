@@ -22,7 +22,7 @@ def stack() -> Iterator[Stack]:
     """A gateway of two workers, as its container has it."""
     with (
         sandbox_process(speed=0) as sandbox,
-        gateway_process(f"{sandbox.url}/v1", WEB_CONCURRENCY=2) as gateway,
+        gateway_process(f"{sandbox.url}/v1", WEB_CONCURRENCY=2, anew=True) as gateway,
     ):
         yield Stack(gateway, sandbox)
 

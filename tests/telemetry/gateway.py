@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 import sys
 import threading
 import time
@@ -16,7 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tests.processes import ROOT, children, free_port, stop
+from tests.processes import Process, children, free_port, start, stop
 
 KEY = 'sk-CANARY-0123456789-"\\x'
 JOB = {"id": "7c9e6679-7425-40de-944b-e07fc1f90ae7", "object": "batch", "status": "QUEUED"}
@@ -65,7 +64,7 @@ class _Handler(BaseHTTPRequestHandler):
 class Gateway:
     """A running gateway. `log` and `audit` are what it has written, read as JSON lines."""
 
-    def __init__(self, process: subprocess.Popen[bytes], port: int, folder: Path) -> None:
+    def __init__(self, process: Process, port: int, folder: Path) -> None:
         self.process = process
         self.port = port
         self.folder = folder
@@ -162,20 +161,18 @@ def gateway(
         **settings,
     }
     with (folder / "stdout").open("wb") as out, (folder / "stderr").open("wb") as err:
-        process = subprocess.Popen(
+        process = start(
             [*within, sys.executable, "-m", "gunicorn", "wsgi:app"],
-            cwd=ROOT,
-            env=environ,
+            environ,
             stdout=out,
             stderr=err if stderr is None else stderr,
-            start_new_session=True,
         )
     running = Gateway(process, port, folder)
     try:
         eventually(lambda: running.ask("GET", "/livez")[0] == 200, 30)
         yield running
     finally:
-        stop(process)  # type: ignore[arg-type]
+        stop(process)
 
 
 SECRET = re.compile(rb"CANARY")
