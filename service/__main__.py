@@ -167,7 +167,7 @@ def _key(settings: Settings) -> str:
     )
     open_context()
     upstream = Upstream(settings, UpstreamKey(settings))
-    answer = upstream.send(fill(operation, Inputs()), Deadline(_PATIENCE), CancellableRequest())
+    answer = upstream.send(fill(operation, Inputs()), CancellableRequest(Deadline(_PATIENCE)))
     return f"{operation.id} was answered with {answer.status}"
 
 

@@ -121,7 +121,7 @@ class CreatedJob:
             if deadline.expired:
                 raise Problem("upstream-timeout", "There was no time to look at all jobs.")
             request = fill(self.listing, Inputs(query=query))
-            answer = self.upstream.send(request, deadline, CancellableRequest(fresh=True)).body
+            answer = self.upstream.send(request, CancellableRequest(deadline, fresh=True)).body
             page = _decoded(answer, _Page)
             yield from ((answer, job) for job in page.data)
             seen += len(page.data)

@@ -84,8 +84,8 @@ class _Call:
     """A request on its way; `recovery` None: its outcome cannot be found when its answer is lost."""
 
     request: UpstreamRequest
-    deadline: Deadline
     cancellable: CancellableRequest
+    deadline: Deadline  # of all that is done for it; sending ends before, so that time is left
     recovery: Recovery | None
 
 
@@ -125,11 +125,10 @@ class Idempotency:
             self.store.check()
             self._failed.value = 0
 
-    def send(
-        self, request: UpstreamRequest, deadline: Deadline, cancellable: CancellableRequest
-    ) -> Answer:
+    def send(self, request: UpstreamRequest, cancellable: CancellableRequest) -> Answer:
         """The answer to `request`, from the upstream or from the record of an earlier one with the same idempotency key."""
-        call = _Call(request, deadline, cancellable, self.recoveries.get(request.operation.id))
+        recovery = self.recoveries.get(request.operation.id)
+        call = _Call(request, cancellable, cancellable.deadline, recovery)
         if request.key is None:
             return self._send_unkeyed(call)
         try:
@@ -145,7 +144,7 @@ class Idempotency:
 
     def _send_unkeyed(self, call: _Call) -> Answer:
         try:
-            return self._send(call, call.request, call.deadline)
+            return self._send(call, call.request)
         except Problem as problem:
             if call.recovery is None or not problem.outcome_unknown:
                 raise
@@ -228,7 +227,8 @@ class Idempotency:
         ctx, recovery = current(), call.recovery
         try:
             marked = recovery.mark(call.request, claim.tag) if recovery else call.request
-            answer = self._send(call, marked, call.deadline.before(self.reserve))
+            call.cancellable.deadline = call.deadline.before(self.reserve)
+            answer = self._send(call, marked)
         except Problem as problem:
             if not problem.outcome_unknown:
                 self._release_claim(claim, earlier)
@@ -244,9 +244,9 @@ class Idempotency:
         done = self._record(call, claim, answer)
         return replace(answer, headers=(*answer.headers, _expiry(done)))
 
-    def _send(self, call: _Call, request: UpstreamRequest, deadline: Deadline) -> Answer:
+    def _send(self, call: _Call, request: UpstreamRequest) -> Answer:
         """The upstream's answer; Problem also for a success that does not say what the outcome is."""
-        answer = self.upstream.send(request, deadline, call.cancellable)
+        answer = self.upstream.send(request, call.cancellable)
         # Without a key nothing is kept: whatever came whole passes.
         understood = call.recovery.recognises if call.recovery and call.request.key else _is_object
         if call.recovery and not understood(answer):

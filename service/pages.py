@@ -30,7 +30,7 @@ from telemetry import logs, metrics
 
 from .idempotency import Idempotency
 from .problems import DOCUMENTATION, PROBLEMS
-from .thread_pool import NoThread
+from .threads import NoThread
 from .upstream_key import UpstreamKey
 
 PROBE_PERIOD = 2.0

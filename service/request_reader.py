@@ -24,10 +24,10 @@ from openapi.contract import Contract, Operation, Parameter
 from openapi.validation import Validator, Violation, near_name, pointer_token
 
 from .body_buffer import BODIES, LARGE, BodyMemoryBudget, Reservation, receive_body
+from .flask_dispatch import ThreadPool
 from .json_body import BodyReader
 from .problems import Problem
 from .request_context import current
-from .thread_pool import ThreadPool
 from .translation import Inputs, RequestBody, UpstreamRequest, fill
 
 MAX_QUERY_PARAMETERS = 200

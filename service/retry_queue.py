@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from .deadline import Deadline
 from .idempotency_record import StoreUnavailable
-from .thread_pool import NoThread, start_thread
+from .threads import NoThread, start_thread
 
 PAUSE = 1.0
 """Seconds between two tries."""

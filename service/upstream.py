@@ -24,7 +24,6 @@ from openapi.contract import Operation
 from openapi.json_text import UNREADABLE, read_json
 from telemetry import metrics, spans
 
-from .deadline import Deadline
 from .problems import Problem
 from .request_context import current
 from .translation import Answer, UpstreamRequest, decipher
@@ -64,10 +63,8 @@ class Upstream:
             "Accept-Encoding": "identity",
         }
 
-    def send(
-        self, request: UpstreamRequest, deadline: Deadline, cancellable: CancellableRequest
-    ) -> Answer:
-        """The upstream's answer, whole; Problem for everything else. Ends at the `deadline`, or when it is cancelled.
+    def send(self, request: UpstreamRequest, cancellable: CancellableRequest) -> Answer:
+        """The upstream's answer, whole; Problem for everything else. Ends at the deadline, or when it is cancelled.
 
         A request that only reads is repeated: when nothing of an answer came, and when the upstream refused a key in whose
         place there is another by now.
@@ -75,7 +72,6 @@ class Upstream:
         safe = request.operation.safe
         repeats = REPEATS if safe else 0
         credentials = self.key.current()
-        cancellable.deadline = deadline
         WATCHDOG.add(cancellable)
         try:
             while True:

@@ -8,7 +8,6 @@ longer than its caller does; nothing is sent after that.
 from __future__ import annotations
 
 import contextlib
-import math
 import socket
 import ssl
 import threading
@@ -25,18 +24,18 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from .deadline import Deadline
 from .http11 import Response, has_unread
-from .thread_pool import start_thread
+from .threads import start_thread
 
 
 class CancellableRequest:
-    """One upstream request and its answer. `sent`: bytes of its present attempt have left.
+    """One upstream request and its answer, until `deadline` at the latest. `sent`: bytes of its present attempt have left.
 
     `fresh`: over a connection of its own, on which there can be no answer to anything else; reads share kept ones otherwise.
     """
 
-    def __init__(self, *, fresh: bool = False) -> None:
+    def __init__(self, deadline: Deadline, *, fresh: bool = False) -> None:
+        self.deadline = deadline
         self.fresh = fresh
-        self.deadline = Deadline(math.inf)
         self.cancelled = False
         self.sent = False
         self._connection: _Connection | None = None

@@ -17,6 +17,7 @@ from starlette.testclient import TestClient
 
 from service.app import create_app
 from service.config import Settings
+from service.deadline import Deadline
 from service.upstream_connection import CancellableRequest, PlainConnection
 from tests.service.upstream import KEEP, Behaviour, Upstream
 
@@ -354,7 +355,7 @@ def test_nothing_is_sent_over_a_connection_whose_other_side_spoke_first(said: by
     connection.sock = ours
     theirs.sendall(said)
     theirs.shutdown(socket.SHUT_WR)
-    request = CancellableRequest()
+    request = CancellableRequest(Deadline(60))
     request.begin()
     try:
         with pytest.raises(ConnectionAbortedError):

@@ -22,10 +22,11 @@ from openapi.contract import load
 from service.app import create_app
 from service.body_buffer import LARGE
 from service.config import Settings
-from service.flask_dispatch import FlaskDispatch
+from service.deadline import Deadline
+from service.flask_dispatch import FlaskDispatch, PendingCall, ThreadPool
 from service.problems import Problem
 from service.request_context import open_context
-from service.thread_pool import NoThread, PendingCall, ThreadPool
+from service.threads import NoThread
 from service.translation import UpstreamRequest
 from service.upstream_connection import CancellableRequest, DeadlineWatchdog
 
@@ -214,7 +215,7 @@ def test_a_call_that_is_not_wanted_any_more_is_kept_by_nobody() -> None:
 def test_a_context_that_outlives_its_request_does_not_keep_the_body() -> None:
     def answering(environ: dict[str, Any], start: Callable[..., Any]) -> list[bytes]:
         start("200 OK", [])
-        return [environ["gateway.dispatch"].request.body]
+        return [environ["gateway.dispatch"][0].body]
 
     async def call() -> None:
         await FlaskDispatch(answering, threads=1, queue=0, timeout=10)(scope, receive, send)
@@ -239,7 +240,7 @@ class Body(bytearray):
 
 def test_the_body_of_a_call_that_failed_is_gone_with_its_answer() -> None:
     def failing(environ: dict[str, Any], _start: Callable[..., Any]) -> list[bytes]:
-        request = environ["gateway.dispatch"].request
+        request, _ = environ["gateway.dispatch"]
         raise Problem("upstream-timeout", request.target)
 
     async def call() -> None:
@@ -386,7 +387,7 @@ def test_no_request_is_begun_that_nobody_would_end_in_time(
         with pytest.raises(NoThread):
             await asking(served, "/first")
         with pytest.raises(NoThread):
-            watchdog.add(CancellableRequest())
+            watchdog.add(CancellableRequest(Deadline(60)))
         system.threads = True
         assert (await asking(served, "/second"))[0]["status"] == 200
 
@@ -425,7 +426,7 @@ def test_what_needs_another_thread_than_a_request_s_is_refused_too(
 def test_the_process_ends_after_the_calls_that_it_was_given() -> None:
     script = """
 import asyncio, time
-from service.thread_pool import ThreadPool
+from service.flask_dispatch import ThreadPool
 pool = ThreadPool(1)
 async def leave():
     for text in ("one", "two"):

@@ -14,6 +14,7 @@ from starlette.testclient import TestClient
 
 from service.app import create_app
 from service.config import Settings
+from service.deadline import Deadline
 from service.upstream_connection import CancellableRequest
 from tests.service.upstream import Behaviour, upstream
 
@@ -236,7 +237,7 @@ class Vanishing:
 
 def test_a_request_is_cancelled_although_its_connection_is_closed_at_that_moment() -> None:
     ours, theirs = socket.socketpair()
-    request = CancellableRequest()
+    request = CancellableRequest(Deadline(60))
     request.attach(Vanishing(ours))  # type: ignore[arg-type]
     request.cancel()
     assert theirs.recv(1) == b""
