@@ -54,7 +54,7 @@ def test_a_get_can_be_followed_through_seventeen_files(ways: dict[str, Way]) -> 
 def test_the_picture_of_the_architecture_shows_the_layers_in_their_order() -> None:
     picture = ARCHITECTURE.read_text().split("```")[1]
     assert re.findall(r"^ \| \d (\S+\.py)", picture, re.MULTILINE) == REST
-    assert re.findall(r"\| \d (\S+\.py) *\|$", picture, re.MULTILINE) == BRIDGE
+    assert re.findall(r"^.{40,}\| \d (\S+\.py) *\|$", picture, re.MULTILINE) == BRIDGE
 
 
 def test_every_file_that_the_architecture_names_is_there() -> None:
