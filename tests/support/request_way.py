@@ -38,10 +38,14 @@ CREATE = {"endpoint": "/v1/chat/completions", "model": "m", "input_files": [JOB_
 
 @dataclass(frozen=True)
 class Call:
-    """A call of a function of the project, `sent` once the request has left for the next server."""
+    """A call of a function of the project.
+
+    `again`: a coroutine goes on; `sent`: the request has left for the next server.
+    """
 
     file: str
     function: str
+    again: bool
     sent: bool
 
 
@@ -72,7 +76,7 @@ class Way:
         """Those of `layers` that were entered on the way in, each as often as the way comes to it from another of them."""
         stops: list[str] = []
         for call in self.calls:
-            if not call.sent and call.file in layers and stops[-1:] != [call.file]:
+            if not (call.sent or call.again) and call.file in layers and stops[-1:] != [call.file]:
                 stops.append(call.file)
         return stops
 
@@ -80,6 +84,7 @@ class Way:
 class _Recorder:
     def __init__(self) -> None:
         self.calls: list[Call] = []
+        self.frames: set[FrameType] = set()
         self.on = False
         self.sent = False
 
@@ -87,13 +92,10 @@ class _Recorder:
         if event == "call" and self.on:
             name = frame.f_code.co_filename
             if name.startswith(_OWN) and threading.current_thread().name not in _LOG_THREADS:
-                self.calls.append(
-                    Call(
-                        name[len(_OWN[0]) - len(PACKAGES[0]) - 1 :],
-                        frame.f_code.co_qualname,
-                        self.sent,
-                    )
-                )
+                file = name[len(_OWN[0]) - len(PACKAGES[0]) - 1 :]
+                again = frame in self.frames
+                self.frames.add(frame)
+                self.calls.append(Call(file, frame.f_code.co_qualname, again, self.sent))
 
 
 _OWN = tuple(f"{ROOT}/{package}/" for package in PACKAGES)
@@ -170,7 +172,7 @@ async def _call(app: Any, method: str, path: str, headers: dict[str, str], body:
 
 async def _followed(recorder: _Recorder, request: Callable[[], Awaitable[int]]) -> Way:
     for _ in range(2):
-        recorder.calls, recorder.sent, recorder.on = [], False, True
+        recorder.calls, recorder.frames, recorder.sent, recorder.on = [], set(), False, True
         status = await request()
         await asyncio.sleep(0)
         recorder.on = False
