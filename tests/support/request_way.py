@@ -176,6 +176,7 @@ async def _followed(recorder: _Recorder, request: Callable[[], Awaitable[int]]) 
         status = await request()
         await asyncio.sleep(0)
         recorder.on = False
+        recorder.frames.clear()
         if status != 200:
             raise RuntimeError(f"the answer was {status}")
     return Way(recorder.calls)
