@@ -188,6 +188,8 @@ class _Call:
     identity: str  # a name, or address and credentials: repeats are known by it
     request_id: str
     trace: Trace | None
+    headers: dict[str, str]
+    """What the REST service is told of the call; it has no span here, so that the caller's is the parent of the next."""
 
     @classmethod
     def of(cls, context: Context) -> _Call:
@@ -209,13 +211,10 @@ class _Call:
         ]
         trace = trace_context.received(known)
         request_id = trace_context.request_id(known)
-        return cls(caller, name, identity, request_id, trace if trace.parent_id else None)
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """What the REST service is told of the call; it has no span here, so that the caller's is the parent of the next."""
-        traced = self.trace.parent().headers() if self.trace else {}
-        return {**traced, "X-Request-ID": self.request_id}
+        if not trace.parent_id:
+            return cls(caller, name, identity, request_id, None, {"X-Request-ID": request_id})
+        headers = {**trace.parent().headers(), "X-Request-ID": request_id}
+        return cls(caller, name, identity, request_id, trace, headers)
 
 
 # Of a call's `_meta` or HTTP headers.

@@ -37,10 +37,12 @@ class Validator:
         self.schema = schema
         self._json_schema = to_json_schema(schema, null="type")
         self._compiled = _compiled(self._json_schema)
+        self.is_valid: Callable[[Any], bool] = self._compiled.is_valid
+        """Whether nothing is wrong with a value: the compiled validator's own method, for those that mostly ask for this."""
 
     def violations(self, value: Any, at: str = "") -> list[Violation]:
         """What is wrong with `value`, one violation a place, at most MAX_VIOLATIONS + 1; `at` is the pointer to `value`."""
-        if self._compiled.is_valid(value):
+        if self.is_valid(value):
             return []
         found: dict[str, Violation] = {}
         # ValueError: a violation in what cannot be shown, of more than 255 levels for one.

@@ -11,7 +11,7 @@ A request passes the modules in this order; `app` is the map, which makes every 
 3. `pages`: Swagger UI, the document, problems, probes, metrics
 4. Connexion's routing
 5. `request_reader` with `body_buffer` and `json_body`: parameters and body; `translation.fill` makes the upstream request
-6. `flask_dispatch`: into a thread, and to the one handler, within a `deadline`
+6. `flask_dispatch`: into a thread, and to the one handler, within a deadline
 7. `idempotency`, for what may be sent only once: `idempotency_record` and `store` (or `redis_store`) keep its keys,
    `retry_queue` repeats what the store did not take, `batch_jobs` finds a lost create
 8. `upstream` with `upstream_connection`, `http11` and `upstream_key`; `translation.decipher` says what the answer means

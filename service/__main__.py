@@ -27,10 +27,9 @@ from access.token_file import make_token
 from environment import SettingsError, table
 
 from .config import LONGEST, Settings, contract_of, report
-from .deadline import Deadline
 from .idempotency_record import StoreUnavailable
 from .problems import Problem
-from .request_context import open_context
+from .request_context import Deadline, open_context
 from .store import open_store
 from .translation import Inputs, fill
 from .upstream import Upstream

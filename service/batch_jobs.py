@@ -23,9 +23,9 @@ from openapi.contract import Contract, ContractError, Operation
 from openapi.json_text import UNREADABLE, legible, read_json
 from openapi.validation import Violation
 
-from .deadline import Deadline
 from .idempotency import Recovery
 from .problems import Problem
+from .request_context import Deadline
 from .translation import Answer, Inputs, UpstreamRequest, fill
 from .upstream import Upstream
 from .upstream_connection import CancellableRequest

@@ -29,10 +29,9 @@ from starlette.types import Receive, Scope, Send
 
 from openapi.contract import Operation
 
-from .deadline import Deadline
 from .idempotency import LOOK_FIRST, REPEAT, Idempotency, outcome_unknown
 from .problems import Problem
-from .request_context import current
+from .request_context import Deadline, current
 from .threads import NoThread, start_thread
 from .translation import UpstreamRequest
 from .upstream import Upstream, timeout

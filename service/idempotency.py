@@ -26,10 +26,9 @@ from msgspec import Raw
 from openapi.json_text import UNREADABLE, read_json
 from telemetry.shared_number import shared_number
 
-from .deadline import Deadline
 from .idempotency_record import Record, Store, StoreUnavailable
 from .problems import Problem
-from .request_context import current
+from .request_context import Deadline, current
 from .retry_queue import RetryQueue
 from .translation import Answer, UpstreamRequest
 from .upstream import Upstream

@@ -160,9 +160,9 @@ class OperationReader:
                     found.append(Violation(at, "must not be repeated"))
                 else:
                     values[location][name] = _value(texts, parameter)
+        if not found and self.validator.is_valid(values):
+            return []
         others = self.validator.violations(values)
-        if not found:
-            return others
         places = {violation.pointer for violation in found}
         return [*found, *(each for each in others if each.pointer not in places)]
 

@@ -8,8 +8,8 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from .deadline import Deadline
 from .idempotency_record import StoreUnavailable
+from .request_context import Deadline
 from .threads import NoThread, start_thread
 
 PAUSE = 1.0

@@ -22,8 +22,8 @@ from requests.structures import CaseInsensitiveDict
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-from .deadline import Deadline
 from .http11 import Response, has_unread
+from .request_context import Deadline
 from .threads import start_thread
 
 

@@ -22,10 +22,9 @@ from openapi.contract import load
 from service.app import create_app
 from service.body_buffer import LARGE
 from service.config import Settings
-from service.deadline import Deadline
 from service.flask_dispatch import FlaskDispatch, PendingCall, ThreadPool
 from service.problems import Problem
-from service.request_context import open_context
+from service.request_context import Deadline, open_context
 from service.threads import NoThread
 from service.translation import UpstreamRequest
 from service.upstream_connection import CancellableRequest, DeadlineWatchdog

@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 
 from service.app import create_app
 from service.config import Settings
-from service.deadline import Deadline
+from service.request_context import Deadline
 from service.upstream_connection import CancellableRequest
 from tests.service.upstream import Behaviour, upstream
 
