@@ -224,9 +224,12 @@ class Idempotency:
     def _send_claimed(self, call: _Call, claim: Record, earlier: Record | None = None) -> Answer:
         """Sends the request that has `claim`, and records the outcome; `earlier` was not found, and this is it again."""
         ctx, recovery = current(), call.recovery
+        call.cancellable.deadline = call.deadline.before(self.reserve)
+        if call.cancellable.deadline.expired:
+            self._release_claim(claim, earlier)
+            raise StoreUnavailable("claiming a key took all the time that there was")
         try:
             marked = recovery.mark(call.request, claim.tag) if recovery else call.request
-            call.cancellable.deadline = call.deadline.before(self.reserve)
             answer = self._send(call, marked)
         except Problem as problem:
             if not problem.outcome_unknown:

@@ -84,7 +84,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The clock of all gateways in this process."""
     clock = Clock()
-    for module in ("deadline", "idempotency", "store"):
+    for module in ("request_context", "idempotency", "store"):
         monkeypatch.setattr(f"service.{module}.time", clock)
     return clock
 

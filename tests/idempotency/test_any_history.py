@@ -235,7 +235,7 @@ class Histories(RuleBasedStateMachine):
             {"late ones first": self.what_was_late_comes, "others first": self._others_come}
         )
         self.upstream = Upstream(self.time)
-        for module in ("deadline", "idempotency", "store"):
+        for module in ("request_context", "idempotency", "store"):
             enter(patch(f"service.{module}.time", self.time))
         enter(patch("service.store.BUSY", 0.001))
         enter(

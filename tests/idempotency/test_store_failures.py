@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 from starlette.testclient import TestClient
 
-from service.idempotency_record import BUSY, StoreUnavailable
+from service.idempotency_record import BUSY, Record, StoreUnavailable
 from service.store import SQLiteStore
 from tests.e2e.gateway import Gateway, gateway_process
 from tests.idempotency.api import CREATE, JOBS, creates, jobs, keyed, without_recovery
@@ -205,6 +205,22 @@ def test_an_answer_that_cannot_be_recorded_is_given_all_the_same_and_found_by_it
     again = client.post(JOBS, json=CREATE, headers=keyed())
     assert (again.status_code, again.json()["id"]) == (200, made.json()["id"])
     assert len(creates(sandbox)) == 2
+
+
+def test_a_claim_that_took_all_the_time_is_the_stores_failure_and_leaves_the_key_free(
+    gateway: MakeGateway, sandbox: Sandbox, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(store: SQLiteStore, record: Record) -> Record | None:
+        clock.advance(44)
+        return insert(store, record)
+
+    client, insert = gateway(), SQLiteStore.insert
+    with monkeypatch.context() as patch:
+        patch.setattr(SQLiteStore, "insert", late)
+        answer = client.post(JOBS, json=CREATE, headers=keyed())
+    assert answer.json()["type"] == "/problems#idempotency-store-unavailable"
+    assert creates(sandbox) == []
+    assert client.post(JOBS, json=CREATE, headers=keyed()).status_code == 200
 
 
 def test_an_answer_is_recorded_although_the_store_was_locked_just_then(
