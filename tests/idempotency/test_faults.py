@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import socket
 import subprocess
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -152,21 +153,41 @@ SDK_FAULTS = [
 ]
 
 
-@pytest.mark.parametrize("sdk", ["mistralai-3", "mistralai-1"])
+Create = Callable[[str, str], dict[str, Any]]
+
+
+@pytest.fixture(scope="module", params=["mistralai-3", "mistralai-1"])
+def sdk_create(request: pytest.FixtureRequest) -> Iterator[Create]:
+    """Creates a job with an official SDK at a URL, with a key or an empty one; says what came of it."""
+    script = str(Path(__file__).with_name("sdk_create.py"))
+    with subprocess.Popen(
+        [tool_python(request.param), script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as sdk:
+
+        def create(url: str, key: str) -> dict[str, Any]:
+            assert sdk.stdin and sdk.stdout
+            too_long = threading.Timer(60, sdk.kill)
+            too_long.start()
+            print(json.dumps([url, key]), file=sdk.stdin, flush=True)
+            answer = sdk.stdout.readline()
+            too_long.cancel()
+            report: dict[str, Any] = json.loads(answer)
+            return report
+
+        yield create
+
+
 @pytest.mark.parametrize("key", ["", "a key"], ids=["no key", "key"])
 @pytest.mark.parametrize("fault", SDK_FAULTS, ids=lambda fault: f"{fault.stage}-{fault.form}")
-def test_the_official_sdk_with_its_retries_on(line: Line, fault: Fault, key: str, sdk: str) -> None:
+def test_the_official_sdk_with_its_retries_on(
+    line: Line, fault: Fault, key: str, sdk_create: Create
+) -> None:
     line.proxy.strike(fault)
-    script = str(Path(__file__).with_name("sdk_create.py"))
     key = key and str(uuid.uuid4())
-    done = subprocess.run(
-        [tool_python(sdk), script, line.gateway.url, key],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
+    report = sdk_create(line.gateway.url, key)
     made = [job["id"] for job in jobs(line.sandbox)]
     assert report["id"] is None or report["id"] in made
     if key:
