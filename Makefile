@@ -34,7 +34,7 @@ run: .venv/.runtime ## Run sandbox (when no key is set), REST service and MCP br
 demo: .venv/.runtime ## Show two jobs' lives through the REST service: results, cancelling, list
 	@$(VENV) -m stack demo --end-with-parent
 
-# Those that measure run alone, after the others.
+# Those that measure time run alone, after the others.
 test: .venv/.development ## Run all tests; ARGS="tests/stack -k port" runs some
 	@$(if $(ARGS),$(VENV) -m pytest $(ARGS),\
 	$(VENV) -m pytest -n 3 --dist worksteal -m "not exclusive" && $(VENV) -m pytest -m exclusive)

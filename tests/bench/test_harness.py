@@ -22,8 +22,6 @@ from bench.run import QUICK, RoundFailed, Run, check_answers
 from bench.upstream import Upstream
 from tests.tools_available import needed
 
-pytestmark = pytest.mark.exclusive
-
 GATEWAY = replace(targets.GATEWAY, command=(sys.executable, *targets.GATEWAY.command[1:]))
 DEAF = Target("deaf", (sys.executable, "-m", "bench.slow", "{port}", "0"))
 """Answers every request with the job, and asks nobody."""

@@ -7,8 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from tests.e2e.gateway import Stack
 from tests.processes import ROOT
 
@@ -25,7 +23,6 @@ OPTIONS = {
 }
 
 
-@pytest.mark.exclusive
 def test_no_generated_request_finds_a_fault(stack: Stack, tmp_path: Path) -> None:
     arguments = [argument for option in OPTIONS.items() for argument in option]
     done = subprocess.run(

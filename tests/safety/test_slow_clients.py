@@ -16,8 +16,6 @@ from tests.processes import sandbox_process
 from tests.safety.tls import plain_door
 from tests.tools_available import needed
 
-pytestmark = pytest.mark.exclusive
-
 CONNECTIONS = 150
 SECONDS = 5
 ATTACKS = {

@@ -6,8 +6,6 @@ import pytest
 
 from bench import soak
 
-pytestmark = pytest.mark.exclusive
-
 
 @pytest.mark.timeout(240)
 def test_descriptors_threads_and_memory_return_after_a_mixed_load() -> None:

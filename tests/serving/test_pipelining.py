@@ -16,8 +16,6 @@ from tests.bridge.processes import bridge_process, gunicorn_bridge
 from tests.e2e.gateway import Gateway, gateway_process
 from tests.processes import children, wait_until
 
-pytestmark = pytest.mark.exclusive
-
 MEBIBYTE = 1 << 20
 FLOOD = 32 * MEBIBYTE
 SECONDS = 2
