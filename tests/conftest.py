@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import socket
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import responses
 import trustme
 from starlette.testclient import TestClient
 
+from openapi.contract import Contract, load
 from service.app import create_app
 from service.config import Settings
 from tests.processes import Sandbox, end_fork_server, sandbox_process
@@ -23,6 +26,20 @@ KEY = "sk-CANARY-0123456789"
 
 def pytest_unconfigure() -> None:
     end_fork_server()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def contracts() -> Iterator[None]:
+    """A document is read once, as in any process, although there are many applications in this one."""
+    read = functools.cache(lambda path, content: load(path))
+
+    def read_once(path: Path) -> Contract:
+        return cast(Contract, read(path, path.read_bytes() if path.is_file() else None))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("service.config.load", read_once)
+        patch.setattr("mcp_bridge.config.load", read_once)
+        yield
 
 
 @pytest.fixture(scope="session")
