@@ -105,21 +105,14 @@ def _read_text(tool: CallableTool, text: Raw) -> dict[str, Any]:
         if _is_dense(text):
             raise BadArguments(violations)
         # A text where one is wanted means nothing else, so no more of it has to be built.
-        return _read(
-            tool,
-            {
-                name: value if _wants_text(tool, name) else msgspec.json.decode(texts[name])
-                for name, value in arguments.items()
-            },
-        )
+        for name in arguments:
+            if name not in tool.arguments or tool.arguments[name].schema.get("type") != "string":
+                arguments[name] = _decode(texts[name])
+        return _read(tool, arguments)
     for name in arguments:
         if tool.arguments[name].location in ("member", "body"):
             arguments[name] = texts[name]
     return {**_defaults(tool), **arguments}
-
-
-def _wants_text(tool: CallableTool, name: str) -> bool:
-    return name in tool.arguments and tool.arguments[name].schema.get("type") == "string"
 
 
 def _is_dense(text: Raw) -> bool:

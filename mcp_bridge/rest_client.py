@@ -9,7 +9,6 @@ import asyncio
 import io
 import select
 from collections.abc import Mapping
-from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, Self
 from weakref import WeakSet
@@ -88,9 +87,8 @@ class RestClient:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        async with AsyncExitStack() as stack:
-            for session in self.sessions:
-                stack.push_async_callback(session.close)
+        for session in self.sessions:
+            await session.close()
 
     async def send(
         self, method: str, target: str, headers: Mapping[str, str], body: bytes | None = None
@@ -125,10 +123,8 @@ class RestClient:
                 method, url, headers=headers, data=data, allow_redirects=False
             ) as answer:
                 content = await answer.read()
-        except (
-            ValueError,
-            aiohttp.NonHttpUrlClientError,
-        ) as error:  # the URL, or a line break in a header
+        # ValueError: no URL, or a header with a line break in it.
+        except (ValueError, aiohttp.NonHttpUrlClientError) as error:
             raise NotSent(str(error)) from error
         except aiohttp.ClientError as error:
             raise NoAnswer("closed the connection before its answer") from error
@@ -143,11 +139,8 @@ async def _send_once(
     """The head of the answer to `request`, which aiohttp itself would send again when it is a PUT or DELETE."""
     try:
         return await handler(request)
-    except (
-        aiohttp.ClientConnectorError,
-        aiohttp.ConnectionTimeoutError,
-        RuntimeError,  # there is no thread to look up the name
-    ) as error:
+    # RuntimeError: there is no thread to look up the name.
+    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, RuntimeError) as error:
         raise NotSent(str(error)) from error
     except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
         raise _Unanswered("closed the connection before its answer") from error
@@ -163,23 +156,13 @@ class _Connector(aiohttp.TCPConnector):
     async def connect(self, *arguments: Any, **options: Any) -> aiohttp.connector.Connection:
         while True:
             connection = await super().connect(*arguments, **options)
-            protocol = connection.protocol
+            protocol: Any = connection.protocol
             if protocol not in self.known:
                 self.known.add(protocol)
                 return connection
-            if (
-                protocol is not None
-                and not protocol.should_close
-                and _is_silent(protocol.transport)
-            ):
+            # What waits to be read, the end of the connection for one, asyncio may not have come to yet.
+            unread = select.poll()
+            unread.register(protocol.transport.get_extra_info("socket").fileno(), select.POLLIN)
+            if not (protocol.should_close or unread.poll(0)):
                 return connection
             connection.close()
-
-
-def _is_silent(transport: asyncio.Transport | None) -> bool:
-    """Whether nothing waits to be read, the end of the connection neither; asyncio may not have come to it yet."""
-    if transport is None or transport.is_closing():
-        return False
-    waiting = select.poll()
-    waiting.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
-    return not waiting.poll(0)
