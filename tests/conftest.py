@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,20 @@ pytest_plugins = ["tests.leftovers"]
 
 UPSTREAM = "http://127.0.0.1:9"
 KEY = "sk-CANARY-0123456789"
+
+
+@pytest.hookimpl(tryfirst=True)  # before some are deselected
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Refuses a test that would never run: the Makefile looks for exclusive ones in one folder, since collecting takes its time."""
+    for item in items:
+        if item.get_closest_marker("exclusive") and "safety" not in item.path.parts:
+            raise pytest.UsageError(f"{item.nodeid}: exclusive tests belong into tests/safety")
+
+
+def pytest_collection_finish() -> None:
+    """Leaves what was imported and collected, which stays, out of every later garbage collection."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_unconfigure() -> None:
