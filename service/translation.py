@@ -172,13 +172,15 @@ def decipher(
         if (is_json and _is_whole(content)) if content else not promised:
             shown = content_type.isascii() and content_type.isprintable()
             return Answer(status, content_type if shown else "application/json", content, passed)
-        raise bad_response("The upstream answered with a success that is not JSON.")
+        detail = "The upstream answered with a success that is not JSON."
+        raise bad_response(detail, retryable=operation.repeatable)
     if status < 400:
         raise bad_response(
             f"The upstream answered with a redirect ({status}), which is never followed."
         )
     error = _json_error(content) if is_json else None
-    retryable = operation.repeatable and status >= 500
+    # RFC 9110 section 15.5.9: after a 408 a client may repeat.
+    retryable = operation.repeatable and (status >= 500 or status == 408)
     if error is None:
         detail = f"The upstream answered {status} with a body that is not readable as JSON."
         raise bad_response(detail, retryable=retryable, headers=_retry_after(headers))
