@@ -86,14 +86,21 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("capability", nargs="?", type=Path, metavar="CAPABILITY", help="a Naftiko capability file")
-    add("--overlay", type=Path, metavar="OVERLAY", help="an OpenAPI Overlay to apply")
+    add(
+        "--overlay",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="OVERLAY",
+        help="an OpenAPI Overlay to apply; several in their order",
+    )
     add("--output", type=Path, metavar="FILE", help="where to write; - prints")
     add("--check", action="store_true", help="only compare: exit 1 with a diff if FILE is stale")
     options = parser.parse_args(arguments)
     options.own = options.capability is None
     if options.own:
         options.capability = OWN_CAPABILITY
-        options.overlay = options.overlay or OWN_OVERLAY
+        options.overlay = options.overlay or [OWN_OVERLAY]
         options.output = options.output or DEFAULT_DOCUMENT
     options.output = options.output or Path("-")
     if options.check and str(options.output) == "-":
@@ -106,8 +113,8 @@ def _derived(options: argparse.Namespace) -> str:
         document = derive(read(options.capability))
     except CapabilityError as error:
         raise CapabilityError(str(options.capability), str(error)) from error
-    if options.overlay:
-        document = overlay.apply(document, options.overlay)
+    for each in options.overlay:
+        document = overlay.apply(document, each)
     return render(document, _origin(options))
 
 
@@ -116,7 +123,7 @@ def _origin(options: argparse.Namespace) -> str:
     words = ["python -m openapi.derive"]
     if not options.own:
         words.append(options.capability.name)
-        words += ["--overlay", options.overlay.name] if options.overlay else []
+        words += [word for each in options.overlay for word in ("--overlay", each.name)]
     return " ".join(words)
 
 

@@ -71,7 +71,7 @@ PROBLEMS: dict[str, Kind] = {
 
 
 class Problem(Exception):
-    """A failure that the caller is told about. `slug` is a row of PROBLEMS; the rest is this failure's ctx."""
+    """A failure that the caller is told about. `slug` is a row of PROBLEMS; the rest is this failure's own."""
 
     def __init__(
         self,

@@ -127,6 +127,20 @@ def test_an_action_that_matches_nothing_is_named_and_nothing_is_written(tmp_path
     assert not (tmp_path / "out.yaml").exists()
 
 
+def test_several_overlays_are_applied_in_their_order(tmp_path):
+    one, two = tmp_path / "one.yaml", tmp_path / "two.yaml"
+    one.write_text(OVERLAY.replace("/nowhere", "/v1/loans"))
+    two.write_text(OVERLAY.replace("$.paths['/nowhere']", "$.info[?@ == 'Overlaid']"))
+
+    printed = run(LIBRARY, "--overlay", one, "--overlay", two)
+
+    assert printed.returncode == 0, printed.stderr
+    assert "--overlay one.yaml --overlay two.yaml\n" in printed.stdout
+    document = yaml.safe_load(printed.stdout)
+    assert "/v1/loans" not in document["paths"]
+    assert "title" not in document["info"]
+
+
 def test_an_overlay_is_applied_and_named_in_the_header(tmp_path):
     overlay = tmp_path / "small.yaml"
     overlay.write_text(OVERLAY.replace("/nowhere", "/v1/loans"))

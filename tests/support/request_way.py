@@ -45,6 +45,7 @@ class Call:
 
     file: str
     function: str
+    thread: str
     again: bool
     sent: bool
 
@@ -75,9 +76,16 @@ class Way:
     def entered(self, layers: list[str]) -> list[str]:
         """Those of `layers` that were entered on the way in, each as often as the way comes to it from another of them."""
         stops: list[str] = []
+        left = set()  # threads that have handed the request over, and may have something to finish
+        last = self.calls[0]
         for call in self.calls:
-            if not (call.sent or call.again) and call.file in layers and stops[-1:] != [call.file]:
+            if call.sent or call.again or call.file not in layers or call.thread in left:
+                continue
+            if call.thread != last.thread:
+                left.add(last.thread)
+            if stops[-1:] != [call.file]:
                 stops.append(call.file)
+            last = call
         return stops
 
 
@@ -91,11 +99,12 @@ class _Recorder:
     def __call__(self, frame: FrameType, event: str, _: Any) -> None:
         if event == "call" and self.on:
             name = frame.f_code.co_filename
-            if name.startswith(_OWN) and threading.current_thread().name not in _LOG_THREADS:
+            thread = threading.current_thread().name
+            if name.startswith(_OWN) and thread not in _LOG_THREADS:
                 file = name[len(_OWN[0]) - len(PACKAGES[0]) - 1 :]
                 again = frame in self.frames
                 self.frames.add(frame)
-                self.calls.append(Call(file, frame.f_code.co_qualname, again, self.sent))
+                self.calls.append(Call(file, frame.f_code.co_qualname, thread, again, self.sent))
 
 
 _OWN = tuple(f"{ROOT}/{package}/" for package in PACKAGES)
