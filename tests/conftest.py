@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 import gc
 import socket
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
+import certifi
 import pytest
 import responses
 import trustme
@@ -44,16 +46,23 @@ def pytest_unconfigure() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def contracts() -> Iterator[None]:
-    """A document is read once, as in any process, although there are many applications in this one."""
+def read_once() -> Iterator[None]:
+    """A contract and the public authorities are read once, as in any process, although there are many applications in this one."""
     read = functools.cache(lambda path, content: load(path))
 
-    def read_once(path: Path) -> Contract:
+    def contract(path: Path) -> Contract:
         return cast(Contract, read(path, path.read_bytes() if path.is_file() else None))
 
+    make, public = ssl.create_default_context, {"cafile": certifi.where()}
+    shared = make(**public)
+
+    def context(*arguments: Any, **options: Any) -> ssl.SSLContext:
+        return shared if options == public and not arguments else make(*arguments, **options)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("service.config.load", read_once)
-        patch.setattr("mcp_bridge.config.load", read_once)
+        patch.setattr("service.config.load", contract)
+        patch.setattr("mcp_bridge.config.load", contract)
+        patch.setattr("ssl.create_default_context", context)
         yield
 
 
