@@ -312,4 +312,9 @@ def _respelt(text: Raw) -> Raw:
         return Raw(_encode(_decode(text)))
     if memoryview(text)[0] != ord("[") or _is_dense(text):
         return text
-    return Raw(b"[%b]" % b",".join(map(_respelt, msgspec.json.decode(text, type=list[Raw]))))
+    spelt = bytearray(b"[")  # not a list of pieces, whose memory would be kept beside the whole
+    for index, item in enumerate(msgspec.json.decode(text, type=list[Raw])):
+        spelt += b"," if index else b""
+        spelt += _respelt(item)
+    spelt += b"]"
+    return Raw(spelt)
