@@ -78,6 +78,8 @@ class Admission:
         # Probers name any host, and learn nothing.
         if scope["type"] == "http" and scope["path"] not in PROBES:
             ctx = self.context()
+            if self.authentication:
+                ctx.caller = _UNKNOWN  # until it has shown a token
             ctx.headers += self.origins.admit(scope)
             path = scope["path"]
             if _CONTROL.search(path):
@@ -105,7 +107,6 @@ class Admission:
 
     async def _admit_caller(self, ctx: Context, scope: Scope, needs: Needs) -> None:
         if self.authentication:
-            ctx.caller = _UNKNOWN
             ctx.caller = await self.authentication.grant(scope["headers"])
         if needs is Needs.METRICS:
             require(ctx.caller, METRICS)

@@ -162,6 +162,11 @@ class Idempotency:
             self.probe_store()  # finding a record has not shown that one can be stored
         if found.fingerprint != claim.fingerprint:
             current().idempotency = "mismatch"
+            if not found.fingerprint.startswith(_FORM):
+                raise Problem(
+                    "outcome-still-unknown",
+                    "Another version of the gateway keeps this key, so that its request cannot be compared with this one.",
+                )
             raise Problem("idempotency-key-reused", "Use a new key for another request.")
         if found.state == "done":
             current().idempotency = "replayed"
@@ -408,9 +413,13 @@ def _expiry(record: Record) -> tuple[str, str]:
     return "Idempotency-Expires", formatdate(record.expires, usegmt=True)
 
 
+_FORM = "2:"
+"""Begins fingerprints that are made as here: others do not say that a request is another one."""
+
+
 def _fingerprint(request: UpstreamRequest) -> str:
     """A digest of what is asked for, byte for byte: the same JSON in other bytes is another request."""
     asked = (request.operation.id, request.target, sorted(request.headers.items()))
     digest = hashlib.sha256(msgspec.json.encode(asked))
     digest.update(request.body or b"")
-    return digest.hexdigest()
+    return _FORM + digest.hexdigest()

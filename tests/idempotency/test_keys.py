@@ -127,6 +127,17 @@ OTHERS: list[dict[str, Any]] = [
 ]
 
 
+def test_a_key_that_another_version_keeps_is_not_said_to_be_another_request_s(
+    client: TestClient, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as earlier:
+        earlier.setattr("service.idempotency._FORM", "")
+        client.post(JOBS, json=CREATE, headers=keyed())
+    again = client.post(JOBS, json=CREATE, headers=keyed())
+    assert (again.status_code, again.json()["type"]) == (409, "/problems#outcome-still-unknown")
+    assert len(creates(sandbox)) == 1
+
+
 @pytest.mark.parametrize("other", OTHERS, ids=json.dumps)
 def test_another_body_under_the_same_key_is_refused(
     client: TestClient, sandbox: Sandbox, other: dict[str, Any]
