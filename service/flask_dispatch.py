@@ -91,7 +91,7 @@ class FlaskDispatch:
         ctx.handling = call
         answer = asyncio.shield(call)
         timer = call.get_loop().call_later(
-            self.timeout + GRACE, _give_up, answer, operation, keyed, cancellable
+            self.timeout + GRACE, _give_up, call, answer, operation, keyed, cancellable
         )
         try:
             status, headers, content = await answer
@@ -148,13 +148,14 @@ def _overloaded(detail: str) -> Problem:
 
 
 def _give_up(
+    call: asyncio.Future[Response],
     answer: asyncio.Future[Response],
     operation: Operation,
     keyed: bool,
     cancellable: CancellableRequest,
 ) -> None:
     """Answers the caller whose time is over while a thread still has the request, perhaps looking a name up."""
-    if answer.done():
+    if call.done():  # its result is about to be the answer
         return
     sent = cancellable.cancel()  # nothing will be sent from now on
     problem = timeout(operation)

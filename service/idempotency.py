@@ -282,6 +282,7 @@ class Idempotency:
 
     def _reconcile(self, call: _Call, claim: Record, found: Record) -> Answer:
         """Finds the outcome of an earlier request that is not recorded; sends again only after the settle window."""
+        call.cancellable.sent_before = True
         taken = _changed(found, state="claimed", lease_until=claim.lease_until)
         if not self._take_over(taken, found, _unknown_since(found)):
             raise _in_progress()

@@ -31,6 +31,7 @@ class CancellableRequest:
     """One upstream request and its answer, until `deadline` at the latest. `sent`: bytes of its present attempt have left.
 
     `fresh`: over a connection of its own, on which there can be no answer to anything else; reads share kept ones otherwise.
+    `sent_before`: an earlier request was this one too, and was perhaps carried out.
     """
 
     def __init__(self, deadline: Deadline, *, fresh: bool = False) -> None:
@@ -38,6 +39,7 @@ class CancellableRequest:
         self.fresh = fresh
         self.cancelled = False
         self.sent = False
+        self.sent_before = False
         self._connection: _Connection | None = None
         self._sock: socket.socket | None = None
 
@@ -62,13 +64,13 @@ class CancellableRequest:
             self._sock = connection.sock
 
     def cancel(self) -> bool:
-        """Ends the request from another thread, by shutting its socket; says whether bytes have left, since none will now."""
+        """Ends the request from another thread, by shutting its socket; says whether bytes have ever left: none will now."""
         with _handover:
             self.cancelled = True
             if self._connection and self._connection.request_under_way is self and self._sock:
                 with contextlib.suppress(OSError):  # closed meanwhile: what was wanted
                     self._sock.shutdown(socket.SHUT_RDWR)
-            return self.sent
+            return self.sent or self.sent_before
 
 
 _current = threading.local()

@@ -150,6 +150,23 @@ def test_a_lost_create_whose_search_looks_a_name_up_for_too_long_is_said_to_be_u
     assert "same Idempotency-Key" in answer.json()["detail"]
 
 
+def test_a_repeat_whose_search_looks_a_name_up_for_too_long_is_not_told_that_nothing_was_sent(
+    resolver: Resolver, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The create that it repeats was sent: a caller who made another one would have two."""
+    monkeypatch.setattr(flask_dispatch, "GRACE", 0.1)
+    resolver.host, resolver.at_once = "localhost", 10
+    with upstream(lambda _peer, _nth: None) as (port, received):
+        settings = settings_for(f"http://localhost:{port}/v1", tmp_path / "keys", **LIMITS)
+        client = door(settings)
+        client.post(JOBS, json=CREATE, headers=keyed())
+        resolver.at_once = 0
+        answer = client.post(JOBS, json=CREATE, headers=keyed())
+        assert sum(request.startswith(b"POST") for request in received) == 1
+    assert answer.json()["type"] == "/problems#create-outcome-unknown"
+    assert "nothing was sent" not in answer.json()["detail"]
+
+
 @contextmanager
 def deaf_port() -> Iterator[int]:
     """A port whose queue is full: who connects gets no answer."""
