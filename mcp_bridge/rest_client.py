@@ -96,8 +96,10 @@ class RestClient:
         """The answer to one request; NotSent or NoAnswer without one. `target` is path and query, percent-encoded."""
         repeatable = method in _SAFE or KEY_HEADER.lower() in map(str.lower, headers)
         kept, fresh = self.sessions
+        began = False
         try:
             async with asyncio.timeout(self.timeout), self.slots:
+                began = True
                 try:
                     return await self._exchange(kept, method, target, headers, body)
                 except _Unanswered:
@@ -105,6 +107,8 @@ class RestClient:
                         raise
                 return await self._exchange(fresh, method, target, headers, body)
         except TimeoutError as error:
+            if not began:
+                raise NotSent("too many requests are under way") from error
             raise NoAnswer(f"did not answer within {self.timeout:g} seconds") from error
 
     async def _exchange(

@@ -298,6 +298,17 @@ async def test_no_more_requests_are_under_way_than_the_limit(
     assert server.connections == 1
 
 
+async def test_a_request_that_waited_for_others_until_its_time_was_over_was_not_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(rest_client, "MAX_CONNECTIONS", 1)
+    server = Server()
+    async with connected(server, timeout=0.05) as client, client.slots:
+        with pytest.raises(NotSent):
+            await ask(client, "POST")
+    assert server.connections == 0
+
+
 @pytest.mark.parametrize(
     "said",
     [
