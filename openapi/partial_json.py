@@ -163,7 +163,8 @@ class _Reading:
             if left < 0:
                 raise TooLarge(Violation(at, "has too many members, or too long names"))
             if known is None:
-                known = names[name] = kind(name)
+                known = kind(name)
+                names[known] = known  # not `name`, which would be kept beside it
             return known
 
         decoded = msgspec.json.decode(text, type=shape, dec_hook=named)

@@ -145,8 +145,11 @@ def test_what_one_load_leaves_in_a_queue_takes_nothing_from_the_next(run: Run) -
         assert load(started, 1, 1, work.GET_JOB).requests > 0
 
 
-def test_a_store_is_filled_with_records_that_the_gateway_takes_for_its_own(run: Run) -> None:
+def test_a_store_is_filled_with_records_that_the_gateway_takes_for_its_own(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = run.folder / "filled.sqlite3"
+    monkeypatch.setattr(comparison, "GATEWAY", GATEWAY)
     comparison.remember(run, store, 50)
     target = GATEWAY.with_settings(GATEWAY_STORE=store)
     with target.started(run.upstream.url, run.folder) as server, Caller(server) as caller:
