@@ -181,23 +181,13 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """What `command` wrote and its exit code; started as by `start`, with nothing to read, in this environment by default."""
     environ = {**os.environ} if environ is None else environ
-    if anew or not fork_server().runs(command, environ):
-        return subprocess.run(
-            command,
-            cwd=ROOT,
-            env=environ,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
     with TemporaryFile("w+") as stdout, TemporaryFile("w+") as stderr:
-        process = fork_server().start(command, environ, stdout, stderr)
+        process = start(command, environ, stdout=stdout, stderr=stderr, anew=anew)
         try:
             code = process.wait(timeout)
         finally:
             process.kill()
+            process.wait()
         stdout.seek(0)
         stderr.seek(0)
         return subprocess.CompletedProcess(command, code, stdout.read(), stderr.read())
