@@ -19,9 +19,9 @@ from starlette.testclient import TestClient
 from openapi.contract import Contract, load
 from service.app import create_app
 from service.config import Settings
-from tests.processes import Sandbox, end_fork_server, sandbox_process
+from tests.support.processes import Sandbox, end_fork_server, sandbox_process
 
-pytest_plugins = ["tests.leftovers"]
+pytest_plugins = ["tests.support.leftovers"]
 
 UPSTREAM = "http://127.0.0.1:9"
 KEY = "sk-CANARY-0123456789"
@@ -31,8 +31,8 @@ KEY = "sk-CANARY-0123456789"
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Refuses a test that would never run: the Makefile looks for exclusive ones in one folder, since collecting takes its time."""
     for item in items:
-        if item.get_closest_marker("exclusive") and "safety" not in item.path.parts:
-            raise pytest.UsageError(f"{item.nodeid}: exclusive tests belong into tests/safety")
+        if item.get_closest_marker("exclusive") and "system" not in item.path.parts:
+            raise pytest.UsageError(f"{item.nodeid}: exclusive tests belong into tests/system")
 
 
 def pytest_collection_finish() -> None:
@@ -43,6 +43,11 @@ def pytest_collection_finish() -> None:
 
 def pytest_unconfigure() -> None:
     end_fork_server()
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
 
 
 @pytest.fixture(scope="session", autouse=True)

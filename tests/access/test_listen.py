@@ -11,8 +11,8 @@ import pytest
 from access.listen import check, in_brackets, is_loopback, names
 from environment import SettingsError
 from tests.access.conftest import Tokens
-from tests.e2e.gateway import environment, failed_start
-from tests.processes import run
+from tests.support.processes import run
+from tests.system.gateway import environment, failed_start
 
 OPEN = ["0.0.0.0", "::", "::ffff:0.0.0.0", "192.0.2.7", "gw.example", "2001:db8::1", "0", "*"]
 

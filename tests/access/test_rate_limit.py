@@ -23,8 +23,8 @@ from access.redis_window import RedisWindow
 from tests.access.conftest import Gateway as Make
 from tests.access.conftest import Tokens, bearing
 from tests.conftest import UPSTREAM
-from tests.processes import free_port
-from tests.tools_available import needed
+from tests.support.processes import free_port
+from tests.support.tools_available import needed
 
 JOBS = "/v1/batch/jobs"
 

@@ -33,7 +33,7 @@ from service.config import Settings
 from tests.access.conftest import Gateway as Make
 from tests.access.conftest import Tokens, bearing
 from tests.conftest import KEY, UPSTREAM
-from tests.processes import run
+from tests.support.processes import run
 
 JOBS = "/v1/batch/jobs"
 GOOD = {"name": "a", "sha256": "0" * 64, "scopes": ["jobs:read"]}

@@ -20,7 +20,7 @@ from bench.load import Caller, Sample, WrongAnswer, load, small_requests
 from bench.processes import ServerFailed, Target
 from bench.run import QUICK, RoundFailed, Run, check_answers
 from bench.upstream import Upstream
-from tests.tools_available import needed
+from tests.support.tools_available import needed
 
 GATEWAY = replace(targets.GATEWAY, command=(sys.executable, *targets.GATEWAY.command[1:]))
 DEAF = Target("deaf", (sys.executable, "-m", "bench.slow", "{port}", "0"))

@@ -11,7 +11,7 @@ import requests
 import yaml
 
 from openapi.contract import DEFAULT_DOCUMENT
-from tests.processes import Sandbox
+from tests.support.processes import Sandbox
 
 JOBS = "/v1/batch/jobs"
 CREATE = {

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import signal
 
-from tests.e2e.gateway import Gateway
-from tests.processes import children
+from tests.support.processes import children
+from tests.system.gateway import Gateway
 
 
 def workers(gateway: Gateway) -> list[int]:

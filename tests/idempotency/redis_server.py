@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.processes import free_port, start, stop, wait_for_line
-from tests.tools_available import needed
+from tests.support.processes import free_port, start, stop, wait_for_line
+from tests.support.tools_available import needed
 
 _READY = re.compile(r"(Ready to accept connections)")
 

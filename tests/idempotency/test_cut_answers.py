@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 from tests.idempotency.api import CREATE, JOBS, creates, jobs, keyed
 from tests.idempotency.conftest import Clock, door, settings_for
 from tests.idempotency.fault_proxy import Fault, FaultProxy, fault_proxy
-from tests.processes import Sandbox
+from tests.support.processes import Sandbox
 
 Line = tuple[TestClient, FaultProxy, Sandbox]
 numbers = count()

@@ -18,7 +18,6 @@ from typing import Any
 import pytest
 import requests
 
-from tests.e2e.gateway import Gateway, gateway_process
 from tests.idempotency.api import CREATE, JOBS, creates, jobs, keyed
 from tests.idempotency.fault_proxy import (
     ANSWERS,
@@ -30,8 +29,9 @@ from tests.idempotency.fault_proxy import (
     FaultProxy,
     fault_proxy,
 )
-from tests.processes import Sandbox, store_file
-from tests.tools_available import tool_python
+from tests.support.processes import Sandbox, store_file
+from tests.support.tools_available import tool_python
+from tests.system.gateway import Gateway, gateway_process
 
 # Short limits, so that a lost answer is given up soon; the lease of a killed call is the timeout and five seconds.
 LIMITS: dict[str, Any] = {

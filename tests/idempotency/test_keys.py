@@ -19,7 +19,7 @@ from starlette.testclient import TestClient
 from access.token_file import make_token
 from tests.idempotency.api import CREATE, JOBS, creates, jobs, keyed, keyed_cancel
 from tests.idempotency.conftest import Clock, MakeGateway
-from tests.processes import Sandbox
+from tests.support.processes import Sandbox
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from tests.idempotency.api import (
     without_recovery,
 )
 from tests.idempotency.conftest import Clock, MakeGateway
-from tests.processes import Sandbox, sandbox_process
+from tests.support.processes import Sandbox, sandbox_process
 
 pytestmark = pytest.mark.usefixtures("clock")
 

@@ -16,12 +16,12 @@ from starlette.testclient import TestClient
 
 from service.idempotency_record import BUSY, Record, StoreUnavailable
 from service.store import SQLiteStore
-from tests.e2e.gateway import Gateway, gateway_process
 from tests.idempotency.api import CREATE, JOBS, creates, jobs, keyed, without_recovery
 from tests.idempotency.conftest import Clock, MakeGateway
 from tests.idempotency.processes import workers
 from tests.idempotency.redis_server import redis_server
-from tests.processes import Sandbox, wait_until
+from tests.support.processes import Sandbox, wait_until
+from tests.system.gateway import Gateway, gateway_process
 
 
 @pytest.fixture(autouse=True)

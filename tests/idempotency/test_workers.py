@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 import requests
 
-from tests.e2e.gateway import Gateway, gateway_process
 from tests.idempotency.api import CREATE, JOBS, creates, jobs, keyed
 from tests.idempotency.processes import kill_workers, workers
 from tests.idempotency.redis_proxy import redis_proxy
 from tests.idempotency.redis_server import redis_server
-from tests.processes import Sandbox
+from tests.support.processes import Sandbox
+from tests.system.gateway import Gateway, gateway_process
 
 CALLERS = 50
 LIMITS: dict[str, Any] = {

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.processes import Sandbox, sandbox_process
 from tests.sandbox.api import Api
+from tests.support.processes import Sandbox, sandbox_process
 
 
 @pytest.fixture

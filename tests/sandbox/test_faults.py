@@ -15,8 +15,8 @@ import pytest
 import requests
 
 from sandbox.faults import FAULT_TYPES
-from tests.processes import Sandbox, wait_until
 from tests.sandbox.api import JOBS, Api, body
+from tests.support.processes import Sandbox, wait_until
 
 AUTH = {"Authorization": "Bearer k"}
 

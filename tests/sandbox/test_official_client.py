@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import sandbox_process
-from tests.tools_available import tool_python
+from tests.support.processes import sandbox_process
+from tests.support.tools_available import tool_python
 
 SCRIPT = Path(__file__).parent / "official_client.py"
 

@@ -14,7 +14,7 @@ import pytest
 
 from environment import SettingsError
 from sandbox.config import Settings
-from tests.processes import run, sandbox_process
+from tests.support.processes import run, sandbox_process
 
 
 def test_it_starts_on_a_free_port_that_its_ready_line_names() -> None:

@@ -13,9 +13,9 @@ import pytest
 from mcp_bridge.config import Settings as BridgeSettings
 from service import config
 from service.config import Settings
-from tests import processes
-from tests.e2e.gateway import command, environment
-from tests.processes import ROOT, sandbox_process, start, stop, wait_for_line
+from tests.support import processes
+from tests.support.processes import ROOT, sandbox_process, start, stop, wait_for_line
+from tests.system.gateway import command, environment
 
 KEY = "sk-CANARY-commands"
 

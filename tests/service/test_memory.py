@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.gateway import Stack, gateway_process
 from tests.idempotency.processes import workers
-from tests.memory import HOSTILE, MEBIBYTE, SIZE, Memory, container_limit, create, repeated
-from tests.processes import sandbox_process
+from tests.support.memory import HOSTILE, MEBIBYTE, SIZE, Memory, container_limit, create, repeated
+from tests.support.processes import sandbox_process
+from tests.system.gateway import Stack, gateway_process
 
 JOBS = "/v1/batch/jobs"
 HEADERS = {"Content-Type": "application/json"}

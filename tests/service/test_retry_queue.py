@@ -11,7 +11,7 @@ import pytest
 from service import retry_queue
 from service.idempotency_record import StoreUnavailable
 from service.retry_queue import RetryQueue
-from tests.processes import wait_until
+from tests.support.processes import wait_until
 
 
 @pytest.fixture(autouse=True)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.bridge.processes import bridge_process, gunicorn_bridge
-from tests.e2e.gateway import Gateway, gateway_process
-from tests.processes import children, wait_until
+from tests.mcp_bridge.processes import bridge_process, gunicorn_bridge
+from tests.support.processes import children, wait_until
+from tests.system.gateway import Gateway, gateway_process
 
 MEBIBYTE = 1 << 20
 FLOOD = 32 * MEBIBYTE

@@ -18,9 +18,9 @@ import pytest
 
 from serving import lingering
 from serving.lingering import Lingering
-from tests.bridge.processes import bridge_process, outputs
-from tests.e2e.gateway import Gateway, gateway_process
-from tests.tools_available import tool_python
+from tests.mcp_bridge.processes import bridge_process, outputs
+from tests.support.tools_available import tool_python
+from tests.system.gateway import Gateway, gateway_process
 
 JOBS = "/v1/batch/jobs"
 WRITER, READER = "mbg_writer", "mbg_reader"

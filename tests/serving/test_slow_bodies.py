@@ -17,8 +17,8 @@ from service import body_buffer
 from service.body_buffer import BODIES, BodyMemoryBudget, Reservation, receive_body
 from service.problems import Problem
 from serving import patience
-from tests.e2e.gateway import Gateway, gateway_process
-from tests.processes import Sandbox
+from tests.support.processes import Sandbox
+from tests.system.gateway import Gateway, gateway_process
 
 JOBS = "/v1/batch/jobs"
 JSON = {"Content-Type": "application/json"}

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from stack.config import KEYS, PROJECT
-from tests.processes import start, stop
+from tests.support.processes import start, stop
 
 
 @pytest.fixture

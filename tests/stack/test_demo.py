@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import signal
 
-from tests.processes import sandbox_process
 from tests.stack.conftest import launched, processes_of, run, started
+from tests.support.processes import sandbox_process
 
 
 def test_it_starts_a_stack_of_its_own_and_leaves_none(environment):

@@ -9,9 +9,9 @@ import sys
 
 import pytest
 
-from tests.processes import wait_until
 from tests.stack.conftest import launched, processes_of, run, started
-from tests.tools_available import needed
+from tests.support.processes import wait_until
+from tests.support.tools_available import needed
 
 PORTS = ["GATEWAY_PORT", "BRIDGE_PORT", "SANDBOX_PORT"]
 

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tests.processes import ROOT
+from tests.support.processes import ROOT
 
 LIMIT = 10.0
 """Seconds from the summary to the end of the process."""

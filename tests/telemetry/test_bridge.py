@@ -18,7 +18,7 @@ from environment import SettingsError
 from mcp_bridge.app import create_app
 from mcp_bridge.config import Settings, log_to_stderr
 from telemetry import logs
-from tests.processes import ROOT, sandbox_process
+from tests.support.processes import ROOT, sandbox_process
 from tests.telemetry.gateway import eventually, gateway, upstream
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.tools_available import needed
 from tests.telemetry.gateway import JOB, Gateway, Upstream, eventually, gateway, upstream
-from tests.tools_available import needed
 
 JOBS = "/v1/batch/jobs"
 CREATE = {"endpoint": "/v1/ocr", "model": "m", "input_files": [JOB["id"]]}

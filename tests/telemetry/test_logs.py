@@ -20,7 +20,7 @@ import pytest
 
 from service.request_context import open_context
 from telemetry import logs
-from tests.processes import wait_until
+from tests.support.processes import wait_until
 
 log = logging.getLogger("gateway.test")
 SECRET = 'sk-CANARY-"quoted"\\+/=&'

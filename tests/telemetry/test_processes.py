@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from tests.processes import ROOT
+from tests.support.processes import ROOT
 from tests.telemetry.gateway import JOB, KEY, Gateway, Upstream, eventually, gateway, upstream
 
 JOBS = "/v1/batch/jobs"

@@ -1,0 +1,90 @@
+"""The tables in the README say what the code says. `UPDATE_DOCS=1 pytest tests/docs/test_tables.py` writes them anew."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+import mcp_bridge.config
+import service.config
+from openapi.contract import load
+from service.problems import PROBLEMS
+
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+
+
+def operations() -> list[str]:
+    rows = [
+        f"| `{o.method} {o.path}` | `{o.id}` | `{o.tool.name if o.tool else ''}` | {o.summary} |"
+        for o in load().operations.values()
+    ]
+    return ["| REST | operation | MCP tool | what |", "|---|---|---|---|", *rows]
+
+
+def problems() -> list[str]:
+    rows = [
+        f"| `{slug}` | {kind.status_shown} | {kind.source} | {kind.title} |"
+        for slug, kind in PROBLEMS.items()
+    ]
+    return ["| problem | status | source | what happened |", "|---|---|---|---|", *rows]
+
+
+def settings() -> list[str]:
+    rows: dict[str, str] = {}
+    for module in (service.config, mcp_bridge.config):
+        for field in fields(module.Settings):
+            if "env" in field.metadata:
+                rows.setdefault(
+                    field.metadata["env"],
+                    f"| `{field.metadata['env']}` | {shown(field.default)} | {field.metadata['help']} |",
+                )
+    return ["| setting | default | meaning |", "|---|---|---|", *rows.values()]
+
+
+def shown(default: object) -> str:
+    if isinstance(default, Path) or str(default).startswith(str(ROOT)):
+        return f"`{Path(str(default)).relative_to(ROOT)}`"
+    if isinstance(default, bool):
+        return "on" if default else "off"
+    if isinstance(default, tuple):
+        return "loopback names" if default else ""
+    if isinstance(default, float):
+        return f"{default:g}"
+    return f"{default}"
+
+
+TABLES = {"operations": operations, "problems": problems, "settings": settings}
+
+
+def between(name: str) -> re.Pattern[str]:
+    return re.compile(rf"(<!-- table: {name} -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+
+
+def written(rows: Iterable[str]) -> str:
+    return "".join(f"{row}\n" for row in rows)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_of_the_readme_says_what_the_code_says(name: str) -> None:
+    text = README.read_text()
+    expected = written(TABLES[name]())
+    if os.environ.get("UPDATE_DOCS"):
+        README.write_text(between(name).sub(lambda match: match[1] + expected + match[3], text))
+        text = README.read_text()
+    found = between(name).search(text)
+    assert found, f"the README has no table {name}"
+    assert found[2] == expected, "UPDATE_DOCS=1 pytest tests/docs/test_tables.py writes it anew"
+
+
+@pytest.mark.parametrize(
+    "document", [README, *sorted((ROOT / "docs").rglob("*.md"))], ids=lambda path: path.name
+)
+def test_every_link_between_documents_leads_somewhere(document: Path) -> None:
+    links = re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", document.read_text())
+    assert [link for link in links if not (document.parent / link).exists()] == []

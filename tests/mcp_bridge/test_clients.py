@@ -1,0 +1,282 @@
+"""The whole gateway as real clients see it: client, bridge, REST service under gunicorn, sandbox."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from mcp import Client, StdioServerParameters
+
+from tests.mcp_bridge.processes import (
+    RestService,
+    bridge_process,
+    environment,
+    gunicorn_bridge,
+    node_tool,
+)
+from tests.support.processes import ROOT, Sandbox, sandbox_process
+from tests.support.tools_available import tool_python
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(180)]
+BASELINE = Path(__file__).with_name("conformance-baseline.yml")
+CONFORMANCE = ("@modelcontextprotocol/conformance", "dist/index.js")
+INSPECTOR = ("@modelcontextprotocol/inspector", "clients/launcher/build/index.js")
+MODES = ["auto", "legacy", "2026-07-28"]
+UNKNOWN = "7c3e1f0a-52d4-4b7e-9a61-0f2c8d5b9e14"
+CREATE: dict[str, Any] = {
+    "endpoint": "/v1/chat/completions",
+    "model": "mistral-small-latest",
+    "requests": [
+        {"custom_id": f"r-{n}", "body": {"messages": [{"role": "user", "content": "Hello"}]}}
+        for n in range(3)
+    ],
+}
+NEW_JOB = (f"project-{number}" for number in itertools.count())
+
+
+def new_job() -> dict[str, Any]:
+    """Arguments for a job unlike any before, so that it is no repeat."""
+    return {**CREATE, "metadata": {"project": next(NEW_JOB)}}
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    with sandbox_process(speed=0) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def rest_service(
+    sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RestService]:
+    service = RestService(sandbox.url, tmp_path_factory.mktemp("rest"))
+    service.start()
+    yield service
+    service.stop()
+
+
+@pytest.fixture(scope="module")
+def mcp_url(rest_service: RestService) -> Iterator[str]:
+    """A bridge of three workers under gunicorn."""
+    with gunicorn_bridge(rest_service.url, workers=3) as (url, _):
+        yield url
+
+
+@pytest.fixture(autouse=True)
+def fresh(sandbox: Sandbox) -> None:
+    sandbox.reset()
+
+
+def client(
+    transport: str, mode: str, url: str, rest: RestService
+) -> AbstractAsyncContextManager[Client]:
+    if transport == "http":
+        return Client(url, mode=mode)
+    stdio = StdioServerParameters(
+        command=sys.executable,
+        args=["-m", "mcp_bridge", "--stdio"],
+        env=environment(BRIDGE_REST_URL=rest.url),
+        cwd=ROOT,
+    )
+    return Client(stdio, mode=mode)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("transport", ["http", "stdio"])
+async def test_a_job_s_life_with_the_sdk_s_client(
+    transport: str, mode: str, mcp_url: str, rest_service: RestService, sandbox: Sandbox
+) -> None:
+    async with client(transport, mode, mcp_url, rest_service) as session:
+        arguments = new_job()
+        created = await session.call_tool("create-batch-job", arguments)
+        assert created.structured_content, created
+        job = {"job_id": created.structured_content["id"]}
+        sandbox.advance(3600)
+        done = await session.call_tool("get-batch-job", {**job, "inline": True})
+        listed = await session.call_tool("list-batch-jobs", {"metadata": arguments["metadata"]})
+        missing = await session.call_tool("get-batch-job", {"job_id": UNKNOWN})
+        cancelled = await session.call_tool("cancel-batch-job", job)
+    assert done.structured_content, str(done.content[0])
+    assert done.structured_content["status"] == "SUCCESS"
+    ids = {output["custom_id"] for output in done.structured_content["outputs"]}
+    assert ids == {"r-0", "r-1", "r-2"}
+    assert listed.structured_content and listed.structured_content["total"] == 1
+    assert missing.is_error and cancelled.content
+    (arrived,) = sandbox.ledger(method="POST", path="/v1/batch/jobs")
+    assert arrived["status"] == 200
+
+
+@pytest.mark.parametrize("transport", ["http", "stdio"])
+async def test_a_repeated_call_gets_the_first_job_and_is_told_so(
+    transport: str, mcp_url: str, rest_service: RestService, sandbox: Sandbox
+) -> None:
+    arguments = new_job()
+    results = []
+    for again in ({}, {}, {"idempotency_key": f"again-{transport}"}):
+        async with client(transport, "auto", mcp_url, rest_service) as session:
+            result = await session.call_tool("create-batch-job", {**arguments, **again})
+            results.append(result.structured_content or {})
+    first, repeat, another = results
+    assert repeat["id"] == first["id"] and "earlier call" in repeat["_note"]
+    assert another["id"] != first["id"] and "_note" not in first and "_note" not in another
+    assert len(sandbox.ledger(method="POST", path="/v1/batch/jobs")) == 2
+
+
+async def test_every_worker_gives_the_same_answers(mcp_url: str) -> None:
+    answers = set()
+    for _ in range(12):  # each client its own connection, so all three workers answer some
+        async with Client(mcp_url, mode="2026-07-28") as session:
+            answers.add((await session.list_tools()).model_dump_json())
+    assert len(answers) == 1
+
+
+OLDER = """
+import asyncio, json, sys
+from mcp import ClientSession
+from mcp.client.streamable_http import streamablehttp_client
+
+async def main(url, arguments):
+    async with streamablehttp_client(url) as (read, write, _), ClientSession(read, write) as session:
+        version = (await session.initialize()).protocolVersion
+        tools = [tool.name for tool in (await session.list_tools()).tools]
+        created = await session.call_tool("create-batch-job", arguments)
+        bad = await session.call_tool("get-batch-job", {"job_id": "no"})
+        print(json.dumps([version, tools, created.structuredContent, bad.isError]))
+
+asyncio.run(main(sys.argv[1], json.loads(sys.argv[2])))
+"""
+FASTMCP = """
+import asyncio, json, sys
+from fastmcp import Client
+
+async def main(url, arguments):
+    async with Client(url) as session:
+        tools = [tool.name for tool in await session.list_tools()]
+        created = await session.call_tool("create-batch-job", arguments)
+        bad = await session.call_tool("get-batch-job", {"job_id": "no"}, raise_on_error=False)
+        print(json.dumps(["", tools, created.structured_content, bad.is_error]))
+
+asyncio.run(main(sys.argv[1], json.loads(sys.argv[2])))
+"""
+
+
+@pytest.mark.parametrize(("tool", "script"), [("mcp-1", OLDER), ("fastmcp", FASTMCP)])
+def test_other_clients_work_as_well(tool: str, script: str, mcp_url: str) -> None:
+    """mcp 1.x speaks only the older era and checks results against the output schema."""
+    done = run([tool_python(tool), "-c", script, mcp_url, json.dumps(new_job())])
+    assert done.returncode == 0, done.stderr
+    _, tools, created, refused = json.loads(done.stdout.splitlines()[-1])
+    assert len(tools) == 4 and refused is True
+    assert created["status"] == "QUEUED"
+
+
+@pytest.mark.parametrize("era", ["legacy", "modern"])
+def test_the_inspector_lists_the_tools_without_a_complaint(era: str, mcp_url: str) -> None:
+    given = ["--cli", mcp_url, "--transport", "http", "--protocol-era", era]
+    done = run([*node_tool(*INSPECTOR), *given, "--method", "tools/list", "--strict"])
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)["tools"]) == 4
+    assert "Warning" not in done.stderr
+
+
+@pytest.mark.parametrize("era", ["legacy", "modern"])
+def test_the_inspector_calls_a_tool(era: str, mcp_url: str) -> None:
+    given = ["--cli", mcp_url, "--transport", "http", "--protocol-era", era]
+    call = ["--method", "tools/call", "--tool-name", "list-batch-jobs", "--tool-arg", "page_size=1"]
+    done = run([*node_tool(*INSPECTOR), *given, *call])
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["structuredContent"]["total"] == 0
+
+
+def test_the_official_conformance_suite_finds_what_the_baseline_says(
+    mcp_url: str, tmp_path: Path
+) -> None:
+    suite = [*node_tool(*CONFORMANCE), "server", "--url", mcp_url, "-o", str(tmp_path)]
+    suite += ["--requirements", "2026-07-28", "--expected-failures", str(BASELINE)]
+    done = run(suite)
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+@pytest.mark.parametrize(
+    "scenario", ["server-initialize", "ping", "tools-list", "dns-rebinding-protection"]
+)
+def test_the_conformance_suite_of_the_older_era_is_green(
+    scenario: str, mcp_url: str, tmp_path: Path
+) -> None:
+    suite = [*node_tool(*CONFORMANCE), "server", "--url", mcp_url, "-o", str(tmp_path)]
+    done = run([*suite, "--spec-version", "2025-11-25", "--scenario", scenario])
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+@pytest.mark.parametrize("transport", ["http", "stdio"])
+async def test_a_cancelled_call_is_cancelled_at_the_upstream(
+    transport: str, mcp_url: str, rest_service: RestService, sandbox: Sandbox
+) -> None:
+    sandbox.faults({"fault": "hang"})
+    async with client(transport, "2026-07-28", mcp_url, rest_service) as session:
+        await session.list_tools()
+        async with anyio.create_task_group() as group:
+            group.start_soon(session.call_tool, "get-batch-job", {"job_id": UNKNOWN})
+            (row,) = await rows(sandbox, lambda row: True)
+            assert row["client_closed_at"] is None
+            cancelled_at = time.time()
+            group.cancel_scope.cancel()
+        (row,) = await rows(sandbox, lambda row: row["client_closed_at"] is not None)
+        assert row["client_closed_at"] - cancelled_at < 10  # the call itself would last 40
+
+
+async def rows(sandbox: Sandbox, wanted: Any) -> list[dict[str, Any]]:
+    """The ledger's rows that are wanted, once there are any."""
+    while True:
+        found = [row for row in await anyio.to_thread.run_sync(sandbox.ledger) if wanted(row)]
+        if found:
+            return found
+        await anyio.sleep(0.02)
+
+
+async def test_the_bridge_outlives_the_rest_service(sandbox: Sandbox, tmp_path: Path) -> None:
+    service = RestService(sandbox.url, tmp_path)
+    service.start()
+    try:
+        with bridge_process(service.url) as (url, _):
+            async with Client(url) as session:
+                assert not (await session.call_tool("list-batch-jobs", {})).is_error
+                service.kill()
+                result = await session.call_tool("create-batch-job", CREATE)
+                assert result.is_error and "REST service" in str(result.content[0])
+                service.start()
+                assert not (await session.call_tool("create-batch-job", CREATE)).is_error
+    finally:
+        service.stop()
+    assert len(sandbox.ledger(method="POST")) == 1
+
+
+async def test_a_stop_lets_calls_in_flight_end(rest_service: RestService, sandbox: Sandbox) -> None:
+    sandbox.faults({"fault": "latency", "seconds": 1.0})
+    answers = []
+    with bridge_process(rest_service.url) as (url, process):
+        async with Client(url, mode="2026-07-28") as session:
+            await session.list_tools()  # now, because it checks results against these
+
+            async def call() -> None:
+                answers.append(await session.call_tool("list-batch-jobs", {}))
+
+            async with anyio.create_task_group() as group:
+                group.start_soon(call)
+                await rows(sandbox, lambda row: True)
+                process.terminate()
+        assert await anyio.to_thread.run_sync(process.wait, 10) == 0
+    assert not answers[0].is_error
+
+
+def run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=150)

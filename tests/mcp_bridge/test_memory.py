@@ -1,0 +1,168 @@
+"""What hostile calls cost the bridge, as the operating system counts it; the shipped container is large enough for them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
+from typing import Any
+
+import pytest
+
+from bench import work
+from tests.mcp_bridge.hosting import served
+from tests.mcp_bridge.processes import end, environment, wait_until_ready
+from tests.mcp_bridge.rest import Rest
+from tests.support.memory import HOSTILE, MEBIBYTE, SIZE, Memory, container_limit, create, repeated
+from tests.support.processes import children, free_port, start
+
+VERSION = "2026-07-28"
+HEADERS = {
+    "Content-Type": "application/json",
+    "Accept": "application/json, text/event-stream",
+}
+MODERN = {
+    "MCP-Protocol-Version": VERSION,
+    "Mcp-Method": "tools/call",
+    "Mcp-Name": "create-batch-job",
+}
+META = {
+    "io.modelcontextprotocol/protocolVersion": VERSION,
+    "io.modelcontextprotocol/clientCapabilities": {},
+    "io.modelcontextprotocol/clientInfo": {"name": "test", "version": "1"},
+}
+
+
+class Bridge:
+    """A bridge of two workers, as its container has it, before a REST service of the tests' own."""
+
+    def __init__(self, port: int, process: Any, rest: Rest) -> None:
+        self.port = port
+        self.pid = process.pid
+        self.rest = rest
+
+    @property
+    def workers(self) -> list[int]:
+        return children(self.pid)
+
+    def call(self, arguments: bytes, modern: bool = True) -> tuple[int, Any]:
+        """Status and JSON of a call of create-batch-job."""
+        meta = json.dumps(META).encode() if modern else b"{}"
+        message = b"".join(
+            [
+                b'{"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"_meta": ',
+                *(meta, b', "name": "create-batch-job", "arguments": ', arguments, b"}}"),
+            ]
+        )
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=60)
+        try:
+            connection.request("POST", "/mcp", message, {**HEADERS, **(MODERN if modern else {})})
+            answer = connection.getresponse()
+            return answer.status, json.load(answer)
+        finally:
+            connection.close()
+
+
+@pytest.fixture(scope="module")
+def bridge() -> Iterator[Bridge]:
+    rest, port = Rest().answers({"id": "1", "status": "QUEUED"}), free_port()
+    with served(rest) as rest_url:
+        environ = environment(BRIDGE_REST_URL=rest_url, BRIDGE_PORT=str(port), WEB_CONCURRENCY="2")
+        command = [sys.executable, "-m", "gunicorn", "-c", "python:mcp_bridge.gunicorn_conf"]
+        process = start(command, environ, anew=True)
+        try:
+            wait_until_ready(f"http://127.0.0.1:{port}/livez", process)
+            yield Bridge(port, process, rest)
+        finally:
+            end(process)
+
+
+@pytest.mark.parametrize("modern", [True, False], ids=["2026", "2025"])
+@pytest.mark.parametrize("kind", ["objects", "empty objects", "numbers for objects", "members"])
+def test_arguments_that_are_refused_take_no_more_than_twice_their_size(
+    bridge: Bridge, kind: str, modern: bool
+) -> None:
+    made, pointer, sentence = HOSTILE[kind]
+    arguments = made(SIZE // 2)
+    memory = Memory(bridge.workers)
+    status, answer = bridge.call(arguments, modern)
+    grown = memory.peak - memory.start
+    said = answer["result"]["content"][0]["text"]
+    place = pointer.lstrip("/").replace("/", ".")
+    assert status == 200 and answer["result"]["isError"]
+    assert said.startswith("Nothing was sent") and f"- {place} {sentence}" in said
+    assert grown < 2 * len(arguments) + 16 * MEBIBYTE
+
+
+def test_json_within_a_text_is_counted_before_it_is_read(bridge: Bridge) -> None:
+    requests = json.dumps(f"[{repeated(b'{}', SIZE // 2).decode()}]").encode()
+    memory = Memory(bridge.workers)
+    _, answer = bridge.call(b'{"endpoint": "/v1/ocr", "requests": %b}' % requests)
+    grown = memory.peak - memory.start
+    assert "- requests must be null or an array" in answer["result"]["content"][0]["text"]
+    assert grown < 4 * len(requests) + 16 * MEBIBYTE
+
+
+def test_four_at_once_stay_within_the_shipped_container_and_leave_nothing(bridge: Bridge) -> None:
+    kinds = ("objects", "empty objects", "members", "a long text")
+    arguments = [HOSTILE[kind][0](SIZE) for kind in kinds]
+    memory = Memory([bridge.pid, *bridge.workers])
+    for _ in range(2):
+        with ThreadPoolExecutor(4) as clients:
+            answers = [*clients.map(bridge.call, arguments)]
+        # A worker has room for two; the others are refused before all of them was sent.
+        assert {200} <= {status for status, _ in answers} <= {200, 503}
+    assert bridge.rest.arrived == []
+    assert memory.peak < container_limit("mcp")
+    assert memory.now < memory.start + 4 * SIZE
+
+
+def test_ten_thousand_requests_are_passed_on_as_they_came(bridge: Bridge) -> None:
+    arguments = work.create_body(10_000)
+    memory = Memory(bridge.workers)
+    _, answer = bridge.call(arguments)
+    grown = memory.peak - memory.start
+    arrived = bridge.rest.arrived.pop()
+    assert answer["result"]["structuredContent"]["id"] == "1"
+    assert arrived.json["requests"] == json.loads(arguments)["requests"]
+    assert grown < 5 * len(arguments)  # before the arguments stayed text it was seven times
+
+
+def test_what_nobody_looks_at_is_not_built(bridge: Bridge) -> None:
+    arguments = create(b'{"body": {"a": [%b]}}' % repeated(b"{}", SIZE // 2))
+    memory = Memory(bridge.workers)
+    _, answer = bridge.call(arguments)
+    grown = memory.peak - memory.start
+    assert answer["result"]["structuredContent"]["id"] == "1"
+    assert len(bridge.rest.arrived.pop().body) > SIZE // 2
+    assert grown < 5 * len(arguments)
+
+
+def test_twenty_calls_under_way_take_a_few_times_their_text_and_not_what_it_is_as_objects(
+    bridge: Bridge,
+) -> None:
+    arguments = create(b'{"body": {"a": [%b]}}' % repeated(b"{}", 240_000))
+    arrived, loops = threading.Semaphore(0), []
+
+    def arrive() -> None:
+        loops.append(asyncio.get_running_loop())
+        arrived.release()
+
+    rest = bridge.rest
+    rest.hold, rest.on_arrival = asyncio.Event(), arrive
+    memory = Memory(bridge.workers)
+    with ThreadPoolExecutor(20) as clients:
+        answers = [clients.submit(bridge.call, arguments) for _ in range(20)]
+        try:
+            assert all(arrived.acquire(timeout=30) for _ in range(20))
+            grown = memory.now - memory.start
+        finally:
+            loops[0].call_soon_threadsafe(rest.hold.set)
+    assert {answer.result()[0] for answer in answers} == {200}
+    rest.hold, rest.on_arrival = None, lambda: None
+    rest.arrived.clear()
+    assert grown < 20 * 6 * len(arguments) + 16 * MEBIBYTE  # as objects it was 140 MiB

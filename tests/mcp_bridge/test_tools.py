@@ -1,0 +1,185 @@
+"""What the bridge offers: the quality of the tools' definitions, and what every client needs of them.
+
+The measures of quality are the deterministic ones of the tool definition quality score (TDQS).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from mcp_bridge.tools import CallableTool, build_tools
+from openapi.contract import Contract, ContractError, load
+from tests.mcp_bridge.conftest import DOCUMENTS
+from tests.support.processes import ROOT
+
+TOOLS = [operation.tool.name for operation in load().operations.values() if operation.tool]
+LIST_LIMIT = 40_000
+
+
+@pytest.fixture(params=TOOLS)
+def tool(request: Any, tools: dict[str, CallableTool]) -> CallableTool:
+    return tools[request.param]
+
+
+def schemas(node: Any) -> Iterator[dict[str, Any]]:
+    """Every schema in a schema, itself first."""
+    if isinstance(node, dict):
+        yield node
+        for key in ("items", "additionalProperties", "not"):
+            yield from schemas(node.get(key))
+        for key in ("anyOf", "oneOf", "allOf"):
+            for child in node.get(key, []):
+                yield from schemas(child)
+        for child in node.get("properties", {}).values():
+            yield from schemas(child)
+
+
+def depth(node: Any) -> int:
+    children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else []
+    return 1 + max(map(depth, children), default=0)
+
+
+def test_every_operation_of_the_contract_with_a_tool_is_offered(
+    tools: dict[str, CallableTool], contract: Contract
+) -> None:
+    assert list(tools) == TOOLS
+    assert len(tools) == len(contract.operations)
+
+
+def test_the_description_says_more_than_name_and_title(tool: CallableTool) -> None:
+    said = tool.declared.description.strip().lower()
+    assert len(said) > 200
+    assert said not in (tool.declared.name.lower(), tool.declared.title.lower())
+
+
+def test_the_title_says_more_than_the_name(tool: CallableTool) -> None:
+    assert len(tool.declared.title) > len(tool.declared.name)
+
+
+def test_all_four_hints_are_explicit(tool: CallableTool) -> None:
+    hints = {key: value for key, value in tool.listing()["annotations"].items() if key != "title"}
+    assert sorted(hints) == ["destructiveHint", "idempotentHint", "openWorldHint", "readOnlyHint"]
+    assert all(isinstance(value, bool) for value in hints.values())
+
+
+def test_every_input_at_any_depth_has_a_description(tool: CallableTool) -> None:
+    for schema in schemas(tool.input_schema):
+        for name, child in schema.get("properties", {}).items():
+            assert child.get("description"), name
+
+
+def test_every_output_at_any_depth_has_a_description(tool: CallableTool) -> None:
+    for schema in schemas(tool.output_schema):
+        for name, child in schema.get("properties", {}).items():
+            assert child.get("description"), name
+
+
+def test_the_schemas_are_valid_json_schema_2020_12(tool: CallableTool) -> None:
+    Draft202012Validator.check_schema(tool.input_schema)
+    Draft202012Validator.check_schema(tool.output_schema)
+
+
+def test_unknown_arguments_are_closed_out(tool: CallableTool) -> None:
+    assert tool.input_schema["type"] == "object"
+    assert tool.input_schema["additionalProperties"] is False
+
+
+def test_no_schema_has_what_clients_refuse(tool: CallableTool) -> None:
+    """Type arrays and formats break Gemini, unions at the root Claude and OpenAI, $ref several."""
+    for schema in [*schemas(tool.input_schema), *schemas(tool.output_schema)]:
+        assert "$ref" not in schema
+        assert isinstance(schema.get("type", ""), str)
+        assert schema.get("format", "date-time") == "date-time"
+        assert not isinstance(schema.get("exclusiveMinimum"), bool)
+    for schema in (tool.input_schema, tool.output_schema):
+        assert not {"anyOf", "oneOf", "allOf", "not", "enum"} & schema.keys()
+
+
+def test_array_inputs_say_what_they_hold_and_enums_are_texts(tool: CallableTool) -> None:
+    for schema in schemas(tool.input_schema):
+        assert schema.get("type") != "array" or schema["items"].get("type")
+        assert all(isinstance(value, str) for value in schema.get("enum", []))
+
+
+def test_names_fit_the_limits_of_every_client(tool: CallableTool) -> None:
+    """Cursor: 60 characters with the server's name; Anthropic: arguments of [A-Za-z0-9_.-]{1,64}."""
+    assert len(tool.declared.name) <= 40
+    for name in tool.arguments:
+        assert name.replace("_", "").replace("-", "").isalnum() and len(name) <= 64
+
+
+def test_the_schemas_are_neither_deep_nor_large(tool: CallableTool) -> None:
+    assert depth(tool.input_schema) <= 12
+    assert depth(tool.output_schema) <= 20
+    assert len(json.dumps(tool.listing())) < 15_000
+
+
+def test_the_whole_list_is_of_a_bounded_size(tools: dict[str, CallableTool]) -> None:
+    sizes = {name: len(json.dumps(tool.listing())) for name, tool in tools.items()}
+    print(f"tools/list: {sum(sizes.values())} characters, {sizes}")
+    assert sum(sizes.values()) < LIST_LIMIT
+
+
+def test_an_unforeseen_field_status_or_null_fits_the_output_schema(tool: CallableTool) -> None:
+    validator = Draft202012Validator(tool.output_schema)
+    properties = tool.output_schema["properties"]
+    for odd in (
+        {},
+        dict.fromkeys(properties),
+        {"new_field": [1]},
+        {"status": "NEW", "object": "x"},
+    ):
+        validator.validate({**odd, "_note": "A note."})
+
+
+def test_no_wording_of_the_bridge_names_its_contract() -> None:
+    """A tool of another document must read as well: what is specific comes from the document."""
+    for source in (ROOT / "mcp_bridge").glob("*.py"):
+        text = source.read_text().lower()
+        assert "mistral" not in text and "batch" not in text, source.name
+
+
+class TestAnotherDocument:
+    def test_a_default_of_the_tool_is_advertised(self, odd_tools: Any) -> None:
+        assert odd_tools["list-things"].input_schema["properties"]["limit"]["default"] == 5
+
+    def test_a_default_for_no_argument_is_refused(self) -> None:
+        contract = load(DOCUMENTS / "odd.yaml")
+        (listing,) = [o for o in contract.operations.values() if o.id == "listthings"]
+        assert listing.tool
+        bad = replace(listing, tool=replace(listing.tool, defaults={"limits": 5}))
+        with pytest.raises(ContractError, match="limits"):
+            build_tools(replace(contract, operations={bad.id: bad}))
+
+    def test_an_argument_has_the_name_that_the_tool_gives_it(self, odd_tools: Any) -> None:
+        assert odd_tools["list-things"].arguments["level"].target == "X-Level"
+
+    def test_what_the_service_alone_writes_is_no_input(self, odd_tools: Any) -> None:
+        assert "id" not in odd_tools["make-thing"].input_schema["properties"]
+        assert odd_tools["make-thing"].input_schema["required"] == ["name"]
+
+    def test_a_body_whose_member_is_named_like_a_parameter_stays_whole(
+        self, odd_tools: Any
+    ) -> None:
+        assert list(odd_tools["replace-thing"].arguments) == ["name", "body"]
+
+    def test_an_input_without_description_gets_one(self, odd_tools: Any) -> None:
+        assert odd_tools["replace-thing"].input_schema["properties"]["name"]["description"]
+
+    def test_only_tools_that_act_again_when_repeated_take_a_key(self, odd_tools: Any) -> None:
+        takes = {name: "idempotency_key" in tool.arguments for name, tool in odd_tools.items()}
+        assert takes == {"list-things": False, "make-thing": True, "replace-thing": False}
+
+    def test_an_answer_that_is_no_object_is_described_as_a_member(self, odd_tools: Any) -> None:
+        result = odd_tools["list-things"].output_schema["properties"]["result"]
+        assert [form["type"] for form in result["anyOf"]] == ["array", "null"]
+
+    def test_limits_of_an_answer_are_not_advertised(self, odd_tools: Any) -> None:
+        text = json.dumps(odd_tools["make-thing"].output_schema)
+        assert not any(word in text for word in ("minimum", "maxItems", "enum", "required"))

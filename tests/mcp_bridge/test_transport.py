@@ -1,0 +1,368 @@
+"""The bridge over raw HTTP: what is not MCP, what is not quite, and what comes from elsewhere.
+
+Expectations: MCP 2026-07-28 and 2025-11-25, "Streamable HTTP"; RFC 9110 for the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import anyio
+import pytest
+
+from mcp_bridge import endpoint
+from mcp_bridge.app import create_app
+from mcp_bridge.arguments import LARGE
+from mcp_bridge.config import Settings
+from mcp_bridge.endpoint import Endpoint
+from tests.mcp_bridge.hosting import served
+from tests.mcp_bridge.rest import Rest
+
+JOB = "7c3e1f0a-52d4-4b7e-9a61-0f2c8d5b9e14"
+MODERN = "2026-07-28"
+META = {
+    "io.modelcontextprotocol/protocolVersion": MODERN,
+    "io.modelcontextprotocol/clientCapabilities": {},
+}
+MEDIA = {"Accept": "application/json, text/event-stream", "Content-Type": "application/json"}
+ROUTED = {**MEDIA, "MCP-Protocol-Version": MODERN, "Mcp-Method": "tools/call"}
+LEGACY = {**MEDIA, "MCP-Protocol-Version": "2025-11-25"}
+HEADERS = {**ROUTED, "Mcp-Name": "get-batch-job"}
+
+
+def message(method: str = "tools/call", **params: Any) -> dict[str, Any]:
+    return {"jsonrpc": "2.0", "id": 1, "method": method, "params": {"_meta": META} | params}
+
+
+CALL = message(name="get-batch-job", arguments={"job_id": JOB})
+LATER = message(name="get-batch-job", _meta=dict.fromkeys(META, "2099-01-01"))
+
+
+@pytest.fixture(scope="module")
+def rest_service() -> Iterator[str]:
+    with served(Rest()) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def url(rest_service: str) -> Iterator[str]:
+    with served(create_app(Settings(rest_url=rest_service, max_body=100_000))) as url:
+        yield url
+
+
+def exchange(
+    url: str,
+    body: Any = CALL,
+    headers: dict[str, str] = HEADERS,
+    method: str = "POST",
+    path: str = "/mcp",
+) -> tuple[int, dict[str, str], Any]:
+    """Status, headers and body of one answer; the body parsed when it is JSON, also from a stream."""
+    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=10)
+    try:
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        connection.request(method, path, content, headers)
+        response = connection.getresponse()
+        answered = {name.lower(): value for name, value in response.getheaders()}
+        text = response.read().decode()
+    finally:
+        connection.close()
+    if answered.get("content-type", "").startswith("text/event-stream"):
+        text = next(line[5:] for line in text.splitlines() if line.startswith("data:"))
+    try:
+        return response.status, answered, json.loads(text)
+    except ValueError:
+        return response.status, answered, text
+
+
+def without(headers: dict[str, str], *names: str) -> dict[str, str]:
+    return {name: value for name, value in headers.items() if name not in names}
+
+
+def test_a_call_of_the_new_era_is_one_json_answer(url: str) -> None:
+    status, headers, answer = exchange(url)
+    assert (status, headers["content-type"]) == (200, "application/json")
+    assert answer["result"]["structuredContent"] == {}
+    assert answer["result"]["resultType"] == "complete"
+
+
+def test_a_call_of_the_old_era_needs_no_initialize(url: str) -> None:
+    status, _, answer = exchange(url, headers=LEGACY)
+    assert status == 200 and answer["result"]["structuredContent"] == {}
+
+
+def test_a_call_without_a_version_is_of_the_old_era(url: str) -> None:
+    assert exchange(url, headers=MEDIA)[0] == 200
+
+
+def test_lists_and_discovery_say_how_long_they_may_be_kept(url: str) -> None:
+    for method in ("tools/list", "server/discover"):
+        headers = {**ROUTED, "Mcp-Method": method}
+        _, _, answer = exchange(url, message(method), headers)
+        assert answer["result"]["ttlMs"] >= 60_000
+        assert answer["result"]["cacheScope"] == "public"
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "status", "code"),
+    [
+        (without(HEADERS, "Mcp-Method"), CALL, 400, -32020),
+        (without(HEADERS, "Mcp-Name"), CALL, 400, -32020),
+        ({**HEADERS, "Mcp-Name": "list-batch-jobs"}, CALL, 400, -32020),
+        ({**HEADERS, "Mcp-Method": "tools/list"}, CALL, 400, -32020),
+        ({**HEADERS, "MCP-Protocol-Version": "2099-01-01"}, CALL, 400, -32020),
+        ({**HEADERS, "MCP-Protocol-Version": "2099-01-01"}, LATER, 400, -32022),
+        ({**HEADERS, "Mcp-Method": "no/such"}, message("no/such"), 404, -32601),
+        ({**HEADERS, "Mcp-Method": "ping"}, message("ping"), 404, -32601),
+        ({**HEADERS, "Mcp-Name": "nope"}, message(name="nope"), 400, -32602),
+        (HEADERS, message(name="get-batch-job", arguments=[1]), 400, -32602),
+        (HEADERS, b'{"jsonrpc": "2.0", "id": 1, "method"', 400, -32700),
+        (HEADERS, b"\xff\xfe", 400, -32700),
+        (HEADERS, [CALL], 400, -32600),
+        (HEADERS, b"5", 400, -32600),
+    ],
+)
+def test_what_is_not_quite_mcp_is_answered_with_the_right_error(
+    url: str, headers: dict[str, str], body: Any, status: int, code: int
+) -> None:
+    answered, _, answer = exchange(url, body, headers)
+    assert (answered, answer["error"]["code"]) == (status, code)
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        ({"Host": "evil.example"}, 421),
+        ({"Host": "127.0.0.1.evil.example"}, 421),
+        ({"Origin": "https://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": "http://localhost:3000"}, 403),
+        ({"Accept": "application/json"}, 200),
+        ({"Accept": "text/event-stream"}, 406),
+        ({"Accept": "*/*"}, 200),
+        ({"Content-Type": "text/plain"}, 415),
+        ({"Content-Type": "application/json; charset=utf-8"}, 200),
+    ],
+)
+def test_what_comes_from_elsewhere_or_speaks_otherwise_is_refused(
+    url: str, change: dict[str, str], status: int
+) -> None:
+    assert exchange(url, headers={**HEADERS, **change})[0] == status
+
+
+def test_a_message_over_the_limit_is_refused_before_it_is_read(url: str) -> None:
+    large = message(name="get-batch-job", arguments={"job_id": "x" * 200_000})
+    assert exchange(url, large)[0] == 413
+
+
+def test_a_notification_is_acknowledged(url: str) -> None:
+    note = {"jsonrpc": "2.0", "method": "notifications/initialized"}
+    for headers in (LEGACY, {**ROUTED, "Mcp-Method": note["method"]}):
+        assert exchange(url, note, headers)[0] == 202
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE", "PUT", "OPTIONS"])
+@pytest.mark.parametrize("headers", [MEDIA, LEGACY, ROUTED])
+def test_only_post_has_a_use(url: str, method: str, headers: dict[str, str]) -> None:
+    status, answered, _ = exchange(url, b"", headers, method)
+    assert (status, answered["allow"]) == (405, "POST")
+
+
+def test_a_trailing_slash_needs_no_redirect(url: str) -> None:
+    assert exchange(url, path="/mcp/")[0] == 200
+
+
+def test_other_paths_are_not_there(url: str) -> None:
+    assert exchange(url, path="/other")[0] == 404
+
+
+def test_a_peculiar_version_header_does_not_leak_what_went_wrong(url: str) -> None:
+    status, _, answer = exchange(url, headers={**HEADERS, "MCP-Protocol-Version": "\x80\xff"})
+    assert status == 400 and "Traceback" not in str(answer)
+
+
+@pytest.mark.anyio
+async def test_white_space_around_a_header_is_no_part_of_it() -> None:
+    """RFC 9110 section 5.5; httptools, for one, hands it on."""
+    padded = {name: f" \t{value}  " for name, value in HEADERS.items()}
+    app = create_app(Settings())
+    async with running(app):
+        assert await asked(app, message(name="get-batch-job", arguments={"bad": 1}), padded) == 200
+
+
+@pytest.mark.anyio
+async def test_a_large_call_needs_no_thread_that_the_system_may_not_have(
+    rest_service: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    app = create_app(Settings(rest_url=rest_service))
+    async with running(app):
+        monkeypatch.setattr(threading.Thread, "start", none_left)
+        large = message(name="get-batch-job", arguments={"job_id": JOB, "x": "x" * LARGE})
+        assert await asked(app, large, HEADERS) == 200
+
+
+async def asked(app: Any, call: Any, headers: dict[str, str]) -> int:
+    """The status of the application's answer to a message."""
+    raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    scope = {
+        "type": "http", "http_version": "1.1", "method": "POST", "path": "/mcp", "raw_path": b"/mcp",
+        "query_string": b"", "headers": [*raw, (b"host", b" localhost ")], "client": None,
+    }  # fmt: skip
+    sent: list[Any] = []
+    body = [{"type": "http.request", "body": json.dumps(call).encode(), "more_body": False}]
+
+    async def receive() -> Any:
+        return body.pop() if body else await anyio.sleep_forever()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await app(scope, receive, send)
+    return int(sent[0]["status"])
+
+
+def running(app: Any) -> Any:
+    """The application between its start-up and its shutdown."""
+    while not hasattr(app, "router"):
+        app = app.app
+    return app.router.lifespan_context(app)
+
+
+class TestProbes:
+    def test_live_and_ready_when_the_rest_service_is(self, url: str) -> None:
+        assert exchange(url, b"", {}, "GET", "/livez")[0] == 200
+        assert exchange(url, b"", {}, "GET", "/readyz")[0] == 200
+
+    def test_live_but_not_ready_without_a_rest_service(self) -> None:
+        with served(create_app(Settings(rest_url="http://127.0.0.1:1"))) as url:
+            assert exchange(url, b"", {}, "GET", "/livez")[0] == 200
+            assert exchange(url, b"", {}, "GET", "/readyz")[0] == 503
+
+    def test_not_ready_when_the_rest_service_is_not(self) -> None:
+        with (
+            served(Rest(status=503)) as rest_url,
+            served(create_app(Settings(rest_url=rest_url))) as url,
+        ):
+            assert exchange(url, b"", {}, "GET", "/readyz")[0] == 503
+
+    def test_answer_whatever_host_the_prober_names(self, url: str) -> None:
+        assert exchange(url, b"", {"Host": "10.1.2.3"}, "GET", "/livez")[0] == 200
+
+
+def test_the_hosts_and_origins_of_the_settings_are_answered(rest_service: str) -> None:
+    settings = Settings(
+        rest_url=rest_service,
+        allowed_hosts=("gw.example",),
+        allowed_origins=("https://app.example",),
+    )
+    with served(create_app(settings)) as url:
+        ours = {**HEADERS, "Host": "gw.example", "Origin": "https://app.example"}
+        assert exchange(url, headers=ours)[0] == 200
+        assert exchange(url)[0] == 421
+
+
+@pytest.mark.parametrize("headers", [HEADERS, LEGACY])
+def test_the_id_and_trace_headers_of_a_call_and_no_others_are_passed_on(
+    headers: dict[str, str],
+) -> None:
+    rest = Rest()
+    with (
+        served(rest) as rest_url,
+        served(create_app(Settings(rest_url=rest_url))) as url,
+    ):
+        secrets = {"Authorization": "Bearer SECRET", "Cookie": "SECRET", "X-Request-ID": "r-9"}
+        exchange(url, headers={**headers, **secrets})
+    assert rest.last.headers["x-request-id"] == "r-9"
+    assert "SECRET" not in str(rest.last.headers)
+
+
+@pytest.mark.parametrize("headers", [HEADERS, LEGACY])
+@pytest.mark.parametrize(
+    ("answer", "fails"),
+    [
+        (b'{"id": "\\ud83d"}', False),
+        (b'{"id": ' + b"[" * 300 + b"]" * 300 + b"}", True),
+    ],
+    ids=["half a surrogate pair", "300 levels"],
+)
+def test_an_answer_that_the_sdk_cannot_write_still_ends_in_a_result(
+    headers: dict[str, str], answer: bytes, fails: bool
+) -> None:
+    with (
+        served(Rest(content=answer)) as rest_url,
+        served(create_app(Settings(rest_url=rest_url))) as url,
+    ):
+        result = exchange(url, headers=headers)[2]["result"]
+    assert result["isError"] is fails
+
+
+def test_an_argument_that_the_sdk_cannot_write_back_is_refused_all_the_same(url: str) -> None:
+    """Of the new era: in the old one the SDK itself takes it for no JSON."""
+    call = message(name="get-batch-job", arguments={"job_id": JOB, "\udfff": 1})
+    assert exchange(url, call)[2]["result"]["isError"] is True
+
+
+@pytest.mark.parametrize("headers", [HEADERS, LEGACY])
+def test_hanging_up_cancels_the_call_of_the_rest_service(headers: dict[str, str]) -> None:
+    arrived, hung_up = threading.Event(), threading.Event()
+    rest = Rest(hold=asyncio.Event(), on_arrival=arrived.set, on_hang_up=hung_up.set)
+    with (
+        served(rest) as rest_url,
+        served(create_app(Settings(rest_url=rest_url))) as url,
+    ):
+        connection = http.client.HTTPConnection(url.removeprefix("http://"))
+        connection.request("POST", "/mcp", json.dumps(CALL), headers)
+        assert arrived.wait(5)
+        connection.close()
+        assert hung_up.wait(10)  # the call itself would last 50 seconds
+
+
+@pytest.mark.anyio
+async def test_the_end_of_an_answer_is_no_leaving(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers report both in the same words; what is done after an answer must come to its end."""
+    monkeypatch.setattr(endpoint, "WATCHED_AFTER", 0)
+    answered, watched, ended = anyio.Event(), anyio.Event(), []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await watched.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await anyio.wait_all_tasks_blocked()
+        ended.append(True)
+
+    messages = [{"type": "http.request", "body": b"", "more_body": False}]
+
+    async def receive() -> Any:
+        if messages:
+            return messages.pop()
+        watched.set()
+        await answered.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        answered.set()
+
+    scope = {"type": "http", "method": "POST", "path": "/mcp", "headers": []}
+    await Endpoint(app, max_body=100, reading=ThreadPoolExecutor(1))(scope, receive, send)
+    assert ended
+
+
+def test_clients_share_one_pool_of_connections() -> None:
+    rest = Rest()
+    with (
+        served(rest) as rest_url,
+        served(create_app(Settings(rest_url=rest_url))) as url,
+    ):
+        for headers in (HEADERS, LEGACY) * 3:
+            assert exchange(url, headers=headers)[0] == 200
+    assert len(rest.arrived) == 6
+    assert len({arrived.connection for arrived in rest.arrived}) == 1

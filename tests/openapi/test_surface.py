@@ -1,0 +1,115 @@
+"""The public surface as one committed snapshot: routes, operations, tools and their arguments.
+
+Whoever changes it changes `surface.yaml` knowingly, in the same commit. It is computed from the
+contract, so an operation added to the capability appears in it without any change here.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from openapi.capability import load as load_yaml
+from openapi.contract import Contract, Operation, load
+from openapi.derive import OWN_CAPABILITY, OWN_OVERLAY, main
+
+SNAPSHOT = Path(__file__).with_name("surface.yaml")
+UPDATE = "UPDATE_SURFACE"
+HEADER = "# The public surface. Written by: UPDATE_SURFACE=1 python -m pytest tests/openapi\n"
+
+
+def surface(contract: Contract) -> str:
+    """The snapshot of a contract: every operation under its route, in the document's order."""
+    routes = {f"{each.method} {each.path}": _row(each) for each in contract.operations.values()}
+    return HEADER + yaml.safe_dump(routes, sort_keys=False, width=100, allow_unicode=True)
+
+
+def _row(operation: Operation) -> dict[str, Any]:
+    row = {"operation": operation.id, "arguments": _rest_arguments(operation)}
+    if operation.tool:
+        hints = ("read_only", "destructive", "idempotent", "open_world")
+        row["tool"] = operation.tool.name
+        row["hints"] = [hint for hint in hints if getattr(operation.tool, hint)]
+        row["tool arguments"] = _tool_arguments(operation)
+    return row
+
+
+def _rest_arguments(operation: Operation) -> dict[str, list[str]]:
+    inputs = {f"{each.location} {each.name}": each.required for each in operation.parameters}
+    if operation.body:
+        inputs["body"] = operation.body.required
+    return _by_need(inputs)
+
+
+def _tool_arguments(operation: Operation) -> dict[str, list[str]]:
+    """Flat, as the bridge offers them: the members of the body beside the parameters."""
+    assert operation.tool
+    renamed = {rest: argument for argument, rest in operation.tool.arguments.items()}
+    inputs = {renamed.get(each.name, each.name): each.required for each in operation.parameters}
+    if operation.body:
+        schema = operation.body.schema
+        members = schema.get("properties") or {"body": {}}
+        needed = schema.get("required", []) if "properties" in schema else ["body"]
+        inputs |= {name: operation.body.required and name in needed for name in members}
+    return _by_need(inputs)
+
+
+def _by_need(inputs: dict[str, bool]) -> dict[str, list[str]]:
+    return {
+        "required": [name for name, required in inputs.items() if required],
+        "optional": [name for name, required in inputs.items() if not required],
+    }
+
+
+def test_the_surface_is_the_committed_one():
+    current = surface(load())
+    if os.environ.get(UPDATE):
+        SNAPSHOT.write_text(current, encoding="utf-8")
+
+    assert current == SNAPSHOT.read_text(encoding="utf-8"), (
+        "the public surface has changed; if that is intended, run"
+        f" `{UPDATE}=1 python -m pytest tests/openapi/test_surface.py` and commit surface.yaml"
+    )
+
+
+def test_an_operation_added_to_the_capability_appears_without_any_code(tmp_path):
+    contract = load(with_a_delete(tmp_path))
+
+    row = yaml.safe_load(surface(contract))["DELETE /v1/batch/jobs/{job-id}"]
+    assert row == {
+        "operation": "deletebatchjob",
+        "arguments": {"required": ["path job-id"], "optional": []},
+        "tool": "delete-batch-job",
+        "hints": ["destructive", "idempotent", "open_world"],
+        "tool arguments": {"required": ["job_id"], "optional": []},
+    }
+
+
+def test_an_added_operation_leaves_the_others_as_they_were(tmp_path):
+    before = yaml.safe_load(surface(load()))
+    after = yaml.safe_load(surface(load(with_a_delete(tmp_path))))
+
+    after.pop("DELETE /v1/batch/jobs/{job-id}")
+    assert after == before
+
+
+def with_a_delete(directory: Path) -> Path:
+    """The document of a copy of the project's capability that can also delete, with its overlay."""
+    capability = load_yaml(OWN_CAPABILITY)
+    (consumes,), (rest, mcp) = (capability["capability"][key] for key in ("consumes", "exposes"))
+    call = {"call": "batch-batch-jobs.deletebatchjob", "description": "Delete it"}
+    consumes["resources"][1]["operations"].append({"name": "deletebatchjob", "method": "DELETE"})
+    rest["resources"][1]["operations"].append(
+        {"method": "DELETE", "name": "deletebatchjob", **call}
+    )
+    mcp["tools"].append({"name": "delete-batch-job", **call})
+    source = directory / "capability.yaml"
+    source.write_text(yaml.safe_dump(capability, sort_keys=False), encoding="utf-8")
+    overlay = shutil.copy(OWN_OVERLAY, directory)
+    output = directory / "openapi.yaml"
+    assert main([str(source), "--overlay", str(overlay), "--output", str(output)]) == 0
+    return output

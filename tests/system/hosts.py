@@ -1,0 +1,178 @@
+"""Hosts of their own on this machine: network namespaces, each with an address on one bridge. Not a test module."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+import trustme
+
+from access.token_file import make_token
+from tests.mcp_bridge.processes import end, wait_until_ready
+from tests.support.processes import Sandbox, free_port, start
+from tests.support.tools_available import needed
+from tests.system.front import Front
+from tests.system.gateway import environment
+
+NUMBER = os.getpid() % 250
+NETWORK = f"198.18.{NUMBER}"  # RFC 2544: for tests of networks, nobody's
+MIDDLE = f"{NETWORK}.1"
+"""This machine's own address on the bridge: where Redis and Mistral's stand-in are."""
+
+_UPSTREAM = """
+daemon off;
+worker_processes 1;
+pid {folder}/upstream.pid;
+error_log {folder}/upstream.log;
+events {{}}
+http {{
+    access_log off;
+    client_body_temp_path {folder}/upstream-body;
+    proxy_temp_path {folder}/upstream-proxy;
+    server {{
+        listen {address} ssl;
+        ssl_certificate {folder}/upstream.pem;
+        ssl_certificate_key {folder}/upstream.key;
+        location / {{ proxy_pass {sandbox}; proxy_http_version 1.1; proxy_set_header Connection ""; }}
+    }}
+}}
+"""
+
+
+def ip(*words: str) -> None:
+    """Runs the command ip; skips the test when this machine may not do that."""
+    done = subprocess.run(
+        [needed("ip", "apt-get install iproute2"), *words],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        pytest.skip(f"no network namespaces here: ip {' '.join(words)}: {done.stderr.strip()}")
+
+
+class Host:
+    """A network namespace whose one link can be cut."""
+
+    def __init__(self, place: int) -> None:
+        self.name = f"gateway-{NUMBER}-{place}"
+        self.link = f"gw{NUMBER}-{place}"
+        self.address = f"{NETWORK}.{place}"
+
+    def make(self, bridge: str) -> None:
+        """Makes it, with its link plugged into the bridge."""
+        ip("netns", "add", self.name)
+        ip("link", "add", self.link, "type", "veth", "peer", "name", "eth0", "netns", self.name)
+        ip("link", "set", self.link, "master", bridge, "up")
+        ip("-n", self.name, "addr", "add", f"{self.address}/24", "dev", "eth0")
+        ip("-n", self.name, "link", "set", "eth0", "up")
+        ip("-n", self.name, "link", "set", "lo", "up")
+
+    def remove(self) -> None:
+        """Removes it with its link."""
+        ip("netns", "del", self.name)
+
+    def cut(self) -> None:
+        """Pulls the plug: nothing comes through any more, and nobody is told."""
+        ip("link", "set", self.link, "down")
+
+    def plug_in(self) -> None:
+        """Undoes `cut`."""
+        ip("link", "set", self.link, "up")
+
+
+@contextmanager
+def hosts(*places: int) -> Iterator[list[Host]]:
+    """Hosts at addresses of the bridge, from 2 on."""
+    bridge = f"gwbr{NUMBER}"
+    with ExitStack() as made:
+        ip("link", "add", bridge, "type", "bridge")
+        made.callback(ip, "link", "del", bridge)
+        ip("addr", "add", f"{MIDDLE}/24", "dev", bridge)
+        ip("link", "set", bridge, "up")
+        machines = [Host(place) for place in places]
+        for machine in machines:
+            machine.make(bridge)
+            made.callback(machine.remove)
+        yield machines
+
+
+@contextmanager
+def redis(folder: Path) -> Iterator[str]:
+    """Redis in the middle: its URL."""
+    port = free_port()
+    command = [needed("redis-server", "apt-get install redis-server"), "--port", str(port)]
+    options = {"bind": MIDDLE, "requirepass": "secret", "save": "", "dir": str(folder)}
+    process = start(
+        command + [word for name, value in options.items() for word in (f"--{name}", value)], {}
+    )
+    try:
+        yield f"redis://:secret@{MIDDLE}:{port}/0"
+    finally:
+        end(process)
+
+
+@contextmanager
+def mistral(sandbox: Sandbox, folder: Path) -> Iterator[tuple[str, Path]]:
+    """The sandbox over TLS in the middle: its base URL, and the file that its certificate is checked with."""
+    authority = trustme.CA()
+    leaf = authority.issue_cert(MIDDLE)
+    leaf.private_key_pem.write_to_path(folder / "upstream.key")
+    for part in leaf.cert_chain_pems:
+        part.write_to_path(folder / "upstream.pem", append=True)
+    authority.cert_pem.write_to_path(folder / "authority.pem")
+    address = f"{MIDDLE}:{free_port()}"
+    configuration = folder / "upstream.conf"
+    configuration.write_text(_UPSTREAM.format(folder=folder, address=address, sandbox=sandbox.url))
+    nginx = needed("nginx", "apt-get install nginx")
+    process = subprocess.Popen(
+        [nginx, "-c", str(configuration), "-e", str(folder / "upstream.log")]
+    )
+    try:
+        yield f"https://{address}/v1", folder / "authority.pem"
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+class Token:
+    """A caller's token and the file that lets it in."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / "tokens"
+        self.text, _ = make_token("caller", ["jobs:read", "jobs:write"], file=self.file)
+
+    def give(self, nginx: Front) -> None:
+        """Has the client of `nginx` send it."""
+        nginx.session.headers["Authorization"] = f"Bearer {self.text}"
+
+
+@contextmanager
+def gateway_on(
+    host: Host, upstream: str, *, resolver: Path | None = None, **settings: object
+) -> Iterator[str]:
+    """A REST service on a host: its address with the port. `resolver`: a file in the place of /etc/resolv.conf."""
+    environ = environment(
+        upstream, "sk-CANARY-0123456789", GATEWAY_HOST=host.address, WEB_CONCURRENCY=1, **settings
+    )
+    python = [sys.executable, "-m", "gunicorn", "wsgi:app"]
+    if resolver:  # `ip netns exec` gives each command mounts of its own
+        python = [
+            "sh",
+            "-c",
+            f'mount --bind {resolver} /etc/resolv.conf && exec "$@"',
+            "sh",
+            *python,
+        ]
+    process = start([needed("ip"), "netns", "exec", host.name, *python], environ)
+    try:
+        address = f"{host.address}:8080"
+        wait_until_ready(f"http://{address}/livez", process)
+        yield address
+    finally:
+        end(process)

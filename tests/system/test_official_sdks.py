@@ -1,0 +1,126 @@
+"""Mistral's official SDKs work through the gateway with nothing changed but their server URL.
+
+Each runs in an environment of its own and prints what it saw; the jobs it finds are the sandbox's demonstration set.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.tools_available import needed, needed_package, tool_python
+from tests.system.gateway import Stack
+
+SDKS = Path(__file__).with_name("sdks")
+Report = dict[str, dict[str, Any]]
+
+# What the upstream does, by the metadata filter `fault` of the list that asks for it -> what the SDK must report.
+FAULTS: dict[str, tuple[dict[str, Any], list[Any]]] = {
+    "rate-limited": ({"fault": "rate-limited"}, [429, "upstream"]),
+    "payment-required": ({"fault": "payment-required"}, [402, "upstream"]),
+    "status-500": ({"fault": "status", "status": 500}, [500, "upstream"]),
+    "status-503": ({"fault": "status", "status": 503}, [503, "upstream"]),
+    "html-502": ({"fault": "html-502"}, [502, "upstream"]),
+    "html-503": ({"fault": "html-503"}, [502, "upstream"]),
+    "unauthorized": ({"fault": "unauthorized"}, [502, "upstream"]),
+    "drop-before": ({"fault": "drop-before"}, [502, "upstream"]),
+}
+
+
+def python(tool: str) -> list[str]:
+    return [tool_python(tool), str(SDKS / "python_client.py")]
+
+
+def typescript() -> list[str]:
+    needed_package("@mistralai/mistralai")
+    return [needed("node", "install Node.js"), str(SDKS / "typescript_client.mjs")]
+
+
+COMMANDS = {
+    "Python mistralai 3": lambda: python("mistralai-3"),
+    "Python mistralai 1": lambda: python("mistralai-1"),
+    "TypeScript @mistralai/mistralai 2": typescript,
+}
+
+
+@pytest.fixture(scope="module", params=COMMANDS)
+def report(request: pytest.FixtureRequest, running_stack: Stack) -> Report:
+    """What one SDK saw."""
+    command = COMMANDS[request.param]()
+    running_stack.sandbox.reset()
+    running_stack.sandbox.demo()
+    for name, (fault, _) in FAULTS.items():
+        rule = {**fault, "match": {"query": f"fault={name}$|fault={name}&"}, "times": None}
+        running_stack.sandbox.faults(rule)
+    made = {"endpoint": "/v1/conversations", "requests": [{"body": {}}], "agent_id": "ag:1 & more"}
+    named = running_stack.gateway.post("/v1/batch/jobs", {**made, "metadata": {"name": "agent's"}})
+    assert named.status_code == 200
+    done = subprocess.run(
+        [*command, running_stack.gateway.url, *FAULTS], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    found: Report = json.loads(done.stdout)
+    return found
+
+
+def test_a_job_is_created_read_listed_and_cancelled(report: Report) -> None:
+    life = {name: value for name, value in report["life"].items() if name != "inline"}
+    assert life == {
+        "created": ["QUEUED", "mistral-small-latest", {"made": "by the SDK"}],
+        "same": True,
+        "cancelled": "CANCELLATION_REQUESTED",
+        "listed": True,
+    }
+
+
+def test_results_come_inline_when_asked_for(report: Report) -> None:
+    assert report["life"]["inline"] == {"without": None, "results": 12, "answered": 7}
+
+
+@pytest.mark.parametrize(
+    ("filter", "names"),
+    {
+        "page, page_size": ["stopped", "stopping", "under-way"],
+        "model": ["under-way", "all-broken"],
+        "agent_id": ["agent's"],
+        "metadata": ["stopping", "stopped", "labels", "too-slow"],
+        "metadata of two": ["labels"],
+        "created_after aware": ["bad-input", "all-broken", "half-broken"],
+        "created_after naive": ["bad-input", "all-broken", "half-broken"],
+        "created_by_me": ["stopped"],
+        "status": ["bad-input", "too-slow"],
+        "order_by": ["half-broken", "all-broken", "bad-input"],
+    }.items(),
+)
+def test_a_list_filter_finds_the_jobs_that_match(
+    report: Report, filter: str, names: list[str]
+) -> None:
+    # JavaScript's Date knows no moment without a zone.
+    if filter == "created_after naive" and filter not in report["filters"]:
+        return
+    assert report["filters"][filter] == names
+
+
+def test_the_total_counts_all_pages(report: Report) -> None:
+    assert report["filters"]["total"] == 4
+
+
+@pytest.mark.parametrize(
+    ("failure", "seen"),
+    {
+        "contract broken": [422, "gateway"],
+        "no uuid": [422, "gateway"],
+        "unknown job": [404, "upstream"],
+        "unknown job cancelled": [404, "upstream"],
+        "payment required": [402, "upstream"],
+        **{name: seen for name, (_, seen) in FAULTS.items()},
+    }.items(),
+)
+def test_a_failure_arrives_as_the_sdks_own_error_with_its_status_and_source(
+    report: Report, failure: str, seen: list[Any]
+) -> None:
+    assert report["failures"][failure] == seen

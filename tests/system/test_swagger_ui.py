@@ -1,0 +1,55 @@
+"""Swagger UI in a real browser: it shows the operations and executes them under its strict Content-Security-Policy."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.system.browser import visited
+from tests.system.gateway import Stack
+
+
+@pytest.fixture(scope="module")
+def visit(running_stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What one visit saw; its screenshot lies in pytest's temporary folder."""
+    running_stack.sandbox.reset()
+    return visited(running_stack.gateway, tmp_path_factory.mktemp("screenshot") / "docs.png")
+
+
+def test_the_root_leads_to_the_documentation(stack: Stack) -> None:
+    answer = stack.gateway.get("/")
+    assert (answer.status_code, answer.headers.get("Location")) == (307, "/docs")
+
+
+def test_all_operations_are_shown(visit: dict[str, Any]) -> None:
+    assert sorted(visit["operations"]) == [
+        "GET /v1/batch/jobs",
+        "GET /v1/batch/jobs/{job-id}",
+        "POST /v1/batch/jobs",
+        "POST /v1/batch/jobs/{job-id}/cancel",
+    ]
+
+
+def test_a_create_with_the_example_as_it_stands_shows_the_new_job(visit: dict[str, Any]) -> None:
+    job = json.loads(visit["created"]["body"])
+    assert (visit["created"]["status"], job["status"]) == ("200", "QUEUED")
+
+
+def test_a_list_call_as_it_stands_shows_the_jobs(visit: dict[str, Any]) -> None:
+    created, listed = json.loads(visit["created"]["body"]), json.loads(visit["listed"]["body"])
+    assert visit["listed"]["status"] == "200"
+    assert created["id"] in [job["id"] for job in listed["data"]]
+
+
+def test_nothing_breaks_the_content_security_policy(visit: dict[str, Any]) -> None:
+    assert visit["violations"] == []
+
+
+def test_the_console_stays_silent(visit: dict[str, Any]) -> None:
+    assert visit["complaints"] == []
+
+
+def test_nothing_is_loaded_from_elsewhere(visit: dict[str, Any]) -> None:
+    assert visit["elsewhere"] == []
