@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -34,21 +33,24 @@ def main() -> int:
         print("bench needs: " + ", ".join(missing), file=sys.stderr)
         return 2
     plan = QUICK if chosen.quick else Plan()
-    results: report.Results = {"machine": machine.description(), "plan": asdict(plan)}
+    kind = f"A {'quick' if plan.quick else 'full'} run, {plan.rounds} rounds, "
+    where = kind + machine.description()
     os.sched_setaffinity(0, {machine.LOADED_BY})
     with TemporaryDirectory(prefix="bench-") as name, upstream.started(Path(name)) as running:
         run = Run(running, Path(name), plan)
         parts = [part for part in PARTS if part.__name__ in (chosen.only or names)]
         failures = measure(run, parts)
-    results |= {"bars": run.bars, "tables": run.tables, "skipped": run.skipped}
-    print(report.text(results))
+    where = "\n".join([where, *(f"- Not in this run: {each}." for each in run.skipped)])
+    results: report.Results = {"machine": where, "tables": run.tables}
+    for name, block in report.blocks(results).items():
+        print(f"{name}\n\n{block}\n")
     if failures:
         print("\n".join(["Failed, so that nothing is written:", *failures]), file=sys.stderr)
     elif not chosen.only:
-        report.RESULTS.mkdir(exist_ok=True)
         report.LATEST.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-        subprocess.run([machine.PEERS, "-m", "bench.plots", report.LATEST], check=True)
-        report.write_document(results, report.DOCUMENT)
+        subprocess.run([machine.PEERS, "-m", "bench.plot", report.LATEST], check=True)
+        page = report.DOCUMENT.read_text(encoding="utf-8")
+        report.DOCUMENT.write_text(report.filled(page, results), encoding="utf-8")
     return bool(failures)
 
 

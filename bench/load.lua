@@ -15,9 +15,9 @@ end
 function done(summary, latency, requests)
   local e = summary.errors
   io.write(string.format(
-    'RESULT {"requests": %d, "seconds": %f, "p50": %f, "p99": %f, "p999": %f, "longest": %f, "errors": '
+    'RESULT {"answers": %d, "answers/s": %f, "p50 ms": %f, "p99 ms": %f, "p99.9 ms": %f, "longest ms": %f, "errors": '
       .. '{"connect": %d, "read": %d, "write": %d, "status": %d, "timeout": %d}}\n',
-    summary.requests, summary.duration / 1e6,
+    summary.requests, summary.requests * 1e6 / summary.duration,
     latency:percentile(50) / 1000, latency:percentile(99) / 1000, latency:percentile(99.9) / 1000,
     latency.max / 1000, e.connect, e.read, e.write, e.status, e.timeout))
 end

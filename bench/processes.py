@@ -9,7 +9,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -18,11 +18,15 @@ from bench.machine import CPUS, ROOT, SERVED_BY
 
 Command = tuple[str | Path, ...]
 
+START_SECONDS = 180.0
+"""How long a server may take to start; LiteLLM takes half a minute and more."""
+
 QUIET = 0.35
 """Seconds without CPU time after which a server is idle: more than the slowest fake upstream takes for an answer."""
 
-_TICK = 1 / os.sysconf("SC_CLK_TCK")
-_PAGE = os.sysconf("SC_PAGE_SIZE")
+REST_SECONDS = 60.0
+"""How long a server may work on after a load."""
+
 _SETTINGS = (
     "GATEWAY_",
     "BRIDGE_",
@@ -44,7 +48,7 @@ class Target:
 
     `command`, `environ` and `files`, which are written into its folder first, may have {port}, {upstream} (a base URL),
     {authority} (its host and port) and {folder} in their texts. `cpu` is the one that it has; None: all. `request` gets
-    the job from it. `probe` is a path that it answers, within `patience` seconds, once it is ready.
+    the job from it. `probe` is a path that it answers once it is ready.
     """
 
     name: str
@@ -54,7 +58,6 @@ class Target:
     cpu: int | None = SERVED_BY
     request: work.Request = work.GET_JOB
     probe: str = work.JOB_PATH
-    patience: float = 60.0
 
     def with_settings(self, name: str = "", **environ: object) -> Target:
         """The same with other environment variables."""
@@ -121,28 +124,24 @@ class Server:
         return f"http://127.0.0.1:{self.port}"
 
     def wait_until_ready(self, begun: float) -> None:
-        """Returns when the probe is answered, with whatever; ServerFailed when it ends before, or patience does."""
-        end = begun + self.target.patience
-        while not self._answers(self.target.probe):
-            if self.process.poll() is not None or time.perf_counter() > end:
-                raise self._failed("did not come up")
-            time.sleep(0.01)
+        """Returns when the probe is answered, with whatever; ServerFailed when it ends before, or is too slow."""
+        while True:
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+            try:
+                with closing(connection):
+                    connection.request("GET", self.target.probe)
+                    connection.getresponse().read()
+            except (OSError, http.client.HTTPException):
+                if self.process.poll() is not None or time.perf_counter() - begun > START_SECONDS:
+                    raise self._failed("did not come up") from None
+                time.sleep(0.01)
+            else:
+                break
         self.ready_after = time.perf_counter() - begun
 
-    def _answers(self, path: str) -> bool:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
-        try:
-            connection.request("GET", path, headers={"Connection": "close"})
-            connection.getresponse().read()
-        except (OSError, http.client.HTTPException):
-            return False
-        finally:
-            connection.close()
-        return True
-
-    def wait_until_idle(self, patience: float = 60.0) -> None:
-        """Returns when it has used no CPU time for a while; ServerFailed when it works on for `patience` seconds."""
-        end = time.monotonic() + patience
+    def wait_until_idle(self) -> None:
+        """Returns when it has used no CPU time for a while; ServerFailed when it works on and on."""
+        end = time.monotonic() + REST_SECONDS
         before, now = -1.0, self.cpu_seconds()
         while now != before:
             if time.monotonic() > end:
@@ -162,28 +161,32 @@ class Server:
             found += [int(child) for child in children.split()]
         return found
 
-    def cpu_seconds(self) -> float:
-        """CPU time of all its processes so far, in user and kernel (proc(5), stat)."""
-        stats = [_proc(pid, "stat").rpartition(")")[2].split()[11:13] for pid in self.pids()]
-        return sum(int(ticks) for each in stats for ticks in each) * _TICK
-
     def workers(self) -> list[int]:
         """The processes that answer: all but the one that only starts them."""
         return self.pids()[1:] or self.pids()
 
-    def resident(self) -> int:
-        """Bytes of its largest worker in memory."""
-        return max(int(_proc(pid, "statm").split()[1]) for pid in self.workers()) * _PAGE
+    def cpu_seconds(self) -> float:
+        """CPU time of all its processes so far, in user and kernel (proc(5), stat)."""
+        stats = [_proc(pid, "stat").rpartition(")")[2].split()[11:13] for pid in self.pids()]
+        return sum(int(ticks) for each in stats for ticks in each) / os.sysconf("SC_CLK_TCK")
+
+    def resident(self) -> float:
+        """MiB of its largest worker in memory."""
+        return self._memory("VmRSS")
 
     def forget_peak(self) -> None:
         """Starts the peak of resident memory anew (proc(5), clear_refs)."""
         for pid in self.workers():
             Path(f"/proc/{pid}/clear_refs").write_text("5", encoding="ascii")
 
-    def peak(self) -> int:
-        """Bytes of its largest worker in memory at most, since `forget_peak`."""
-        peaks = [_proc(pid, "status").partition("VmHWM:")[2].split()[0] for pid in self.workers()]
-        return max(int(kib) for kib in peaks) * 1024
+    def peak(self) -> float:
+        """MiB of its largest worker in memory at most, since `forget_peak`."""
+        return self._memory("VmHWM")
+
+    def _memory(self, name: str) -> float:
+        """A figure of /proc/PID/status, which has KiB."""
+        found = [_proc(pid, "status").partition(f"{name}:")[2].split()[0] for pid in self.workers()]
+        return max(int(kib) for kib in found) / 1024
 
     def stop(self) -> None:
         """Ends it: SIGTERM, after five seconds SIGKILL for its group."""

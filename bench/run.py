@@ -1,4 +1,4 @@
-"""One run of the benchmark: interleaved rounds of what is compared, and the bars and tables that come of them."""
+"""One run of the benchmark: interleaved rounds of what is compared, and the tables that come of them."""
 
 from __future__ import annotations
 
@@ -22,26 +22,9 @@ _Key = TypeVar("_Key", bound=Hashable)
 _Result = TypeVar("_Result")
 
 Samples = dict[tuple[str, int], list[Sample]]
-"""The samples of each round, by a target's name and the number of clients."""
+"""The samples of each round, by a target's name and the number of clients, or what else is varied."""
 
-AT_MOST, AT_LEAST = "at most", "at least"
-COLUMNS = {
-    "answers/s": "rate", "p50 ms": "p50", "p99 ms": "p99", "p99.9 ms": "p999", "longest ms": "longest",
-    "CPU us": "cpu", "errors": "errors",
-}  # fmt: skip
-"""What a field of Sample is called at the head of a column."""
-
-USUAL = ("answers/s", "p50 ms", "p99 ms", "CPU us")
-WITH_ERRORS = (*USUAL, "errors")
-MEASURES = {
-    "rate": ("answers/s", "/s"),
-    "cpu": ("CPU/answer", "us"),
-    "p50": ("p50", "ms"),
-    "p99": ("p99", "ms"),
-}
-"""What a field of Sample is called in a bar, and its unit."""
-
-
+LOADS = ("answers/s", "p50 ms", "p99 ms", "CPU us")
 FAILURES = (WrongAnswer, ServerFailed, OSError, HTTPException)
 """What is raised by a server that gives no figures."""
 
@@ -64,24 +47,25 @@ QUICK = Plan(rounds=2, seconds=1, quick=True)
 
 @dataclass
 class Run:
-    """What is measured with, and what has been found, as JSON can hold it.
+    """What is measured with, and the tables found so far, as JSON can hold them.
 
-    A bar is a figure with its `bound`, "at most", "at least" or empty: only reported. `of` says what the figure is, `ours`
-    and `theirs` what it was made of, as people read it. `met` is None where there is no bound.
+    The table `bars` has figures with the bounds that they keep to, or none. `skipped` says what there is not.
     """
 
     upstream: Upstream
     folder: Path
     plan: Plan
-    bars: list[dict[str, Any]] = field(default_factory=list)
     tables: dict[str, dict[str, Any]] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.table("bars", ("work", "against", "of", "ours/theirs", "bar", "", "medians"), [])
 
     @contextmanager
     def started(self, *targets: Target, url: str = "") -> Iterator[dict[str, Server]]:
         """The running targets by name, found right and warmed up, before the upstream or what else is at `url`.
 
-        WrongAnswer when one of them gives other answers. Only the upstream has a list to give.
+        RoundFailed when one of them gives other answers. Only the upstream has a list to give.
         """
         with ExitStack() as stack:
             servers = {
@@ -133,58 +117,42 @@ class Run:
         return self.rounds(runs, rounds)
 
     def compare(
-        self,
-        what: str,
-        peer: str,
-        measure: str,
-        ours: Sequence[Any],
-        theirs: Sequence[Any],
-        bound: str = "",
-        limit: float = 0.0,
-    ) -> None:
-        """Adds the ratio of a measure, the median of the rounds' ratios: what disturbed a round disturbed both."""
-        our, their = ([getattr(each, measure) for each in side] for side in (ours, theirs))
+        self, what: str, samples: Samples, number: int, ours: str, theirs: str, column: str,
+        *, peer: str = "", at_most: float | None = None, at_least: float | None = None,
+    ) -> None:  # fmt: skip
+        """Adds the ratio of a column, the median of the rounds' ratios: what disturbed a round disturbed both.
+
+        `peer` is what people call `theirs`, where that is not its name.
+        """
+        our, their = ([each[column] for each in samples[name, number]] for name in (ours, theirs))
         ratio = statistics.median(one / other for one, other in zip(our, their, strict=True))
-        of, unit = MEASURES[measure]
-        medians = [f"{plain(statistics.median(each))} {unit}" for each in (our, their)]
-        self._bar(what, peer, of, ratio, "x", bound, limit, *medians)
+        medians = " / ".join(plain(statistics.median(each)) for each in (our, their))
+        self.figure(what, column, ratio, "x", peer or theirs, medians, at_most, at_least)
 
     def figure(
-        self, what: str, of: str, value: float, unit: str, bound: str = "", limit: float = 0.0
-    ) -> None:
-        """Adds a figure of the gateway's own."""
-        self._bar(what, "", of, value, unit, bound, limit)
-
-    def _bar(
-        self, what: str, peer: str, of: str, value: float, unit: str,
-        bound: str, limit: float, ours: str = "", theirs: str = "",
+        self, what: str, of: str, value: float, unit: str, peer: str = "", medians: str = "",
+        at_most: float | None = None, at_least: float | None = None,
     ) -> None:  # fmt: skip
+        """Adds a figure to the bars; without a bound it is only reported."""
         value = round(value, 3)
-        met = value <= limit if bound == AT_MOST else value >= limit
-        self.bars.append(
-            {
-                "work": what, "peer": peer, "of": of, "value": value, "bound": bound, "limit": limit,
-                "unit": unit, "ours": ours, "theirs": theirs, "met": met if bound else None,
-            }
-        )  # fmt: skip
-
-    def table(self, name: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-        """Adds a table; the first column names, the others hold figures."""
-        self.tables[name] = {"columns": list(columns), "rows": [*rows]}
+        bar, verdict = "", "reported"
+        if at_most is not None:
+            bar, verdict = f"at most {plain(at_most)}", "met" if value <= at_most else "NOT MET"
+        if at_least is not None:
+            bar, verdict = f"at least {plain(at_least)}", "met" if value >= at_least else "NOT MET"
+        row = [what, peer, of, f"{plain(value)} {unit}".strip(), bar, verdict, medians]
+        self.tables["bars"]["rows"].append(row)
 
     def medians(
-        self,
-        name: str,
-        samples: Mapping[tuple[Any, ...], Sequence[Sample]],
-        columns: Sequence[str] = USUAL,
-        head: Sequence[str] = ("what",),
+        self, name: str, samples: Samples, columns: Sequence[str] = LOADS, varied: str = "clients"
     ) -> None:
-        """Adds a table of samples: under `head` the beginning of their keys, then medians."""
-        rows = [
-            [*key[: len(head)], *(median(each, COLUMNS[column]) for column in columns)]
-            for key, each in samples.items()
-        ]
-        self.table(name, [*head, *columns], rows)
+        """Adds a table of samples: their keys, the second under `varied`, then medians."""
+        rows = [[*key, *(median(each, head) for head in columns)] for key, each in samples.items()]
+        self.table(name, ("what", varied, *columns), rows)
+
+    def table(self, name: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        """Adds a table."""
+        self.tables[name] = {"columns": list(columns), "rows": list(rows)}
 
 
 def _named(name: str, run: Callable[[], _Result]) -> _Result:
@@ -197,15 +165,15 @@ def _named(name: str, run: Callable[[], _Result]) -> _Result:
 
 def check_answers(server: Server, *, listing: bool) -> None:
     """WrongAnswer unless the job comes as the upstream gave it, and so does the list."""
-    expected = [(server.target.request, work.JOB)] + [(work.LIST_JOBS, work.LIST)] * listing
     with Caller(server) as caller:
-        for request, content in expected:
-            caller.expect(request, content)
+        caller.expect(server.target.request, work.JOB)
+        if listing:
+            caller.expect(work.LIST_JOBS, work.LIST)
 
 
-def median(samples: Sequence[Any], measure: str) -> float:
-    """The median of a measure."""
-    return round(float(statistics.median(getattr(each, measure) for each in samples)), 3)
+def median(samples: Sequence[Sample], column: str) -> float:
+    """The median of a column."""
+    return round(statistics.median(each[column] for each in samples), 3)
 
 
 def plain(value: float) -> str:

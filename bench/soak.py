@@ -32,6 +32,9 @@ from bench.targets import BRIDGE, GATEWAY
 from bench.work import JOBS_PATH, LEGACY, MODERN, Request, tool_call
 
 CLIENTS = 16
+RATE = 150
+"""Calls a second."""
+
 THREADS = 64
 CROWD = THREADS + 8
 """Calls at once after the warm-up, more than the gateway has threads: from then on, all there will be are there."""
@@ -80,9 +83,7 @@ def main() -> int:
     """Runs it and prints what it found; 1 when something grew."""
     parser = argparse.ArgumentParser(prog="python -m bench.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--rate", type=float, default=150, help="calls a second")
-    chosen = parser.parse_args()
-    run = soak(chosen.minutes * 60, chosen.rate, warm=60, samples=20)
+    run = soak(parser.parse_args().minutes * 60, warm=60, samples=20)
     print(table(run))
     print("\nanswers: " + ", ".join(f"{how} x {n}" for how, n in sorted(run.answers.items())))
     print("\n".join(run.faults()) or "nothing grew")
@@ -107,32 +108,34 @@ class Soak:
         ]
 
 
-def soak(seconds: float, rate: float = 150.0, warm: float = 20.0, samples: int = 10) -> Soak:
-    """A run of `seconds` after a warm-up of `warm`, looked at `samples` times; `rate` is calls a second."""
+def soak(seconds: float, warm: float, samples: int) -> Soak:
+    """A run of `seconds` after a warm-up of `warm`, sampled `samples` times."""
     with TemporaryDirectory(prefix="soak-") as name, started(Path(name)) as stack:
         # Until everything is there that there will be: threads with their stacks, connections, memory for all kinds of calls.
         _crowd(stack)
         stack.new_sandbox()
-        with Load(stack, rate):
+        with load(stack):
             time.sleep(warm)
         _crowd(stack)  # what kept connections the failures have ended
         time.sleep(_LIMITS["GATEWAY_TIMEOUT"] + 1)  # until nothing is under way any more
         found = [stack.sample(0, 0)]
         begun = time.monotonic()
-        with Load(stack, rate) as load:
+        with load(stack) as answers:
             for number in range(1, samples + 1):
                 until = begun + seconds * number / samples
                 while (left := until - time.monotonic()) > 0:
                     stack.new_sandbox()
                     time.sleep(min(10.0, left))
-                found.append(stack.sample(time.monotonic() - begun, load.answers.total()))
-        # What is held when nobody calls: a sample in which nothing grew, or the last one within 15 seconds.
+                found.append(stack.sample(time.monotonic() - begun, answers.total()))
+        # What is left when nobody calls: a sample in which nothing grew, or the last one within 15 seconds.
         end = time.monotonic() + 15
         while True:
-            stack.page()  # Starlette ends its idle threads when it needs one
-            last = stack.sample(time.monotonic() - begun, load.answers.total())
+            _ask(
+                stack.gateway.url + "/metrics"
+            )  # Starlette ends its idle threads when it needs one
+            last = stack.sample(time.monotonic() - begun, answers.total())
             if time.monotonic() > end or not Soak([found[0], last], Counter()).faults():
-                return Soak([*found, last], load.answers)
+                return Soak([*found, last], answers)
             time.sleep(0.2)
 
 
@@ -146,11 +149,11 @@ class Stack:
     store: Path
 
     def sample(self, second: float, calls: int) -> dict[str, float]:
-        """What their workers hold now, `second` seconds after the warm-up."""
+        """What their workers hold now, `second` seconds after the warm-up, by column."""
         found: dict[str, float] = {"second": round(second), "calls": calls}
         for name, server in (("REST", self.gateway), ("bridge", self.bridge)):
             (pid,) = server.workers()
-            found[f"{name} MiB"] = round(server.resident() / 2**20, 2)
+            found[f"{name} MiB"] = round(server.resident(), 2)
             found[f"{name} fds"] = len([*Path(f"/proc/{pid}/fd").iterdir()])
             found[f"{name} threads"] = len([*Path(f"/proc/{pid}/task").iterdir()])
         files = self.store.parent.glob(f"{self.store.name}*")
@@ -165,10 +168,6 @@ class Stack:
         """Has the sandbox fail by these rules, from now on."""
         _ask(self.sandbox.url + "/sandbox/faults", json.dumps(rules).encode())
 
-    def page(self) -> None:
-        """Asks the gateway for a page that Starlette's threads make."""
-        _ask(self.gateway.url + "/metrics")
-
 
 def _ask(url: str, body: bytes | None = None) -> None:
     """Past any proxy; raises unless it succeeds."""
@@ -181,16 +180,14 @@ def started(folder: Path) -> Iterator[Stack]:
     """Sandbox, REST service and bridge, run by this Python, with their files below `folder`."""
     store = folder / "keys.sqlite3"
 
-    def here(target: Target) -> Target:
-        return replace(
-            target, command=(sys.executable, *target.command[1:]), cpu=None, probe="/livez"
-        )
-
-    rest = here(GATEWAY).with_settings(GATEWAY_STORE=store, **_LIMITS)
+    rest, mcp = (
+        replace(each, command=(sys.executable, *each.command[1:]), cpu=None, probe="/livez")
+        for each in (GATEWAY.with_settings(GATEWAY_STORE=store, **_LIMITS), BRIDGE)
+    )
     with (
         SANDBOX.started("", folder) as sandbox,
         rest.started(sandbox.url, folder) as gateway,
-        here(BRIDGE).started(gateway.url, folder) as bridge,
+        mcp.started(gateway.url, folder) as bridge,
     ):
         yield Stack(sandbox, gateway, bridge, store)
 
@@ -322,31 +319,26 @@ WAYS: dict[Callable[[Client], str], int] = {
 """What clients do, and how often."""
 
 
-class Load:
-    """Clients at work, together `rate` calls a second at most, for as long as the `with` block lasts."""
+@contextmanager
+def load(stack: Stack) -> Iterator[Counter[str]]:
+    """Clients at work, together RATE calls a second at most, for as long as the `with` block lasts; counts their answers."""
+    answers: Counter[str] = Counter()
+    over = threading.Event()
 
-    def __init__(self, stack: Stack, rate: float) -> None:
-        self.answers: Counter[str] = Counter()
-        self._pause = CLIENTS / rate
-        self._clients = [Client(stack, seed, self.answers) for seed in range(CLIENTS)]
-        self._over = threading.Event()
-        self._pool = ThreadPoolExecutor(CLIENTS)
-
-    def __enter__(self) -> Load:
-        self._runs = [self._pool.submit(self._run, client) for client in self._clients]
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._pool.shutdown()
-        for run in self._runs:
-            run.result()
-
-    def _run(self, client: Client) -> None:
+    def run(client: Client) -> None:
         with closing(client):
-            while not self._over.is_set():
+            while not over.is_set():
                 client.act()
-                self._over.wait(self._pause)
+                over.wait(CLIENTS / RATE)
+
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        runs = [pool.submit(run, Client(stack, seed, answers)) for seed in range(CLIENTS)]
+        try:
+            yield answers
+        finally:
+            over.set()
+    for each in runs:
+        each.result()
 
 
 def _crowd(stack: Stack) -> None:

@@ -48,7 +48,7 @@ class Upstream:
     def connections(self) -> int:
         """How many connections it has accepted so far."""
         with Caller(self.server) as caller:
-            page = caller.call(Request("/connections")).body
+            _, _, page = caller.call(Request("/connections"))
         return int(page.split(b"requests")[1].split()[0])
 
 
@@ -75,4 +75,5 @@ def slow(folder: Path, milliseconds: int) -> AbstractContextManager[Server]:
 def last_body(server: Server) -> object:
     """The last body that a slow upstream got, parsed."""
     with Caller(server) as caller:
-        return json.loads(caller.call(Request("/last")).body)
+        _, _, body = caller.call(Request("/last"))
+    return json.loads(body)
