@@ -21,3 +21,22 @@ class AccessDenied(Exception):
         self.status = status
         self.detail = detail
         self.headers = tuple(headers)
+
+
+class AccessSettings:
+    """The settings of a process that say who may call it; empty ones are not set. README.md says what each means."""
+
+    host: str
+    allowed_hosts: tuple[str, ...]
+    allowed_origins: tuple[str, ...]
+    tokens_file: str
+    jwt_issuer: str
+    jwt_audience: str
+    jwks_url: str
+    jwt_algorithms: str
+    rate_limit: str
+
+    @property
+    def protected(self) -> bool:
+        """True when callers need tokens."""
+        return bool(self.tokens_file or self.jwt_issuer)

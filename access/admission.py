@@ -8,14 +8,15 @@ its own form of answer of it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
-from typing import Protocol
+from functools import partial
+from typing import Any, Protocol
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from . import AccessDenied
+from . import AccessDenied, AccessSettings
 from .authentication import METRICS, Authentication, require
 from .origins import PROBES, Headers, OriginPolicy
 from .rate_limit import RateLimit
@@ -39,6 +40,37 @@ class Context(Protocol):
 
     caller: Grant
     headers: Headers
+
+
+def make_admission(
+    settings: AccessSettings,
+    *,
+    prefix: str,
+    hosts: Iterable[str],
+    scopes: Iterable[str],
+    shared_store: str = "",
+    **layer: Any,
+) -> Callable[[ASGIApp], Admission]:
+    """The layer that `settings` ask for; SettingsError when hosts, origins, token file, issuer or limit cannot be used.
+
+    `prefix` begins the settings' variables, for messages. `hosts` are all that requests may be sent to, and `scopes` those
+    that operations need; in the Redis `shared_store` all processes count calls together. `layer` goes to Admission.
+    """
+    return partial(
+        Admission,
+        origins=OriginPolicy(
+            tuple(hosts),
+            settings.allowed_origins,
+            protected=settings.protected,
+            hosts_setting=f"{prefix}ALLOWED_HOSTS",
+            origins_setting=f"{prefix}ALLOWED_ORIGINS",
+        ),
+        authentication=Authentication.from_settings(settings, prefix=prefix, scopes=scopes),
+        rate_limit=RateLimit(settings.rate_limit, shared_store, prefix=prefix)
+        if settings.rate_limit
+        else None,
+        **layer,
+    )
 
 
 class Admission:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from environment import SettingsError
 
-from . import AccessDenied
+from . import AccessDenied, AccessSettings
 from .token_file import Grant, TokenFile
 
 if TYPE_CHECKING:
@@ -44,36 +44,30 @@ class Authentication:
 
     @classmethod
     def from_settings(
-        cls,
-        tokens_file: str,
-        jwt_issuer: str,
-        jwt_audience: str,
-        jwks_url: str,
-        jwt_algorithms: str,
-        *,
-        prefix: str,
-        scopes: Iterable[str],
+        cls, settings: AccessSettings, *, prefix: str, scopes: Iterable[str]
     ) -> Authentication | None:
-        """The authentication that settings ask for, empty ones being unset; None when none does: everybody may call.
+        """The authentication that settings ask for; None when they ask for none: everybody may call.
 
-        Algorithms are separated by commas. `prefix` begins the settings' variables, for messages; `scopes` are those that
-        operations need. Raises SettingsError when token file or issuer cannot be used.
+        `prefix` begins the settings' variables, for messages; `scopes` are those that operations need. Raises SettingsError
+        when token file or issuer cannot be used.
         """
-        issuer = None
-        if any((jwt_issuer, jwt_audience, jwks_url)):
-            if not all((jwt_issuer, jwt_audience, jwks_url)):
+        issuer, tokens = None, None
+        named = (settings.jwt_issuer, settings.jwt_audience, settings.jwks_url)
+        if any(named):
+            if not all(named):
                 raise SettingsError(
                     f"{prefix}JWT_ISSUER, {prefix}JWT_AUDIENCE and {prefix}JWKS_URL belong together; set all or none"
                 )
             # Slow to import, and seldom needed.
             from .jwt_issuer import JwtIssuer
 
-            algorithms = [name.strip() for name in jwt_algorithms.split(",") if name.strip()]
+            algorithms = [each.strip() for each in settings.jwt_algorithms.split(",")]
             try:
-                issuer = JwtIssuer(jwt_issuer, jwt_audience, jwks_url, algorithms)
+                issuer = JwtIssuer(*named, list(filter(None, algorithms)))
             except SettingsError as error:
                 raise SettingsError(f"{prefix}{error}") from error
-        tokens = TokenFile(Path(tokens_file), known_scopes(scopes)) if tokens_file else None
+        if settings.tokens_file:
+            tokens = TokenFile(Path(settings.tokens_file), known_scopes(scopes))
         return cls(tokens, issuer) if tokens or issuer else None
 
     async def grant(self, headers: Iterable[tuple[bytes, bytes]]) -> Grant:

@@ -13,7 +13,7 @@ import uvicorn
 from mcp.server.stdio import stdio_server
 
 from environment import SettingsError
-from mcp_bridge.app import serve
+from mcp_bridge.app import create_served_app
 from mcp_bridge.config import Settings, log_to_stderr
 from mcp_bridge.edge import PATH
 from mcp_bridge.server import build_server
@@ -51,7 +51,7 @@ async def _serve_stdio(settings: Settings) -> None:
 
 def _serve_http(settings: Settings) -> None:
     config = uvicorn.Config(
-        serve(settings),
+        create_served_app(settings),
         host=settings.host,
         port=settings.port,
         http=Protocol,

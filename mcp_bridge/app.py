@@ -15,7 +15,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from mcp_bridge.config import Settings
-from mcp_bridge.edge import METADATA_PATH, PATH, Edge, ResourceMetadata, make_admission
+from mcp_bridge.edge import METADATA_PATH, PATH, Edge, ResourceMetadata, admission
 from mcp_bridge.endpoint import Endpoint
 from mcp_bridge.rest_client import NoAnswer, NotSent, RestClient
 from mcp_bridge.server import build_server
@@ -24,7 +24,7 @@ from telemetry import logs
 _PROBE_SECONDS = 2.0
 
 
-def serve(settings: Settings | None = None) -> ASGIApp:
+def create_served_app(settings: Settings | None = None) -> ASGIApp:
     """As `create_app`, for the process that serves it; `settings` None being the environment's.
 
     The garbage collector's pauses make the slowest calls slow: what is here now stays for good and is not looked at again.
@@ -38,7 +38,7 @@ def serve(settings: Settings | None = None) -> ASGIApp:
 
 def create_app(settings: Settings) -> ASGIApp:
     """The application; SettingsError or ContractError when it cannot run, or would serve whom it should not."""
-    admission = make_admission(settings)
+    admitted = admission(settings)
     metadata = ResourceMetadata(settings) if settings.jwt_issuer else None
     reading = ThreadPoolExecutor(1, "reading")
     server = build_server(settings.contract, settings, reading)
@@ -62,7 +62,7 @@ def create_app(settings: Settings) -> ASGIApp:
             *([Route(METADATA_PATH, metadata.page)] if metadata else []),
         ],
     )
-    return Edge(admission(Endpoint(app, max_body=settings.max_body, reading=reading)), metadata)
+    return Edge(admitted(Endpoint(app, max_body=settings.max_body, reading=reading)), metadata)
 
 
 async def _live(_: Request) -> Response:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from access import AccessSettings
 from access.origins import LOOPBACK
 from environment import SettingsError, read_settings, setting
 from openapi.contract import DEFAULT_DOCUMENT, Contract, load
@@ -14,7 +15,7 @@ from telemetry import logs
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(AccessSettings):
     """What one bridge runs with. Times are in seconds, sizes in bytes, lists comma-separated."""
 
     # A table: one row, one line.
@@ -48,11 +49,6 @@ class Settings:
         return (
             replace(settings, rest_token=_token(settings)) if settings.rest_token_file else settings
         )
-
-    @property
-    def protected(self) -> bool:
-        """True when callers over HTTP need tokens."""
-        return bool(self.tokens_file or self.jwt_issuer)
 
     @cached_property
     def contract(self) -> Contract:

@@ -10,7 +10,6 @@ import logging
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import partial
 
 from msgspec import Raw
 from starlette.requests import Request
@@ -18,10 +17,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from access import AccessDenied, listen
-from access.admission import Admission, Needs
-from access.authentication import Authentication
-from access.origins import Headers, OriginPolicy
-from access.rate_limit import RateLimit
+from access.admission import Admission, Needs, make_admission
+from access.origins import Headers
 from access.token_file import LOCAL, Grant
 from mcp_bridge.config import Settings
 
@@ -45,39 +42,23 @@ current = _current.get
 """The context of the request that this task works for; LookupError when it works for none over HTTP."""
 
 
-def make_admission(settings: Settings) -> Callable[[ASGIApp], Admission]:
+def admission(settings: Settings) -> Callable[[ASGIApp], Admission]:
     """The layer that decides who may come in; SettingsError when `settings` would let in whom they should not, or do not
     say whom.
     """
     names = () if listen.is_loopback(settings.host) else listen.names(settings.host)
-    admission = partial(
-        Admission,
+    layer = make_admission(
+        settings,
+        prefix="BRIDGE_",
+        hosts=(*settings.allowed_hosts, *names),
+        scopes=settings.contract.scopes.values(),
         context=current,
-        origins=OriginPolicy(
-            (*settings.allowed_hosts, *names),
-            settings.allowed_origins,
-            protected=settings.protected,
-            hosts_setting="BRIDGE_ALLOWED_HOSTS",
-            origins_setting="BRIDGE_ALLOWED_ORIGINS",
-        ),
-        authentication=Authentication.from_settings(
-            settings.tokens_file,
-            settings.jwt_issuer,
-            settings.jwt_audience,
-            settings.jwks_url,
-            settings.jwt_algorithms,
-            prefix="BRIDGE_",
-            scopes=settings.contract.scopes.values(),
-        ),
-        rate_limit=RateLimit(settings.rate_limit, prefix="BRIDGE_")
-        if settings.rate_limit
-        else None,
         pages={METADATA_PATH: Needs.NOTHING} if settings.jwt_issuer else {},
     )
     listen.check(
         settings.host, protected=settings.protected, chosen_by="BRIDGE_HOST", prefix="BRIDGE_"
     )
-    return admission
+    return layer
 
 
 class Edge:

@@ -5,19 +5,19 @@ import sys
 from access.listen import check_sockets, in_brackets
 from environment import SettingsError
 from mcp_bridge.config import Settings, log_to_stderr
-from mcp_bridge.edge import make_admission
+from mcp_bridge.edge import admission
 from openapi.contract import ContractError
 from serving.gunicorn_worker import Log
 
 try:
     _settings = Settings.from_env()
     log_to_stderr(_settings)
-    make_admission(_settings)
+    admission(_settings)
 except (SettingsError, ContractError) as error:
     print(f"mcp_bridge: cannot start: {error}", file=sys.stderr)
     sys.exit(2)
 
-wsgi_app = "mcp_bridge.app:serve()"
+wsgi_app = "mcp_bridge.app:create_served_app()"
 bind = f"{in_brackets(_settings.host)}:{_settings.port}"  # how many workers: WEB_CONCURRENCY, read by gunicorn
 worker_class = "serving.gunicorn_worker.Worker"
 asgi_loop = "asyncio"

@@ -10,11 +10,11 @@ A request passes the modules in this order; `app` is the map, which makes every 
 2. `access.admission`: whether it may come in
 3. `pages`: Swagger UI, the document, problems, probes, metrics
 4. Connexion's routing
-5. `request_reader` with `body_buffer` and `json_body`: parameters and body; `translation.fill` makes the upstream request
-6. `flask_dispatch`: into a thread, and to the one handler, within a deadline
-7. `idempotency`, for what may be sent only once: `idempotency_record` and `store` (or `redis_store`) keep its keys,
-   `retry_queue` repeats what the store did not take, `batch_jobs` finds a lost create
-8. `upstream` with `upstream_connection`, `http11` and `upstream_key`; `translation.decipher` says what the answer means
+5. `request_reader` with `body_buffer` and `json_body`: parameters and body; `translation.build_request` makes the upstream request
+6. `flask_dispatch`: into one of the `threads` of a pool, and to the one handler, within a deadline
+7. `idempotency`, for what may be sent only once: `store` is what it knows of its keys (`sqlite_store`, `redis_store`),
+   `retry_queue` repeats what the store did not take, `job_recovery` finds the job of a create whose answer was lost
+8. `upstream` with `upstream_connection`, `http11` and `upstream_key`; `translation.parse_answer` says what the answer means
 
 Beside its way: `request_context` (what is known of it; `current()` is the only way to it), `problems` (the table of
 failures), `config` (settings), `__main__` (the operator's commands).

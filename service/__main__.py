@@ -27,13 +27,12 @@ from access.token_file import make_token
 from environment import SettingsError, table
 
 from .config import LONGEST, Settings, contract_of, report
-from .idempotency_record import StoreUnavailable
+from .edge import open_context
 from .problems import Problem
-from .request_context import Deadline, open_context
-from .store import open_store
-from .translation import Inputs, fill
+from .store import StoreUnavailable, open_store
+from .translation import Inputs, build_request
 from .upstream import Upstream
-from .upstream_connection import CancellableRequest
+from .upstream_connection import CancellableRequest, Deadline
 from .upstream_key import UpstreamKey
 
 _PATIENCE = 5.0  # seconds for each thing that is asked
@@ -116,10 +115,10 @@ def _config(_: argparse.Namespace) -> int:
 def _doctor(chosen: argparse.Namespace) -> int:
     _config(chosen)
     print()
-    from .app import make_admission  # slow to import, and no other command needs it
+    from .app import admission  # slow to import, and no other command needs it
 
     settings = Settings.from_env()
-    make_admission(settings)
+    admission(settings)
     print(
         f"ok     settings: {len(settings.contract.operations)} operations of {settings.contract.title}"
     )
@@ -166,7 +165,9 @@ def _key(settings: Settings) -> str:
     )
     open_context()
     upstream = Upstream(settings, UpstreamKey(settings))
-    answer = upstream.send(fill(operation, Inputs()), CancellableRequest(Deadline(_PATIENCE)))
+    answer = upstream.send(
+        build_request(operation, Inputs()), CancellableRequest(Deadline(_PATIENCE))
+    )
     return f"{operation.id} was answered with {answer.status}"
 
 

@@ -12,17 +12,15 @@ from connexion.resolver import Resolver
 from starlette.types import ASGIApp
 
 from access import listen
-from access.admission import Admission, Needs
-from access.authentication import Authentication
-from access.origins import LOOPBACK, OriginPolicy
-from access.rate_limit import RateLimit
+from access.admission import Admission, Needs, make_admission
+from access.origins import LOOPBACK
 from openapi.contract import METHODS, OWN_PAGES
 
-from .batch_jobs import recoveries
 from .config import Settings
 from .edge import Edge
 from .flask_dispatch import FlaskDispatch, forwarding_handler
 from .idempotency import Idempotency
+from .job_recovery import recoveries
 from .pages import Pages, Readiness
 from .request_context import current
 from .request_reader import RequestReader
@@ -53,7 +51,7 @@ def create_app(settings: Settings | None = None) -> FlaskApp:
         # 1. gives it its context, makes problem documents of failures, logs what became of it
         partial(Edge, contract=contract, tracing=settings.tracing),
         # 2. decides whether it may come in
-        make_admission(settings),
+        admission(settings),
         # 3. answers what is not the API
         partial(Pages, contract=contract, readiness=readiness, tokens=settings.protected),
         # 4. finds its operation
@@ -80,35 +78,16 @@ def create_app(settings: Settings | None = None) -> FlaskApp:
     return app
 
 
-def make_admission(settings: Settings) -> Callable[[ASGIApp], Admission]:
-    """The layer that decides who may come in; SettingsError when hosts, origins, token file, issuer or limit cannot be used."""
-    origins = OriginPolicy(
-        (*LOOPBACK, *listen.names(settings.host), *settings.allowed_hosts),
-        settings.allowed_origins,
-        protected=settings.protected,
-        hosts_setting="GATEWAY_ALLOWED_HOSTS",
-        origins_setting="GATEWAY_ALLOWED_ORIGINS",
-    )
-    authentication = Authentication.from_settings(
-        settings.tokens_file,
-        settings.jwt_issuer,
-        settings.jwt_audience,
-        settings.jwks_url,
-        settings.jwt_algorithms,
-        prefix="GATEWAY_",
-        scopes=settings.contract.scopes.values(),
-    )
-    rate_limit = None
-    if settings.rate_limit:
-        shared = settings.store if is_redis(settings.store) else ""
-        rate_limit = RateLimit(settings.rate_limit, shared, prefix="GATEWAY_")
+def admission(settings: Settings) -> Callable[[ASGIApp], Admission]:
+    """The layer that decides who may come in; SettingsError when what it needs cannot be used."""
     docs = Needs.NOTHING if settings.docs_open else Needs.TOKEN if settings.protected else None
-    return partial(
-        Admission,
+    return make_admission(
+        settings,
+        prefix="GATEWAY_",
+        hosts=(*LOOPBACK, *listen.names(settings.host), *settings.allowed_hosts),
+        scopes=settings.contract.scopes.values(),
+        shared_store=settings.store if is_redis(settings.store) else "",
         context=current,
-        origins=origins,
-        authentication=authentication,
-        rate_limit=rate_limit,
         pages={**dict.fromkeys(OWN_PAGES, docs), "/docs/": docs, "/metrics": Needs.METRICS},
         refuse_slash=True,
         allowed_methods=settings.contract.allowed_methods,

@@ -17,7 +17,7 @@ from typing import NoReturn
 from urllib.parse import urlsplit
 
 import environment
-from access import listen
+from access import AccessSettings, listen
 from environment import (
     SettingReport,
     SettingsError,
@@ -32,7 +32,7 @@ from openapi.contract import DEFAULT_DOCUMENT, Contract, ContractError, load
 from telemetry import logs, spans
 
 from . import upstream_key
-from .batch_jobs import check_recoveries
+from .job_recovery import check_recoveries
 from .store import is_redis, open_store
 
 MEBIBYTE = 1 << 20
@@ -43,7 +43,7 @@ LONGEST = 50.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(AccessSettings):
     """What one gateway process runs with. Times are in seconds, sizes in bytes."""
 
     # A table: one row, one line.
@@ -114,11 +114,6 @@ class Settings:
     def base_url(self) -> str:
         """Where upstream paths are appended: without a trailing slash."""
         return (self.upstream_url or self.contract.base_url).rstrip("/")
-
-    @property
-    def protected(self) -> bool:
-        """True when callers need tokens."""
-        return bool(self.tokens_file or self.jwt_issuer)
 
     @property
     def docs_open(self) -> bool:

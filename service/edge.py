@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -18,11 +19,11 @@ from access import AccessDenied
 from access.origins import PROBES
 from openapi.contract import OWN_PAGES, Contract
 from openapi.json_text import legible
-from telemetry import logs, metrics, spans
+from telemetry import logs, metrics, spans, trace_context
 
 from .config import Settings, refuse_start
 from .problems import Problem
-from .request_context import RequestContext, current, open_context
+from .request_context import CURRENT, RequestContext, current
 
 LEFT = 499
 """The status of a request whose client left before its answer; never sent. nginx logs the same."""
@@ -67,6 +68,14 @@ def start_logging(settings: Settings) -> None:
         logs.start_audit(settings.audit_log, lost.labels("audit").inc)
     except OSError as error:
         refuse_start(f"GATEWAY_AUDIT_LOG: {settings.audit_log} cannot be written: {error.strerror}")
+
+
+def open_context(headers: Iterable[tuple[bytes, bytes]] = ()) -> RequestContext:
+    """Begins the context of a request with these headers (names in lower case), for the running task."""
+    ctx = RequestContext(trace_context.request_id(headers), trace_context.received(headers))
+    CURRENT.set(ctx)
+    logs.correlation.set({"request_id": ctx.request_id, "trace_id": ctx.trace.trace_id})
+    return ctx
 
 
 class Edge:

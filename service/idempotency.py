@@ -1,6 +1,6 @@
 """Sending a request that must not be carried out twice: claim its key, send once, record the outcome, replay it.
 
-Knows neither what the request does nor how its traces can be found; a `Recovery` does (see `batch_jobs`). The rules, with the
+Knows neither what the request does nor how its traces can be found; a `Recovery` does (see `job_recovery`). The rules, with the
 proof that a stateless gateway could not keep them: docs/adr/0006-at-most-once.md. After the Idempotency-Key draft
 (draft-ietf-httpapi-idempotency-key-header-07).
 """
@@ -26,13 +26,13 @@ from msgspec import Raw
 from openapi.json_text import UNREADABLE, read_json
 from telemetry.shared_number import shared_number
 
-from .idempotency_record import Record, Store, StoreUnavailable
 from .problems import Problem
-from .request_context import Deadline, current
+from .request_context import current
 from .retry_queue import RetryQueue
+from .store import Record, Store, StoreUnavailable
 from .translation import Answer, UpstreamRequest
 from .upstream import Upstream
-from .upstream_connection import CancellableRequest
+from .upstream_connection import CancellableRequest, Deadline
 
 POLLS = (0.3, 1.0, 3.0)
 """Seconds before each search for a lost outcome, within the request that lost it."""
@@ -79,7 +79,7 @@ class Recovery(Protocol):
 
 
 @dataclass(frozen=True)
-class _Call:
+class _Exchange:
     """A request on its way; `recovery` None: its outcome cannot be found when its answer is lost."""
 
     request: UpstreamRequest
@@ -127,11 +127,11 @@ class Idempotency:
     def send(self, request: UpstreamRequest, cancellable: CancellableRequest) -> Answer:
         """The answer to `request`, from the upstream or from the record of an earlier one with the same idempotency key."""
         recovery = self.recoveries.get(request.operation.id)
-        call = _Call(request, cancellable, cancellable.deadline, recovery)
+        exchange = _Exchange(request, cancellable, cancellable.deadline, recovery)
         if request.key is None:
-            return self._send_unkeyed(call)
+            return self._send_unkeyed(exchange)
         try:
-            return self._send_keyed(call, request.key)
+            return self._send_keyed(exchange, request.key)
         except StoreUnavailable as error:
             self._failed.value = 1
             log.error("the store of idempotency keys failed: %s", error)
@@ -141,23 +141,23 @@ class Idempotency:
                 headers=[("Retry-After", f"{RETRY}")],
             ) from error
 
-    def _send_unkeyed(self, call: _Call) -> Answer:
+    def _send_unkeyed(self, exchange: _Exchange) -> Answer:
         try:
-            return self._send(call, call.request)
+            return self._send(exchange, exchange.request)
         except Problem as problem:
-            if call.recovery is None or not problem.outcome_unknown:
+            if exchange.recovery is None or not problem.outcome_unknown:
                 raise
             advice = (
-                f"{call.recovery.advice} With an Idempotency-Key a call can be repeated safely."
+                f"{exchange.recovery.advice} With an Idempotency-Key a call can be repeated safely."
             )
             raise outcome_unknown(problem, advice, keyed=False) from problem
 
-    def _send_keyed(self, call: _Call, key: str) -> Answer:
-        claim = self._new_claim(call, key)
+    def _send_keyed(self, exchange: _Exchange, key: str) -> Answer:
+        claim = self._new_claim(exchange, key)
         found = self._claim(claim)
         if found is None:
             self._failed.value = 0
-            return self._send_claimed(call, claim)
+            return self._send_claimed(exchange, claim)
         if self.store_failed:
             self.probe_store()  # finding a record has not shown that one can be stored
         if found.fingerprint != claim.fingerprint:
@@ -173,20 +173,20 @@ class Idempotency:
             return _replay(found)
         if found.state == "claimed" and found.lease_until > claim.claimed_at:
             raise _in_progress()
-        return self._reconcile(call, claim, found)
+        return self._reconcile(exchange, claim, found)
 
-    def _new_claim(self, call: _Call, key: str) -> Record:
+    def _new_claim(self, exchange: _Exchange, key: str) -> Record:
         # The upstream is part of it: what one created, another does not have.
-        operation = call.request.operation
+        operation = exchange.request.operation
         scope = (self.upstream.base_url, current().caller.name, operation.id, key)
         now = self.store.now()
         # Never forgotten before it is certain that the request is not under way, or may be sent again.
-        least = 2 * self.lease + (call.recovery.settle if call.recovery else 0.0)
+        least = 2 * self.lease + (exchange.recovery.settle if exchange.recovery else 0.0)
         return Record(
             id=hashlib.sha256("\0".join(scope).encode()).hexdigest(),
             owner=uuid.uuid4().hex,
-            fingerprint=_fingerprint(call.request),
-            tag=secrets.token_hex(20) if call.recovery else "",
+            fingerprint=_fingerprint(exchange.request),
+            tag=secrets.token_hex(20) if exchange.recovery else "",
             state="claimed",
             claimed_at=now,
             lease_until=now + self.lease,
@@ -226,21 +226,23 @@ class Idempotency:
             else:
                 self.store.replace(before, one.owner)
 
-    def _send_claimed(self, call: _Call, claim: Record, earlier: Record | None = None) -> Answer:
+    def _send_claimed(
+        self, exchange: _Exchange, claim: Record, earlier: Record | None = None
+    ) -> Answer:
         """Sends the request that has `claim`, and records the outcome; `earlier` was not found, and this is it again."""
-        ctx, recovery = current(), call.recovery
-        call.cancellable.deadline = call.deadline.before(self.reserve)
-        if call.cancellable.deadline.expired:
+        ctx, recovery = current(), exchange.recovery
+        exchange.cancellable.deadline = exchange.deadline.before(self.reserve)
+        if exchange.cancellable.deadline.expired:
             self._release_claim(claim, earlier)
             raise StoreUnavailable("claiming a key took all the time that there was")
         try:
-            marked = recovery.mark(call.request, claim.tag) if recovery else call.request
-            answer = self._send(call, marked)
+            marked = recovery.mark(exchange.request, claim.tag) if recovery else exchange.request
+            answer = self._send(exchange, marked)
         except Problem as problem:
             if not problem.outcome_unknown:
                 self._release_claim(claim, earlier)
                 raise
-            found = self._poll_for_outcome(call, claim)
+            found = self._poll_for_outcome(exchange, claim)
             if found is None:
                 ctx.idempotency = "unknown"
                 self._now_or_later(self.store.replace, _unknown_since(claim), claim.owner)
@@ -248,15 +250,19 @@ class Idempotency:
                 raise outcome_unknown(problem, advice, keyed=recovery is not None) from problem
             answer = found
         ctx.idempotency = ctx.idempotency or "first"
-        done = self._record(call, claim, answer)
+        done = self._record(exchange, claim, answer)
         return replace(answer, headers=(*answer.headers, _expiry(done)))
 
-    def _send(self, call: _Call, request: UpstreamRequest) -> Answer:
+    def _send(self, exchange: _Exchange, request: UpstreamRequest) -> Answer:
         """The upstream's answer; Problem also for a success that does not say what the outcome is."""
-        answer = self.upstream.send(request, call.cancellable)
+        answer = self.upstream.send(request, exchange.cancellable)
         # Without a key nothing is kept: whatever came whole passes.
-        understood = call.recovery.recognises if call.recovery and call.request.key else _is_object
-        if call.recovery and not understood(answer):
+        understood = (
+            exchange.recovery.recognises
+            if exchange.recovery and exchange.request.key
+            else _is_object
+        )
+        if exchange.recovery and not understood(answer):
             raise Problem(
                 "upstream-bad-response",
                 "The upstream's success does not say what came of it.",
@@ -264,46 +270,46 @@ class Idempotency:
             )
         return answer
 
-    def _poll_for_outcome(self, call: _Call, claim: Record) -> Answer | None:
+    def _poll_for_outcome(self, exchange: _Exchange, claim: Record) -> Answer | None:
         """The answer that was lost, if it turns up while the request's time lasts."""
-        if not call.recovery:
+        if not exchange.recovery:
             return None
         for pause in POLLS:
-            if call.deadline.left() < pause + 0.2:
+            if exchange.deadline.left() < pause + 0.2:
                 return None
             time.sleep(pause)
             with contextlib.suppress(Problem):
-                answer = call.recovery.find(claim.tag, claim.claimed_at, call.deadline)
+                answer = exchange.recovery.find(claim.tag, claim.claimed_at, exchange.deadline)
                 if answer is not None:
                     current().idempotency = "reconciled"
                     reconciled = ("Gateway-Reconciled", "true")
                     return replace(answer, headers=(*answer.headers, reconciled))
         return None
 
-    def _reconcile(self, call: _Call, claim: Record, found: Record) -> Answer:
+    def _reconcile(self, exchange: _Exchange, claim: Record, found: Record) -> Answer:
         """Finds the outcome of an earlier request that is not recorded; sends again only after the settle window."""
-        call.cancellable.sent_before = True
+        exchange.cancellable.sent_before = True
         taken = _changed(found, state="claimed", lease_until=claim.lease_until)
         if not self._take_over(taken, found, _unknown_since(found)):
             raise _in_progress()
         # One that was sent without a tag cannot be told from one that was not sent, whatever the contract says now.
-        recovery = call.recovery if taken.tag else None
+        recovery = exchange.recovery if taken.tag else None
         if recovery is None:
-            advice = call.recovery.advice if call.recovery else LOOK_FIRST
+            advice = exchange.recovery.advice if exchange.recovery else LOOK_FIRST
             detail = f"It cannot be found here. {advice}"
             raise self._still_unknown(taken, detail, math.inf)
         try:
-            answer = recovery.find(taken.tag, taken.claimed_at, call.deadline)
+            answer = recovery.find(taken.tag, taken.claimed_at, exchange.deadline)
         except Problem as problem:
             detail = f"The upstream cannot be asked for it now ({problem.slug}): {problem.detail}"
             raise self._still_unknown(taken, detail, 5) from problem
         if answer is not None:
             current().idempotency = "reconciled"
-            return _replay(self._record(call, taken, answer))
+            return _replay(self._record(exchange, taken, answer))
         wait = taken.claimed_at + self.lease + recovery.settle - claim.claimed_at
         if wait > 0:
             raise self._still_unknown(taken, "It may still turn up.", wait)
-        if call.deadline.left() < self.timeout / 2:
+        if exchange.deadline.left() < self.timeout / 2:
             raise self._still_unknown(taken, "There was no time left to send it again.", 1)
         again = _changed(taken, claimed_at=claim.claimed_at, expires=claim.expires)
         if not self._take_over(again, taken, _unknown_since(taken)):
@@ -314,7 +320,7 @@ class Idempotency:
             current().request_id,
             claim.claimed_at - taken.claimed_at,
         )
-        return self._send_claimed(call, again, earlier=taken)
+        return self._send_claimed(exchange, again, earlier=taken)
 
     def _still_unknown(self, taken: Record, detail: str, wait: float) -> Problem:
         """The problem of a repeated request; `wait` seconds until repeating makes sense, infinite: it makes none."""
@@ -335,7 +341,7 @@ class Idempotency:
         else:
             self._now_or_later(self.store.replace, _unknown_since(earlier), claim.owner)
 
-    def _record(self, call: _Call, claim: Record, answer: Answer) -> Record:
+    def _record(self, exchange: _Exchange, claim: Record, answer: Answer) -> Record:
         """The record of `answer`, stored if the store lets it within the time that is reserved for that.
 
         If not, the next request with the key finds the outcome, unless it has no tag.
@@ -348,7 +354,7 @@ class Idempotency:
             content_type=answer.content_type,
             body=bytes(answer.body),
         )
-        until = Deadline(min(self.reserve, call.deadline.left()))
+        until = Deadline(min(self.reserve, exchange.deadline.left()))
         while not self._best_effort(self.store.replace, done, claim.owner) and not until.expired:
             time.sleep(PAUSE)
         return done

@@ -10,7 +10,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from .idempotency_record import BUSY, Record, Store, StoreUnavailable
+from .store import BUSY, Record, Store, StoreUnavailable
 
 
 class RedisStore(Store):

@@ -1,4 +1,4 @@
-"""What is known of one request while it is under way, to which `current()` is the only way; and its deadline, which is handed down.
+"""What is known of one request while it is under way, to which `current()` is the only way.
 
 `edge` opens it, all who handle the request fill it in, and `edge` writes answer headers, log line, audit line, metrics and
 span from it. It is a context variable, so the request's tasks see it, and what runs in a copy of their context: a thread has
@@ -8,14 +8,12 @@ to be given one.
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
 from access.token_file import LOCAL, Grant
-from telemetry import logs, trace_context
 from telemetry.trace_context import Trace
 
 from .problems import Problem
@@ -50,39 +48,6 @@ class RequestContext:
     body: bytes = b""  # its last piece
 
 
-_current: ContextVar[RequestContext] = ContextVar("request_context")
-
-
-def open_context(headers: Iterable[tuple[bytes, bytes]] = ()) -> RequestContext:
-    """Begins the context of a request with these headers (names in lower case), for the running task."""
-    ctx = RequestContext(trace_context.request_id(headers), trace_context.received(headers))
-    _current.set(ctx)
-    logs.correlation.set({"request_id": ctx.request_id, "trace_id": ctx.trace.trace_id})
-    return ctx
-
-
-current: Callable[[], RequestContext] = _current.get
+CURRENT: ContextVar[RequestContext] = ContextVar("request_context")
+current: Callable[[], RequestContext] = CURRENT.get
 """The context of the request that this task or thread works for; LookupError when it works for none."""
-
-
-class Deadline:
-    """`seconds` from now, by a clock that nobody sets.
-
-    Made once, when a request is handed to a thread, and handed down from there.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        self._end = time.monotonic() + seconds
-
-    def left(self) -> float:
-        """Seconds until then; 0 afterwards."""
-        return max(0.0, self._end - time.monotonic())
-
-    @property
-    def expired(self) -> bool:
-        """True from then on."""
-        return time.monotonic() >= self._end
-
-    def before(self, seconds: float) -> Deadline:
-        """The one that is so many seconds earlier."""
-        return Deadline(self.left() - seconds)

@@ -24,11 +24,11 @@ from openapi.contract import Contract, Operation, Parameter
 from openapi.validation import Validator, Violation, near_name, pointer_token
 
 from .body_buffer import BODIES, LARGE, BodyMemoryBudget, Reservation, receive_body
-from .flask_dispatch import ThreadPool
 from .json_body import BodyReader
 from .problems import Problem
 from .request_context import current
-from .translation import Inputs, RequestBody, UpstreamRequest, fill
+from .threads import ThreadPool
+from .translation import Inputs, RequestBody, UpstreamRequest, build_request
 
 MAX_QUERY_PARAMETERS = 200
 
@@ -139,7 +139,7 @@ class OperationReader:
             raise Problem("validation-failed", violations=violations)
         body, warning = self._body(given, content)
         inputs = Inputs(path, query, headers, body, self._idempotency_key(given))
-        return fill(self.operation, inputs), warning
+        return build_request(self.operation, inputs), warning
 
     def _violations(
         self, path: Mapping[str, str], query: list[tuple[str, str]], headers: Mapping[str, str]

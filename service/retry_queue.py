@@ -8,8 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from .idempotency_record import StoreUnavailable
-from .request_context import Deadline
+from .store import StoreUnavailable
 from .threads import NoThread, start_thread
 
 PAUSE = 1.0
@@ -29,7 +28,7 @@ class RetryQueue:
 
     def __init__(self, patience: float) -> None:
         self.patience = patience
-        self._operations: deque[tuple[Deadline, Callable[[], object]]] = deque()
+        self._operations: deque[tuple[float, Callable[[], object]]] = deque()
         self._lock = threading.Lock()
 
     def add(self, operation: Callable[[], object]) -> None:
@@ -38,7 +37,7 @@ class RetryQueue:
             if len(self._operations) >= LIMIT:
                 log.error("%d operations wait for the store already: one is given up", LIMIT)
                 return
-            self._operations.append((Deadline(self.patience), operation))
+            self._operations.append((time.monotonic() + self.patience, operation))
             if len(self._operations) > 1:
                 return  # they have their thread
             try:
@@ -49,11 +48,11 @@ class RetryQueue:
 
     def _run(self) -> None:
         while True:
-            deadline, operation = self._operations[0]
+            until, operation = self._operations[0]
             try:
                 operation()
             except StoreUnavailable as error:
-                if not deadline.expired:
+                if time.monotonic() < until:
                     time.sleep(PAUSE)
                     continue
                 log.error("the store failed for too long, an operation is given up: %s", error)

@@ -1,25 +1,80 @@
-"""The store of idempotency keys, shared by all workers: a SQLite file on one host, here; Redis for several."""
+"""The store of idempotency keys, shared by all workers: its records, what can be done with them, and the choice of one.
+
+`sqlite_store` is for the workers of one host, `redis_store` for several hosts. A store knows atomic operations on records and
+nothing of what they mean; `idempotency` knows that. Every failure of a store is StoreUnavailable, and a failed operation may
+be repeated; whether it may also have been carried out, the store says.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import os
-import sqlite3
-import threading
-import time
-from collections.abc import Iterator
+import uuid
 from pathlib import Path
+from typing import ClassVar, Protocol
 
 import msgspec
 
-from .idempotency_record import BUSY, Record, Store, StoreUnavailable
+BUSY = 2.0
+"""Seconds that an operation waits for others', or for the store's server."""
 
-SCHEMA_VERSION = 1
 
-_PAUSE = 0.01  # seconds between two tries
+class StoreUnavailable(Exception):
+    """The store cannot be read or written now; the message says why, without data."""
 
-log = logging.getLogger("gateway.store")
+
+class Record(msgspec.Struct, kw_only=True):
+    """What is known of one key. Times are seconds of the store's clock, which all processes and hosts share.
+
+    `state` is claimed (its owner works on it until `lease_until`), unknown (sent, outcome not known) or done (with
+    the answer). `owner` is another one after every change, so that a change that comes late, or twice, meets nothing that
+    it could undo; `tag`, by which the call can be found, never changes.
+    """
+
+    id: str
+    owner: str
+    fingerprint: str
+    tag: str
+    state: str
+    claimed_at: float
+    lease_until: float
+    expires: float
+    status: int = 0
+    content_type: str = ""
+    body: bytes = b""
+
+
+class Store(Protocol):
+    """Atomic operations on records, safe across threads, processes and (Redis) hosts."""
+
+    loses_answers: ClassVar[bool]
+    """True when an operation that failed may have been carried out all the same, or still may be at any time."""
+
+    def now(self) -> float:
+        """Seconds of the clock that records are dated by."""
+
+    def insert(self, record: Record) -> Record | None:
+        """Stores `record` and returns None, or returns the unexpired record that already has its id."""
+
+    def replace(self, record: Record, owner: str) -> bool:
+        """Stores `record` in place of the one with its id if that is still `owner`'s; says whether it was."""
+
+    def delete(self, record: Record) -> None:
+        """Forgets the record with this id if it is still this owner's."""
+
+    def check(self) -> None:
+        """Stores a record of no call and forgets it; StoreUnavailable when that, and so a claim, is not possible now."""
+        now, name = self.now(), uuid.uuid4().hex
+        trial = Record(
+            id=f"trial-{name}",
+            owner=name,
+            fingerprint="",
+            tag="",
+            state="claimed",
+            claimed_at=now,
+            lease_until=now,
+            expires=now + BUSY,
+        )
+        self.insert(trial)
+        self.delete(trial)
 
 
 def is_redis(location: str) -> bool:
@@ -37,143 +92,6 @@ def open_store(location: str) -> Store:
         from .redis_store import RedisStore
 
         return RedisStore(location)
+    from .sqlite_store import SQLiteStore
+
     return SQLiteStore(Path(location))
-
-
-class SQLiteStore(Store):
-    """Records in a SQLite file in WAL mode that only its owner may read.
-
-    One connection a process, since SQLite lets one write at a time: threads that wait here wait in turn. What fails is rolled
-    back before anybody sees it.
-    """
-
-    loses_answers = False
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._db: sqlite3.Connection | None = None
-        self._identity: tuple[int, ...] = ()
-        self._lock = threading.Lock()
-
-    def now(self) -> float:
-        """The host's clock."""
-        return time.time()
-
-    def insert(self, record: Record) -> Record | None:
-        """Also forgets what has expired."""
-        with self._writing() as db:
-            db.execute("DELETE FROM record WHERE expires < ?", (self.now(),))
-            found = db.execute("SELECT data FROM record WHERE id = ?", (record.id,)).fetchone()
-            if found:
-                return msgspec.msgpack.decode(found[0], type=Record)
-            db.execute(
-                "INSERT INTO record VALUES (?, ?, ?, ?)",
-                (record.id, record.owner, record.expires, msgspec.msgpack.encode(record)),
-            )
-            return None
-
-    def replace(self, record: Record, owner: str) -> bool:
-        with self._writing() as db:
-            changed = db.execute(
-                "UPDATE record SET owner = ?, expires = ?, data = ? WHERE id = ? AND owner = ?",
-                (record.owner, record.expires, msgspec.msgpack.encode(record), record.id, owner),
-            )
-            return changed.rowcount == 1
-
-    def delete(self, record: Record) -> None:
-        with self._writing() as db:
-            db.execute("DELETE FROM record WHERE id = ? AND owner = ?", (record.id, record.owner))
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        """A transaction; whatever fails in it, a record that cannot be read included, fails the store."""
-        if not self._lock.acquire(timeout=BUSY):
-            raise StoreUnavailable(f"{self.path}: busy for {BUSY:g} seconds")
-        try:
-            db = self._connection()
-            with db:
-                _patiently(db, "BEGIN IMMEDIATE")
-                yield db
-        except (sqlite3.Error, OSError, msgspec.MsgspecError) as error:
-            self._close()
-            raise StoreUnavailable(f"{self.path}: {error}") from error
-        finally:
-            self._lock.release()
-
-    def _connection(self) -> sqlite3.Connection:
-        if self._db is None or self._identity != self._present_identity():
-            if self._db is not None:
-                log.warning("%s was replaced: keys that it held are forgotten", self.path)
-            self._close()
-            self._db = self._open()
-            self._identity = self._present_identity()
-        return self._db
-
-    def _present_identity(self) -> tuple[int, ...]:
-        """What tells that a connection is not this process's (it must not cross a fork), or not to the file of this name."""
-        try:
-            status = self.path.stat()
-        except FileNotFoundError:
-            return ()
-        return os.getpid(), status.st_dev, status.st_ino
-
-    def _close(self) -> None:
-        if self._db is not None and self._identity[:1] == (os.getpid(),):
-            self._db.close()
-        self._db = None
-
-    def _open(self) -> sqlite3.Connection:
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # A file that exists is not opened here: closing it would drop this process's locks on it (POSIX).
-        with contextlib.suppress(FileExistsError):
-            os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-        if not self.path.is_file():
-            raise OSError("is not a file")
-        wait = min(BUSY, 3 * _PAUSE)
-        db = sqlite3.connect(self.path, wait, isolation_level=None, check_same_thread=False)
-        try:
-            _patiently(db, "PRAGMA schema_version")  # refuses what is no database, untouched
-            self.path.chmod(0o600)  # SQLite's side files inherit it
-            _prepare(db)
-        except sqlite3.Error:
-            db.close()
-            raise
-        return db
-
-
-def _prepare(db: sqlite3.Connection) -> None:
-    """Makes the tables in a new file; sqlite3.DatabaseError for a file of another program's, or of a newer gateway."""
-    _patiently(db, "PRAGMA journal_mode = WAL")
-    db.execute("PRAGMA synchronous = FULL")
-    with db:
-        _patiently(db, "BEGIN IMMEDIATE")
-        (version,) = db.execute("PRAGMA user_version").fetchone()
-        if version > SCHEMA_VERSION:
-            raise sqlite3.DatabaseError(
-                f"made by a newer gateway (schema {version}, known is {SCHEMA_VERSION})"
-            )
-        if version == 0:
-            db.execute(
-                "CREATE TABLE record"
-                " (id TEXT PRIMARY KEY, owner TEXT NOT NULL, expires REAL NOT NULL, data BLOB NOT NULL)"
-            )
-            db.execute("CREATE INDEX expiry ON record (expires)")
-            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-
-
-def _patiently(db: sqlite3.Connection, statement: str) -> None:
-    """Runs a statement that may have to wait for other processes, BUSY seconds at most.
-
-    SQLite's own waiting looks ever more seldom, so that one busy writer starves the others, and does not wait at all
-    while two of them put a new file into WAL mode.
-    """
-    until = time.monotonic() + BUSY
-    while True:
-        try:
-            db.execute(statement).fetchall()
-            return
-        except sqlite3.OperationalError as error:
-            busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY  # less its extension
-            if not busy or time.monotonic() + _PAUSE > until:
-                raise
-        time.sleep(_PAUSE)

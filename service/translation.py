@@ -1,6 +1,6 @@
 """What is sent upstream and what its answer means, as pure functions: no socket, no clock, no settings.
 
-`fill` makes an upstream request from one operation and checked inputs; `decipher` makes an answer or a problem
+`build_request` makes an upstream request from one operation and checked inputs; `parse_answer` makes an answer or a problem
 from a status, headers and bytes.
 """
 
@@ -79,7 +79,7 @@ class Answer:
     headers: Headers = ()
 
 
-def fill(operation: Operation, inputs: Inputs) -> UpstreamRequest:
+def build_request(operation: Operation, inputs: Inputs) -> UpstreamRequest:
     """The upstream request for `operation`: only declared inputs, each where the upstream takes it.
 
     Raises Problem (validation-failed) for a value that would change the path.
@@ -131,7 +131,7 @@ def _fill_path(operation: Operation, values: Mapping[str, str]) -> str:
     return target
 
 
-def decipher(
+def parse_answer(
     operation: Operation,
     status: int,
     headers: Mapping[str, str],

@@ -26,7 +26,7 @@ from telemetry import metrics, spans
 
 from .problems import Problem
 from .request_context import current
-from .translation import Answer, UpstreamRequest, decipher
+from .translation import Answer, UpstreamRequest, parse_answer
 from .upstream_connection import WATCHDOG, CancellableRequest, Transport
 from .upstream_key import Credentials, UpstreamKey
 
@@ -104,7 +104,7 @@ class Upstream:
             with self._open(request, prepared, cancellable) as response:
                 attempt.status = response.status_code
                 content = self._read_whole(request, response, cancellable)
-        return decipher(
+        return parse_answer(
             request.operation,
             response.status_code,
             response.headers,
@@ -274,7 +274,7 @@ class Attempt:
     ) -> None:
         seconds = time.perf_counter() - self.begun
         kind = error.slug if isinstance(error, Problem) else ""
-        if self.status >= 600:  # no status, which is found out when the answer is deciphered
+        if self.status >= 600:  # no status, which is found out when the answer is parsed
             kind = kind or "upstream-bad-response"
         self.ctx.upstream_status = self.status
         self.ctx.upstream_seconds += seconds

@@ -11,8 +11,8 @@ import contextlib
 import socket
 import ssl
 import threading
-import time
 from http.client import HTTPResponse
+from time import monotonic, sleep
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -23,8 +23,30 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from .http11 import Response, has_unread
-from .request_context import Deadline
 from .threads import start_thread
+
+
+class Deadline:
+    """`seconds` from now, by a clock that nobody sets.
+
+    Made once, when a request is handed to a thread, and handed down from there.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._end = monotonic() + seconds
+
+    def left(self) -> float:
+        """Seconds until then; 0 afterwards."""
+        return max(0.0, self._end - monotonic())
+
+    @property
+    def expired(self) -> bool:
+        """True from then on."""
+        return monotonic() >= self._end
+
+    def before(self, seconds: float) -> Deadline:
+        """The one that is so many seconds earlier."""
+        return Deadline(self.left() - seconds)
 
 
 class CancellableRequest:
@@ -207,7 +229,7 @@ class DeadlineWatchdog:
 
     def _run(self) -> None:
         while True:
-            time.sleep(self.PERIOD)
+            sleep(self.PERIOD)
             for request in self._requests.copy():
                 if request.deadline.expired and not request.cancelled:
                     request.cancel()

@@ -84,7 +84,8 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The clock of all gateways in this process."""
     clock = Clock()
-    for module in ("request_context", "idempotency", "store"):
+    monkeypatch.setattr("service.upstream_connection.monotonic", clock.monotonic)
+    for module in ("idempotency", "sqlite_store"):
         monkeypatch.setattr(f"service.{module}.time", clock)
     return clock
 

@@ -30,8 +30,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from service import upstream_connection
 from service.idempotency import RETRY, UNCONFIRMED
-from service.idempotency_record import Record, StoreUnavailable
-from service.store import SQLiteStore
+from service.sqlite_store import SQLiteStore
+from service.store import Record, StoreUnavailable
 from tests.idempotency.api import JOBS, keyed
 from tests.idempotency.conftest import door, settings_for
 
@@ -235,9 +235,10 @@ class Histories(RuleBasedStateMachine):
             {"late ones first": self.what_was_late_comes, "others first": self._others_come}
         )
         self.upstream = Upstream(self.time)
-        for module in ("request_context", "idempotency", "store"):
+        enter(patch("service.upstream_connection.monotonic", self.time.monotonic))
+        for module in ("idempotency", "sqlite_store"):
             enter(patch(f"service.{module}.time", self.time))
-        enter(patch("service.store.BUSY", 0.001))
+        enter(patch("service.sqlite_store.BUSY", 0.001))
         enter(
             patch(
                 "service.retry_queue.RetryQueue.add",

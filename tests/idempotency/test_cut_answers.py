@@ -24,7 +24,7 @@ def line(running_sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> 
     store = tmp_path_factory.mktemp("cuts") / "keys.sqlite3"
     with fault_proxy(running_sandbox.url) as proxy, pytest.MonkeyPatch.context() as patch:
         clock = Clock()
-        patch.setattr("service.request_context.time", clock)
+        patch.setattr("service.upstream_connection.monotonic", clock.monotonic)
         patch.setattr("service.idempotency.time", clock)
         client = door(settings_for(proxy.url, store))
         yield client, proxy, running_sandbox

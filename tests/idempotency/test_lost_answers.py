@@ -190,8 +190,8 @@ def test_while_not_all_jobs_can_be_looked_at_nothing_is_sent_again(
     monkeypatch: pytest.MonkeyPatch,
     processed: bool,
 ) -> None:
-    monkeypatch.setattr("service.batch_jobs.PAGE_SIZE", 2)
-    monkeypatch.setattr("service.batch_jobs.PAGES", 2)
+    monkeypatch.setattr("service.job_recovery.PAGE_SIZE", 2)
+    monkeypatch.setattr("service.job_recovery.PAGES", 2)
     sandbox.faults(LOST if processed else LOST_BEFORE, BLIND)
     client.post(JOBS, json=CREATE, headers=keyed())
     sandbox.admin("DELETE", "/sandbox/faults")

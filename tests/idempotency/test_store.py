@@ -16,8 +16,8 @@ import pytest
 import redis
 
 from service.idempotency import RETRY, UNCONFIRMED
-from service.idempotency_record import BUSY, Record, Store, StoreUnavailable
-from service.store import SCHEMA_VERSION, open_store
+from service.sqlite_store import SCHEMA_VERSION
+from service.store import BUSY, Record, Store, StoreUnavailable, open_store
 from tests.idempotency.redis_server import redis_server
 
 Open = Callable[[], Store]
@@ -115,7 +115,7 @@ def test_what_is_stored_outlives_the_process_that_stored_it(location: str, store
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody gives up on a slow disk, or with many at the same file; `fork` passes it on."""
-    monkeypatch.setattr("service.store.BUSY", 60.0)
+    monkeypatch.setattr("service.sqlite_store.BUSY", 60.0)
 
 
 @pytest.mark.usefixtures("patient")
@@ -326,5 +326,5 @@ def test_all_hosts_go_by_the_clock_of_redis(
 ) -> None:
     store = open_store(redis_url)
     before = store.now()
-    monkeypatch.setattr("service.store.time.time", lambda: 0.0)
+    monkeypatch.setattr("service.sqlite_store.time.time", lambda: 0.0)
     assert 0 <= store.now() - before < 5

@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 import pytest
 from starlette.testclient import TestClient
 
-from service.idempotency_record import BUSY, Record, StoreUnavailable
-from service.store import SQLiteStore
+from service.sqlite_store import SQLiteStore
+from service.store import BUSY, Record, StoreUnavailable
 from tests.idempotency.api import CREATE, JOBS, creates, jobs, keyed, without_recovery
 from tests.idempotency.conftest import Clock, MakeGateway
 from tests.idempotency.processes import workers
@@ -27,7 +27,7 @@ from tests.system.gateway import Gateway, gateway_process
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """What another process holds is given up soon."""
-    monkeypatch.setattr("service.store.BUSY", 0.2)
+    monkeypatch.setattr("service.sqlite_store.BUSY", 0.2)
 
 
 def garbage(store: Path) -> None:

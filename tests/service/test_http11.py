@@ -17,8 +17,7 @@ from starlette.testclient import TestClient
 
 from service.app import create_app
 from service.config import Settings
-from service.request_context import Deadline
-from service.upstream_connection import CancellableRequest, PlainConnection
+from service.upstream_connection import CancellableRequest, Deadline, PlainConnection
 from tests.service.upstream import KEEP, Behaviour, Upstream
 
 JOBS = "/v1/batch/jobs"

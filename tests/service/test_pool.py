@@ -22,12 +22,12 @@ from openapi.contract import load
 from service.app import create_app
 from service.body_buffer import LARGE
 from service.config import Settings
-from service.flask_dispatch import FlaskDispatch, PendingCall, ThreadPool
+from service.edge import open_context
+from service.flask_dispatch import FlaskDispatch
 from service.problems import Problem
-from service.request_context import Deadline, open_context
-from service.threads import NoThread
+from service.threads import CompletionQueue, NoThread, ThreadPool, WorkItem
 from service.translation import UpstreamRequest
-from service.upstream_connection import CancellableRequest, DeadlineWatchdog
+from service.upstream_connection import CancellableRequest, Deadline, DeadlineWatchdog
 
 
 def test_no_thread_is_started_before_a_call_needs_it() -> None:
@@ -199,12 +199,12 @@ def test_a_call_that_is_not_wanted_any_more_is_kept_by_nobody() -> None:
         busy = pool.submit(lambda: go_on.wait(10))
         call = Call()
         kept = weakref.ref(call)
-        pending = PendingCall(call)
-        pool.submit(pending)
+        item = WorkItem(call, asyncio.get_running_loop().create_future())
+        pool.put(item)
         del call
         assert kept() is not None
-        assert pending.claim() is not None
-        assert (kept(), pending.claim()) == (None, None)
+        assert item.claim() is not None
+        assert (kept(), item.claim()) == (None, None)
         go_on.set()
         await busy
 
@@ -321,9 +321,9 @@ def test_nothing_is_begun_for_a_client_that_left_while_it_waited_for_a_thread(
     async def leave() -> None:
         served = FlaskDispatch(app, threads=1, queue=5, timeout=10)
         first, second = asking(served, "/first"), asking(served, "/second")
-        await until(lambda: len(served.calls) == 2)
+        await until(lambda: len(served.under_way) == 2)
         second.cancel()
-        await until(lambda: len(served.calls) == 1)
+        await until(lambda: len(served.under_way) == 1)
         app.go_on.set()
         third = asking(served, "/third")
         assert [(await each)[0]["status"] for each in (first, third)] == [200, 200]
@@ -371,6 +371,81 @@ def test_a_request_is_refused_too_when_the_system_gives_fewer_threads_than_it_ma
 
     asyncio.run(wait())
     assert app.begun == ["/first"]
+
+
+def test_the_body_of_a_refused_request_is_gone_before_a_thread_is_free(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(service.flask_dispatch, "PATIENCE", 0.05)
+    app = Held()
+
+    async def wait() -> None:
+        served = FlaskDispatch(app, threads=1, queue=5, timeout=10)
+        first = asking(served, "/first")
+        await until(lambda: app.begun)
+        kept = await refused(served)
+        await until(lambda: kept() is None)
+        app.go_on.set()
+        await first
+
+    async def refused(served: FlaskDispatch) -> weakref.ref[Any]:
+        """A weak reference to what only the request has, which its task's frames hold."""
+
+        class Sender:
+            async def __call__(self, message: Message) -> None:
+                raise AssertionError("it was refused")
+
+        async def nothing() -> Message:
+            raise AssertionError("the body was read before")
+
+        async def ask() -> weakref.ref[Any]:
+            send, ctx = Sender(), open_context()
+            ctx.upstream_request = create()
+            with suppress(Problem):
+                await served(create_scope("/second"), nothing, send)
+            ctx.handling = None  # as the edge forgets it
+            return weakref.ref(send)
+
+        return await asyncio.create_task(ask())
+
+    gc.collect()
+    gc.disable()
+    try:
+        asyncio.run(wait())
+    finally:
+        gc.enable()
+
+
+def test_a_result_that_comes_with_the_end_of_its_time_is_no_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(service.flask_dispatch, "GRACE", 0)
+    app, errors, ended = Held(), list[dict[str, Any]](), threading.Event()
+    add = CompletionQueue.add
+
+    def add_and_tell(*arguments: Any) -> None:
+        add(*arguments)
+        ended.set()
+
+    monkeypatch.setattr(CompletionQueue, "add", add_and_tell)
+
+    def finish() -> None:
+        app.go_on.set()
+        assert ended.wait(10)
+
+    async def give_up() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: errors.append(context))
+        served = FlaskDispatch(app, threads=1, queue=5, timeout=0)
+        first = asking(served, "/first")
+        # In the turn of the loop after that in which it was handed over: before its timer, whose time has come too.
+        loop.call_soon(loop.call_soon, finish)
+        with pytest.raises(Problem, match=r"create-outcome-unknown|upstream-timeout"):
+            await first
+        await until(lambda: not served.under_way)
+
+    asyncio.run(give_up())
+    assert errors == []
 
 
 def test_no_request_is_begun_that_nobody_would_end_in_time(
@@ -425,7 +500,7 @@ def test_what_needs_another_thread_than_a_request_s_is_refused_too(
 def test_the_process_ends_after_the_calls_that_it_was_given() -> None:
     script = """
 import asyncio, time
-from service.flask_dispatch import ThreadPool
+from service.threads import ThreadPool
 pool = ThreadPool(1)
 async def leave():
     for text in ("one", "two"):

@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 
 from openapi.contract import load
 from service.problems import PROBLEMS, Problem
-from service.translation import decipher
+from service.translation import parse_answer
 from tests.conftest import UPSTREAM
 
 ROOT = Path(__file__).parents[2]
@@ -376,29 +376,29 @@ GET = load().operations["getbatchjob"]
 JSON_TYPE = {"Content-Type": "application/json"}
 
 
-def test_decipher_answers_a_success_of_any_2xx_status_with_no_content() -> None:
-    assert decipher(GET, 204, {}, b"").body == b""
+def test_parse_answer_answers_a_success_of_any_2xx_status_with_no_content() -> None:
+    assert parse_answer(GET, 204, {}, b"").body == b""
 
 
 @pytest.mark.parametrize(
     "content",
     [b"", b'{"data":[],"object', b"{} {}", b'{"id":"a","\xff":1}', b"[" * 5000 + b"]" * 5000],
 )
-def test_decipher_takes_no_success_that_is_not_whole_json(content: bytes) -> None:
+def test_parse_answer_takes_no_success_that_is_not_whole_json(content: bytes) -> None:
     with pytest.raises(Problem) as caught:
-        decipher(GET, 200, JSON_TYPE, content)
+        parse_answer(GET, 200, JSON_TYPE, content)
     assert caught.value.slug == "upstream-bad-response"
 
 
-def test_decipher_passes_on_no_media_type_that_would_break_an_answer() -> None:
-    answer = decipher(GET, 200, {"Content-Type": "application/json; x=\x0b"}, b"{}")
+def test_parse_answer_passes_on_no_media_type_that_would_break_an_answer() -> None:
+    answer = parse_answer(GET, 200, {"Content-Type": "application/json; x=\x0b"}, b"{}")
     assert answer.content_type == "application/json"
 
 
-def test_decipher_passes_on_a_few_well_formed_headers_only() -> None:
+def test_parse_answer_passes_on_a_few_well_formed_headers_only() -> None:
     many = {f"X-RateLimit-{number}": "1" for number in range(90)}
     odd = {"X-RateLimit-A(b)": "1", "RateLimit-\xe4": "1", "RateLimit": "\xe4"}
-    passed = decipher(GET, 200, {**JSON_TYPE, **odd, **many}, b"{}").headers
+    passed = parse_answer(GET, 200, {**JSON_TYPE, **odd, **many}, b"{}").headers
     assert [name for name, _ in passed] == [f"X-RateLimit-{number}" for number in range(20)]
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from service import retry_queue
-from service.idempotency_record import StoreUnavailable
 from service.retry_queue import RetryQueue
+from service.store import StoreUnavailable
 from tests.support.processes import wait_until
 
 

@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 import pytest
 
-from service.request_context import open_context
+from service.edge import open_context
 from telemetry import logs
 from tests.support.processes import wait_until
 

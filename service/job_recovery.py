@@ -1,4 +1,4 @@
-"""Finding created batch jobs again: the one module of the service that knows what a batch job is.
+"""Finding the job of a create whose answer was lost: the one module of the service that knows what a batch job is.
 
 A created job carries a tag in its metadata, by which it is found in the list. The contract says which operation creates and
 which lists (`x-recovery`). Source: Mistral's OpenAPI document (metadata: names of 1 to 32, values of 1 to 512 characters; list:
@@ -25,10 +25,9 @@ from openapi.validation import Violation
 
 from .idempotency import Recovery
 from .problems import Problem
-from .request_context import Deadline
-from .translation import Answer, Inputs, UpstreamRequest, fill
+from .translation import Answer, Inputs, UpstreamRequest, build_request
 from .upstream import Upstream
-from .upstream_connection import CancellableRequest
+from .upstream_connection import CancellableRequest, Deadline
 
 KIND = "batch-job"
 """The contract's word for this way to recover."""
@@ -55,7 +54,7 @@ def check_recoveries(contract: Contract) -> None:
 def recoveries(contract: Contract, upstream: Upstream, settle: float) -> dict[str, Recovery]:
     """The recoveries that the contract wants, by operation id; none for a contract of something else."""
     return {
-        operation.id: CreatedJob(
+        operation.id: JobRecovery(
             upstream, contract.operations[operation.recovery.search_operation], settle
         )
         for operation in contract.operations.values()
@@ -63,7 +62,7 @@ def recoveries(contract: Contract, upstream: Upstream, settle: float) -> dict[st
     }
 
 
-class CreatedJob:
+class JobRecovery:
     """The recovery of a created job, which is found in the list by its tag."""
 
     advice = "Look in the list of jobs, newest first, before you create another."
@@ -120,7 +119,7 @@ class CreatedJob:
             )
             if deadline.expired:
                 raise Problem("upstream-timeout", "There was no time to look at all jobs.")
-            request = fill(self.listing, Inputs(query=query))
+            request = build_request(self.listing, Inputs(query=query))
             answer = self.upstream.send(request, CancellableRequest(deadline, fresh=True)).body
             page = _decoded(answer, _Page)
             yield from ((answer, job) for job in page.data)
