@@ -138,8 +138,13 @@ def redact_secret(secret: str) -> str:
 
 
 def redact_url(text: str) -> str:
-    """A text that may have URLs in it, without what may be credentials in them: users and queries."""
-    return re.sub(r"(?s)\?.*", f"?{REDACTED}", re.sub(r"(?s)//.*@", f"//{REDACTED}@", text))
+    """A text that may have URLs in it, without what may be credentials in them: users, queries and fragments.
+
+    Also where slashes are missing or turned round. A path of a file may have an @.
+    """
+    if not text.startswith(("/", "./", "../")) or text.startswith("//"):
+        text = re.sub(r"(?s)\A((?:[\w+.-]+:)?[/\\]{2})?.*@", rf"\1{REDACTED}@", text)
+    return re.sub(r"(?s)([?#]).*", rf"\1{REDACTED}", text)
 
 
 def redact_store(location: str) -> str:

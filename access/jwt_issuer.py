@@ -24,7 +24,7 @@ from jwt import exceptions as errors
 from jwt.algorithms import OKPAlgorithm
 from jwt.utils import base64url_decode
 
-from environment import SettingsError
+from environment import SettingsError, redact_url
 
 from .authentication import InvalidToken, KeysUnavailable
 from .listen import is_loopback
@@ -48,6 +48,9 @@ LEEWAY = 30
 """Seconds by which the clocks may differ."""
 FRESH = 600.0
 """Seconds after which the keys are fetched again, beside the requests that use the old ones meanwhile."""
+MAX_AGE = 1200.0
+"""Seconds after which the keys are fetched again before they are used: nobody asked for long, and some may have been withdrawn.
+When that fails, they are used at once for FRESH seconds."""
 RETRY = 30.0
 """Seconds between two fetches, however many tokens name unknown keys."""
 STALE = 24 * 3600.0
@@ -120,6 +123,7 @@ class JwtIssuer:
         self.unused = ""  # what was logged last of the keys that are not used
         self.fetched = self.tried = float("-inf")
         self.fetching: asyncio.Task[None] | None = None
+        self.awaited = False  # all wait for the present fetch, whether or not they know their key
 
     async def grant(self, token: str) -> Grant:
         """Who the token names and what it allows; InvalidToken for a bad one, KeysUnavailable without keys."""
@@ -169,18 +173,18 @@ class JwtIssuer:
         return claims
 
     async def _keys_for(self, name: str | None) -> list[SigningKey]:
-        """The keys. They are fetched before when none of them can be the one named `name`, or none is good any longer;
-        and beside when they are old.
+        """The keys. They are fetched before when none of them can be the one named `name`, or they are too old; and beside
+        when they are old.
         """
         now = self.clock()
-        good = now - self.fetched < STALE
-        known = good and any(name in (None, key.name) for key in self.keys)
+        age, since_tried = now - self.fetched, now - self.tried
+        known = age < STALE and any(name in (None, key.name) for key in self.keys)
         fetching = running(self.fetching)
-        outdated = not known or now - self.fetched >= FRESH
-        if outdated and not fetching and now - self.tried >= RETRY:
+        if (not known or age >= FRESH) and not fetching and since_tried >= RETRY:
+            self.awaited = age >= MAX_AGE and since_tried >= FRESH
             self.tried = now
             self.fetching = fetching = asyncio.create_task(self._refresh())
-        if fetching and not known:
+        if fetching and (self.awaited or not known):
             # All wait for the same one, and it goes on when one of them leaves.
             await asyncio.wait({fetching})
         if self.clock() - self.fetched >= STALE:
@@ -192,11 +196,11 @@ class JwtIssuer:
             content = await fetch_keys(self.keys_url, self.tls)
             keys, unused = await asyncio.to_thread(read_keys, content)  # many take a while
         except (OSError, *_ODD, RuntimeError) as error:  # the last: no thread for it
-            log.error("the keys at %s cannot be had: %s", self.keys_url, error)
+            log.error("the keys at %s cannot be had: %s", redact_url(self.keys_url), error)
             return
         self.keys, self.fetched = keys, self.clock()
         if unused and unused != self.unused:
-            log.warning("not all keys at %s are used: %s", self.keys_url, unused)
+            log.warning("not all keys at %s are used: %s", redact_url(self.keys_url), unused)
         self.unused = unused
 
 

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import socket
 import ssl
@@ -24,7 +25,7 @@ from urllib.request import ProxyHandler, build_opener
 from access.authentication import known_scopes
 from access.listen import in_brackets
 from access.token_file import make_token
-from environment import SettingsError, table
+from environment import SettingsError, read_settings, table, variables
 
 from .config import LONGEST, Settings, contract_of, report
 from .edge import open_context
@@ -36,6 +37,9 @@ from .upstream_connection import CancellableRequest, Deadline
 from .upstream_key import UpstreamKey
 
 _PATIENCE = 5.0  # seconds for each thing that is asked
+
+_GONE = {"GATEWAY_TAG_JOBS": "jobs of creates with a key are always tagged"}
+"""Settings that there were, and what holds today."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -115,29 +119,45 @@ def _config(_: argparse.Namespace) -> int:
 def _doctor(chosen: argparse.Namespace) -> int:
     _config(chosen)
     print()
-    from .app import admission  # slow to import, and no other command needs it
-
-    settings = Settings.from_env()
-    admission(settings)
-    print(
-        f"ok     settings: {len(settings.contract.operations)} operations of {settings.contract.title}"
-    )
+    for name, instead in _GONE.items():
+        if variables().get(name):
+            print(f"doubt  {name}: there is no such setting any more; {instead}")
+    settings = Settings.from_env(check_key=False)
     if settings.timeout >= LONGEST:
         print(
             f"doubt  time limits: GATEWAY_TIMEOUT ({settings.timeout:g} s) is not below {LONGEST:g} s. With it, raise BRIDGE_TIMEOUT,"
             " nginx's proxy_read_timeout and the time until a stopping process is killed (docs/deployment.md, Time limits)"
         )
-    examinations = {"store": _store, "upstream": _connection}
-    if chosen.ask_upstream:
-        examinations["key"] = _key
+    examinations = {
+        "settings": _settings,
+        "key": _answer if chosen.ask_upstream else _key,
+        "store": _store,
+        "upstream": _connection,
+    }
     failures = 0
     for name, examine in examinations.items():
         try:
             print(f"ok     {name}: {examine(settings)}")
-        except (OSError, StoreUnavailable, Problem) as error:
+        except (SettingsError, OSError, StoreUnavailable, Problem) as error:
             failures += 1
             print(f"wrong  {name}: {error.detail if isinstance(error, Problem) else error}")
     return 1 if failures else 0
+
+
+def _settings(settings: Settings) -> str:
+    from .app import admission  # slow to import, and no other command needs it
+
+    admission(settings)
+    count = settings.workers or os.cpu_count() or 1
+    return (
+        f"{len(settings.contract.operations)} operations of {settings.contract.title}, at"
+        f" {in_brackets(settings.host)}:{settings.port} by {count} worker{'s' if count > 1 else ''}, for {settings.base_url}"
+    )
+
+
+def _key(settings: Settings) -> str:
+    settings.read_credentials()
+    return "is set; --ask-upstream finds out whether it is good"
 
 
 def _store(settings: Settings) -> str:
@@ -156,7 +176,7 @@ def _connection(settings: Settings) -> str:
             return f"{host}:{port} accepts connections, {secure.version()}"
 
 
-def _key(settings: Settings) -> str:
+def _answer(settings: Settings) -> str:
     """Sends the first reading operation that needs no input."""
     operation = next(
         o
@@ -172,11 +192,14 @@ def _key(settings: Settings) -> str:
 
 
 def _healthcheck(chosen: argparse.Namespace) -> int:
-    settings = Settings.from_env()
+    # No other settings, so that it needs no key, and none of them can be wrong.
+    address = {n: v for n, v in variables().items() if n in ("GATEWAY_HOST", "GATEWAY_PORT")}
+    values = read_settings(Settings, address)
+    host, port = values.get("host", Settings.host), values.get("port")
     any_address = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - no bind
-    host = any_address.get(settings.host.strip("[]"), settings.host)
+    host = any_address.get(host.strip("[]"), host)
     page = "readyz" if chosen.ready else "livez"
-    url = f"http://{in_brackets(host)}:{settings.port}/{page}"
+    url = f"http://{in_brackets(host)}:{port or contract_of().ports['rest']}/{page}"
     try:
         with build_opener(ProxyHandler({})).open(url, timeout=_PATIENCE) as answer:
             print(answer.read().decode())

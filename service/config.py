@@ -88,8 +88,12 @@ class Settings(AccessSettings):
     credential_files: tuple[Path, ...] = field(repr=False)
 
     @classmethod
-    def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
-        """The settings that `environ` (None: the process's) gives; SettingsError for the first that cannot be used."""
+    def from_env(
+        cls, environ: Mapping[str, str] | None = None, *, check_key: bool = True
+    ) -> Settings:
+        """The settings that `environ` (None: the process's) gives; SettingsError for the first that cannot be used, the
+        upstream's key included if `check_key`.
+        """
         environ = variables(environ)
         values = read_settings(cls, environ)
         contract = contract_of(environ)
@@ -100,7 +104,8 @@ class Settings(AccessSettings):
             read_credentials=partial(upstream_key.read_credentials, contract, dict(environ)),
             credential_files=upstream_key.credential_files(contract, environ),
         )
-        settings.read_credentials()
+        if check_key:
+            settings.read_credentials()
         _check_numbers(settings)
         _check_base_url(settings.base_url)
         _check_ca_file(settings.ca_file)
@@ -129,13 +134,15 @@ def report(environ: Mapping[str, str] | None = None) -> list[SettingReport]:
         contract = contract_of(environ)
     except SettingsError:
         return settings
+    plain_names = upstream_key.credential_variables(contract)
     keys = [
         SettingReport(name, redact(environ[name]), "environment")
-        for plain in upstream_key.credential_variables(contract)
+        for plain in plain_names
         for name, redact in ((plain, redact_secret), (f"{plain}_FILE", redact_path))
         if environ.get(name)
     ]
-    return [*settings, *keys]
+    missing = [SettingReport(name, "(not set)", "default") for name in plain_names[:1] if not keys]
+    return [*settings, *keys, *missing]
 
 
 def contract_of(environ: Mapping[str, str] | None = None) -> Contract:

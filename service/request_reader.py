@@ -33,6 +33,8 @@ from .translation import Inputs, RequestBody, UpstreamRequest, build_request
 MAX_QUERY_PARAMETERS = 200
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
+_INTEGER = re.compile(r"-?[0-9]{1,18}")
+_NUMBER = re.compile(r"(?=.{1,40}\Z)-?[0-9]+(\.[0-9]+)?([Ee][+-]?[0-9]+)?")  # as JSON writes them
 
 
 class RequestReader:
@@ -223,15 +225,10 @@ def _typed(text: str, schema: dict[str, Any]) -> Any:
     kind = schema.get("type")
     if kind == "boolean":
         return {"true": True, "false": False}.get(text, text)
-    digits = text.removeprefix("-")
-    whole = digits.isascii() and digits.isdecimal() and len(digits) < 19
-    if kind in ("integer", "number") and whole:
+    if kind in ("integer", "number") and _INTEGER.fullmatch(text):
         return int(text)
-    if kind == "number" and len(text) < 40:
-        try:
-            return float(text)
-        except ValueError:
-            return text
+    if kind == "number" and _NUMBER.fullmatch(text):
+        return float(text)
     return text
 
 

@@ -395,7 +395,7 @@ def redact(line: str) -> str:
     for secret in _secrets:
         if secret in line:
             line = line.replace(secret, "***")
-    if "earer" in line or "EARER" in line:
+    if "bearer" in line.lower():
         line = _BEARER.sub(r"\1***", line)
     return line
 

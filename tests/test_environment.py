@@ -109,6 +109,13 @@ def test_a_store_is_shown_without_what_may_be_a_password(location: str, expected
         ("https://a.example,https://b.example", "https://a.example,https://b.example"),
         ("https://user:p@ss/w@api.example/v1", "https://***@api.example/v1"),
         ("https://api.example/keys?token=CANARY\n&x=y", "https://api.example/keys?***"),
+        ("https://api.example/keys#token=CANARY", "https://api.example/keys#***"),
+        ("https://user:CANARY\n@api.example", "https://***@api.example"),
+        ("https:user:CANARY@api.example", "***@api.example"),
+        ("https:/user:CANARY@api.example", "***@api.example"),
+        ("https:\\\\user:CANARY@api.example", "https:\\\\***@api.example"),
+        ("user:CANARY@api.example", "***@api.example"),
+        ("/run/tokens@host", "/run/tokens@host"),
         ("100/minute", "100/minute"),
     ],
 )

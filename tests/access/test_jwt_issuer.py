@@ -367,6 +367,50 @@ class TestKeys:
         asyncio.run(calls())
         assert key_server.asked == 2
 
+    def test_that_were_withdrawn_while_nobody_called_are_not_used_again(
+        self, key_server: KeyServer
+    ) -> None:
+        async def calls() -> None:
+            issuer = self.issuer(key_server.url)
+            await issuer.grant(token())
+            key_server.publish(EC)
+            self.now += jwt_issuer.MAX_AGE
+            for key in (RSA, STRANGER):
+                with pytest.raises(InvalidToken):
+                    await issuer.grant(token(key))
+            await issuer.grant(token(EC))
+
+        asyncio.run(calls())
+        assert key_server.asked == 2
+
+    def test_that_are_too_old_make_nobody_wait_for_an_issuer_that_did_not_answer(
+        self, key_server: KeyServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(jwt_issuer, "FETCH_SECONDS", 0.1)
+
+        async def calls() -> None:
+            issuer = self.issuer(key_server.url)
+            await issuer.grant(token())
+            self.now += jwt_issuer.MAX_AGE
+            async with answering(Trickle()) as issuer.keys_url:
+                await issuer.grant(token())
+                assert issuer.fetching
+                assert issuer.fetching.done()
+                self.now += jwt_issuer.RETRY
+                await issuer.grant(token())
+                assert not issuer.fetching.done()
+                await issuer.fetching
+
+        asyncio.run(calls())
+
+    def test_are_not_shown_with_what_may_be_a_secret_in_their_url(
+        self, key_server: KeyServer, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        key_server.answer(b"", 500)
+        with pytest.raises(KeysUnavailable):
+            asyncio.run(self.issuer(f"{key_server.url}?key=CANARY").grant(token()))
+        assert "cannot be had" in caplog.text and "CANARY" not in caplog.text
+
     @pytest.mark.parametrize(
         "answer",
         [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import subprocess
@@ -96,6 +97,27 @@ def test_doctor_names_what_is_wrong(environ: dict[str, str], expected: str, tmp_
     )
 
 
+def test_doctor_says_that_there_is_no_key_and_looks_at_the_rest(tmp_path: Path) -> None:
+    with sandbox_process() as sandbox:
+        done = run("doctor", tmp_path=tmp_path, GATEWAY_UPSTREAM_URL=f"{sandbox.url}/v1")
+    lines = done.stdout.splitlines()
+    assert [line.split(":")[0] for line in lines if line.startswith(("ok ", "wrong "))] == [
+        "ok     settings",
+        "wrong  key",
+        "ok     store",
+        "ok     upstream",
+    ]
+    assert done.returncode == 1
+    assert any(line.split()[:3] == ["MISTRAL_AI_API_KEY", "(not", "set)"] for line in lines)
+    assert f"at 127.0.0.1:8080 by {os.cpu_count()} worker" in done.stdout
+
+
+def test_doctor_doubts_a_setting_that_is_gone(tmp_path: Path) -> None:
+    environ = {"MISTRAL_AI_API_KEY": KEY, "GATEWAY_UPSTREAM_URL": "http://127.0.0.1:9"}
+    done = run("doctor", tmp_path=tmp_path, GATEWAY_TAG_JOBS="off", **environ)
+    assert "doubt  GATEWAY_TAG_JOBS:" in done.stdout
+
+
 @pytest.mark.parametrize(("timeout", "doubted"), [("49", False), ("50", True)])
 def test_doctor_doubts_a_time_limit_that_others_are_not_made_for_and_goes_on(
     timeout: str, doubted: bool, tmp_path: Path
@@ -150,7 +172,8 @@ def test_the_gateway_listens_where_its_host_says_and_healthcheck_finds_it(
     process = start(command("--log-level", "info"), {**environ, **settings})
     try:
         wait_for_line(process, re.compile(r"(ASGI server listening)"), [])
-        done = run("healthcheck", tmp_path=tmp_path, **settings)
+        address = {name: settings[name] for name in ("GATEWAY_HOST", "GATEWAY_PORT")}
+        done = run("healthcheck", tmp_path=tmp_path, GATEWAY_TIMEOUT="soon", **address)
         assert done.returncode == 0, done.stderr
     finally:
         stop(process)

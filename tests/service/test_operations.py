@@ -15,6 +15,7 @@ from starlette.testclient import TestClient
 from openapi.contract import load
 from service.app import create_app
 from service.config import Settings
+from service.request_reader import _typed
 from tests.conftest import KEY, UPSTREAM
 
 JOBS = f"{UPSTREAM}/v1/batch/jobs"
@@ -212,6 +213,28 @@ def test_explicit_nulls_are_accepted_where_mistral_takes_them(
     body = {**CREATE, "model": None, "agent_id": None, "metadata": None, "input_files": None}
     assert client.post("/v1/batch/jobs", json=body).status_code == 200
     assert json.loads(last(mistral).body) == body
+
+
+@pytest.mark.parametrize(
+    ("hours", "status"), [(b"24", 200), (b"24.0", 200), (b"2.4e1", 200), (b"24.5", 422)]
+)
+def test_a_number_without_a_fraction_is_an_integer_however_it_is_written(
+    hours: bytes, status: int, mistral: RequestsMock, client: TestClient
+) -> None:
+    """JSON Schema Validation 2020-12, section 6.1.1."""
+    mistral.assert_all_requests_are_fired = False
+    mistral.post(JOBS, json={})
+    body = json.dumps(CREATE).encode()[:-1] + b', "timeout_hours": ' + hours + b"}"
+    assert posted(client, body).status_code == status
+    assert [call.request.body for call in mistral.calls] == [body] * (status == 200)
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "1_0", "+5", " 5", "5.", ".5", "0x5", "5" * 41])
+def test_a_parameter_that_json_would_not_call_a_number_is_left_for_the_check_to_refuse(
+    text: str,
+) -> None:
+    assert _typed(text, {"type": "number"}) == text
+    assert [_typed(good, {"type": "number"}) for good in ("5", "-5.5", "5e-1")] == [5, -5.5, 0.5]
 
 
 def test_a_member_of_tomorrow_is_forwarded_with_a_warning(

@@ -157,10 +157,11 @@ def test_other_libraries_are_heard_from_warning_on(tmp_path: Path) -> None:
         SECRET.encode().hex(),
         "Authorization: Bearer someone-elses-CANARY",
         "authorization=bearer%20someone-elses-CANARY",
+        "Authorization: bEaRer someone-elses-CANARY",
         "x" * 9000 + SECRET,
         SECRET + "x" * 4080,
     ],
-    ids=range(10),
+    ids=range(11),
 )
 def test_a_hidden_secret_is_in_no_line(seen: str, form: str, tmp_path: Path) -> None:
     logs.add_secrets(SECRET)
