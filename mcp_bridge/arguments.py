@@ -41,7 +41,7 @@ class BadArguments(ValueError):
 
 
 @dataclass(frozen=True)
-class RestCall:
+class RestRequest:
     """One request of the REST service; `target` is path and query, percent-encoded."""
 
     method: str
@@ -50,7 +50,7 @@ class RestCall:
     body: bytes | None
 
 
-def rest_call(tool: CallableTool, given: Mapping[str, Any] | Raw, caller: str) -> RestCall:
+def rest_request(tool: CallableTool, given: Mapping[str, Any] | Raw, caller: str) -> RestRequest:
     """The request that calling `tool` with `given`, or its JSON text, means; BadArguments when it cannot be sent.
 
     `caller` tells callers apart: the same arguments from two of them are not a repeat.
@@ -74,6 +74,8 @@ def rest_call(tool: CallableTool, given: Mapping[str, Any] | Raw, caller: str) -
 
 
 def _object(value: Any) -> dict[str, Any]:
+    if value is None:  # as the SDK has it for small calls
+        return {}
     if not isinstance(value, dict):
         raise BadArguments(["what is given must be an object"])
     return value
@@ -89,7 +91,7 @@ def _read(tool: CallableTool, given: Mapping[str, Any]) -> dict[str, Any]:
         violations += _violations(tool, arguments)
     if violations:
         raise BadArguments(violations)
-    return {**_defaults(tool), **arguments}
+    return _plain(tool, arguments)
 
 
 def _read_text(tool: CallableTool, text: Raw) -> dict[str, Any]:
@@ -110,9 +112,10 @@ def _read_text(tool: CallableTool, text: Raw) -> dict[str, Any]:
                 arguments[name] = _decode(texts[name])
         return _read(tool, arguments)
     for name in arguments:
-        if tool.arguments[name].location in ("member", "body"):
+        argument = tool.arguments[name]
+        if argument.location in ("member", "body") and argument.schema.get("type") != "integer":
             arguments[name] = texts[name]
-    return {**_defaults(tool), **arguments}
+    return _plain(tool, arguments)
 
 
 def _is_dense(text: Raw) -> bool:
@@ -212,8 +215,8 @@ def _misplaced(tool: CallableTool, argument: Argument, value: Any) -> Iterator[s
             yield f'{argument.name} cannot have a member "{name}", which is an argument itself'
 
 
-def _defaults(tool: CallableTool) -> dict[str, Any]:
-    """What arguments are when they are left out.
+def _plain(tool: CallableTool, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments with their defaults, and integers spelt as such.
 
     For calls with a key also what the service takes them to be: left out or spelt out, a default means the same call.
     """
@@ -222,10 +225,19 @@ def _defaults(tool: CallableTool) -> dict[str, Any]:
         for each in tool.arguments.values()
         if tool.keyed and each.location == "member" and "default" in each.schema
     }
-    return {**tool.declared.defaults, **advertised}
+    given = {name: _integer(tool.arguments[name].schema, each) for name, each in arguments.items()}
+    return {**tool.declared.defaults, **advertised, **given}
 
 
-def _request(tool: CallableTool, arguments: Mapping[str, Any], caller: str) -> RestCall:
+def _integer(schema: Schema, value: Any) -> Any:
+    """24 for 24.0 where an integer is meant, alone or in a list: JSON has one meaning for both (RFC 8259 section 6)."""
+    if isinstance(value, list) and schema.get("items", {}).get("type") == "integer":
+        return [_integer(schema["items"], item) for item in value]
+    whole = isinstance(value, float) and value.is_integer() and abs(value) < 1 << 53
+    return int(value) if whole and schema.get("type") == "integer" else value
+
+
+def _request(tool: CallableTool, arguments: Mapping[str, Any], caller: str) -> RestRequest:
     path = tool.operation.path
     query: list[tuple[str, str]] = []
     headers = {"Accept": "application/json"}
@@ -253,7 +265,7 @@ def _request(tool: CallableTool, arguments: Mapping[str, Any], caller: str) -> R
     if body is not None:
         headers["Content-Type"] = "application/json"
     target = f"{path}?{urlencode(query, quote_via=quote)}" if query else path
-    return RestCall(tool.operation.method, target, headers, body)
+    return RestRequest(tool.operation.method, target, headers, body)
 
 
 def _query(argument: Argument, value: Any) -> list[tuple[str, str]]:

@@ -29,6 +29,7 @@ class Settings(AccessSettings):
     timeout: float = setting("BRIDGE_TIMEOUT", 50.0, "Limit for one call; many MCP clients give up after 60")
     result_limit: int = setting("BRIDGE_RESULT_LIMIT", 60_000, "Characters of JSON in one result; more is cut, with a note")
     max_body: int = setting("GATEWAY_MAX_BODY", 32 << 20, "Largest message, the same as the REST service's body")
+    max_answer: int = setting("GATEWAY_MAX_ANSWER", 64 << 20, "Largest answer of the REST service, the same as its upstream's")
     allowed_hosts: tuple[str, ...] = setting("BRIDGE_ALLOWED_HOSTS", LOOPBACK, "Host headers that are answered: NAME or NAME:PORT; *: any, with tokens")
     allowed_origins: tuple[str, ...] = setting("BRIDGE_ALLOWED_ORIGINS", (), "Web pages that may call: SCHEME://HOST[:PORT], PORT * for any; empty: none")
     log_level: str = setting("BRIDGE_LOG_LEVEL", "info", "Least level logged on standard error: debug, info, warning, error", choices=logs.LEVELS)

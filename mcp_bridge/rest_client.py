@@ -10,36 +10,54 @@ import io
 import select
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, cast
 from weakref import WeakSet
 
 import aiohttp
 from yarl import URL
 
+from environment import redact_url
 from mcp_bridge.tools import KEY_HEADER
+from serving.memory import MemoryBudget, OutOfMemory, Reservation
 
 MAX_CONNECTIONS = 512
+MAX_KEPT = 64
 KEPT_SECONDS = 30.0
 """For which an idle connection is kept: less than servers do, 75 in gunicorn.conf.py and by nginx's default."""
 
 CONNECT_SECONDS = 3.0
 """For a new connection to stand: name, TCP and TLS."""
 
+WAITING = 0.1
+"""Of a request's time, what it may wait while MAX_CONNECTIONS others are under way, so that it has the rest to be answered."""
+
 MAX_FIELD = 64 << 10
 """Bytes of one header of an answer; it has 128 at most."""
 
 LARGE = 64 << 10
-"""Bytes of a body that is sent at once."""
+"""Bytes of a body that is sent at once, and of an answer from which its memory is counted."""
+
+MEMORY = 64 << 20
+"""Bytes of large answers that may be under way in one worker, one of the greatest size at least."""
+
+MAX_FAILURE = 1 << 20
+"""Bytes of an answer that is no success. The REST service's problem documents have far less."""
+
+REQUEST_ID = "X-Request-ID"
 
 _SAFE = ("GET", "HEAD", "OPTIONS")  # RFC 9110 section 9.2.1
 
 
 class NotSent(Exception):
-    """Nothing was sent, because the REST service cannot be reached."""
+    """Nothing was sent; the text says why."""
 
 
 class NoAnswer(Exception):
     """The request may have been carried out; the text says what the REST service did instead of answering."""
+
+
+class AnswerTooLarge(NoAnswer):
+    """The request may have been carried out: a success that has more bytes than are read."""
 
 
 class _Unanswered(NoAnswer):
@@ -52,7 +70,7 @@ class Answer:
 
     status: int
     headers: Mapping[str, str]
-    content: bytes
+    content: bytes | bytearray
 
 
 class RestClient:
@@ -62,12 +80,20 @@ class RestClient:
     had just closed, and the request is safe, or has an idempotency key by which the service knows a repeat. Then it is
     sent again on a new connection.
 
-    A request that is late or cancelled ends its connection, by which the service learns of it.
+    A request that is late or cancelled ends its connection, by which the service learns of it. While MAX_CONNECTIONS are
+    under way, one waits for WAITING of its time, and is not sent when none has ended by then.
+
+    An answer belongs to a request when it has its X-Request-ID, which the REST service repeats. Another answer ends its
+    connection and reaches nobody. A failure without the header, as proxies make it, ends its connection too.
     """
 
-    def __init__(self, url: str, token: str, timeout: float) -> None:
+    def __init__(self, url: str, token: str, timeout: float, max_answer: int = MEMORY) -> None:
         self.url = url.rstrip("/")
+        service = "where the gateway's REST service should be"
+        self.unreachable = f"nothing answers at {redact_url(url)}, {service}"
         self.timeout = timeout
+        self.max_answer = max_answer
+        self.budget = MemoryBudget(max(MEMORY, max_answer))
         # Not the connectors' own limit, since to wait for one of these is not to wait for the service.
         self.slots = asyncio.Semaphore(MAX_CONNECTIONS)
         options: dict[str, Any] = {
@@ -77,10 +103,11 @@ class RestClient:
             "cookie_jar": aiohttp.DummyCookieJar(),
             "auto_decompress": False,
             "max_field_size": MAX_FIELD,
-            "middlewares": (_send_once,),
+            "middlewares": (self._send_once,),
+            "response_class": _Response,
         }
         kept = _Connector(limit=0, keepalive_timeout=KEPT_SECONDS)
-        fresh = aiohttp.TCPConnector(limit=0, force_close=True)
+        fresh = _Connector(limit=0, force_close=True)
         self.sessions = [aiohttp.ClientSession(connector=each, **options) for each in (kept, fresh)]
 
     async def __aenter__(self) -> Self:
@@ -91,25 +118,40 @@ class RestClient:
             await session.close()
 
     async def send(
-        self, method: str, target: str, headers: Mapping[str, str], body: bytes | None = None
+        self,
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        body: bytes | None = None,
+        reservation: Reservation | None = None,
     ) -> Answer:
-        """The answer to one request; NotSent or NoAnswer without one. `target` is path and query, percent-encoded."""
+        """The answer to one request; NotSent or NoAnswer without one. `target` is path and query, percent-encoded.
+
+        The memory of a large answer is taken by `reservation` (None: until it is here), which the caller releases.
+        """
+        own = Reservation(self.budget)
         repeatable = method in _SAFE or KEY_HEADER.lower() in map(str.lower, headers)
-        kept, fresh = self.sessions
-        began = False
+        end = asyncio.get_running_loop().time() + self.timeout
         try:
-            async with asyncio.timeout(self.timeout), self.slots:
-                began = True
+            async with asyncio.timeout(WAITING * self.timeout):
+                await self.slots.acquire()
+        except TimeoutError as error:
+            raise NotSent("too many calls are under way") from error
+        try:
+            async with asyncio.timeout_at(end):
+                kept, fresh = self.sessions
+                request = method, target, headers, body, reservation or own
                 try:
-                    return await self._exchange(kept, method, target, headers, body)
+                    return await self._exchange(kept, *request)
                 except _Unanswered:
                     if not repeatable:
                         raise
-                return await self._exchange(fresh, method, target, headers, body)
+                return await self._exchange(fresh, *request)
         except TimeoutError as error:
-            if not began:
-                raise NotSent("too many requests are under way") from error
             raise NoAnswer(f"did not answer within {self.timeout:g} seconds") from error
+        finally:
+            own.release()
+            self.slots.release()
 
     async def _exchange(
         self,
@@ -118,6 +160,7 @@ class RestClient:
         target: str,
         headers: Mapping[str, str],
         body: bytes | None,
+        reservation: Reservation,
     ) -> Answer:
         try:
             url = URL(self.url + target, encoded=True)  # else yarl would encode it again
@@ -125,48 +168,114 @@ class RestClient:
             data = io.BytesIO(body) if body and len(body) > LARGE else body or None
             async with session.request(
                 method, url, headers=headers, data=data, allow_redirects=False
-            ) as answer:
-                content = await answer.read()
+            ) as response:
+                content = await self._read(cast(_Response, response), reservation)
         # ValueError: no URL, or a header with a line break in it.
         except (ValueError, aiohttp.NonHttpUrlClientError) as error:
-            raise NotSent(str(error)) from error
+            raise NotSent(self.unreachable) from error
         except aiohttp.ClientError as error:
             raise NoAnswer("closed the connection before its answer") from error
-        if answer.status < 200:  # RFC 9110 section 15.2.2: 101, which nobody asked for
+        return Answer(response.status, response.headers, content)
+
+    async def _send_once(
+        self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        """The head of the answer to `request`, which aiohttp itself would send again when it is a PUT or DELETE."""
+        try:
+            return await handler(request)
+        # RuntimeError: there is no thread to look up the name.
+        except (
+            aiohttp.ClientConnectorError,
+            aiohttp.ConnectionTimeoutError,
+            RuntimeError,
+        ) as error:
+            raise NotSent(self.unreachable) from error
+        except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+            raise _Unanswered("closed the connection before its answer") from error
+
+    async def _read(self, response: _Response, reservation: Reservation) -> bytearray:
+        """The content of an answer: nothing of a failure that is too large."""
+        success = 200 <= response.status < 300
+        limit = self.max_answer if success else MAX_FAILURE
+        content = bytearray()
+        too_large = (response.content_length or 0) > limit
+        while not too_large and (piece := await response.content.readany()):
+            content += piece
+            too_large = len(content) > limit
+            if len(content) > LARGE:
+                try:
+                    reservation.resize(len(content))
+                except OutOfMemory as error:
+                    raise NoAnswer("answered more than there is memory for at present") from error
+        if too_large and success:
+            raise AnswerTooLarge(f"has more than {limit} bytes (GATEWAY_MAX_ANSWER)")
+        if too_large:
+            return bytearray()
+        if response.was_reset():
+            raise NoAnswer("closed the connection before the end of its answer")
+        return content
+
+
+class _Response(aiohttp.ClientResponse):
+    """Knows its connection, which aiohttp gives back as soon as all of the answer is here."""
+
+    protocol: Any
+
+    async def start(self, connection: aiohttp.connector.Connection) -> aiohttp.ClientResponse:
+        """Reads the head of the answer."""
+        self.protocol = connection.protocol
+        await super().start(connection)
+        if self.status < 200:  # RFC 9110 section 15.2.2: 101, which nobody asked for
             raise NoAnswer("answered in another protocol")
-        return Answer(answer.status, answer.headers, content)
+        asked = self.request_info.headers.get(REQUEST_ID)
+        answered = self.headers.get(REQUEST_ID)
+        if asked and answered != asked:
+            self.protocol.force_close()
+            if answered or self.status < 400:
+                self.protocol.close()
+                raise NoAnswer("gave the answer to another request")
+        return self
 
-
-async def _send_once(
-    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
-) -> aiohttp.ClientResponse:
-    """The head of the answer to `request`, which aiohttp itself would send again when it is a PUT or DELETE."""
-    try:
-        return await handler(request)
-    # RuntimeError: there is no thread to look up the name.
-    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, RuntimeError) as error:
-        raise NotSent(str(error)) from error
-    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
-        raise _Unanswered("closed the connection before its answer") from error
+    def was_reset(self) -> bool:
+        """True when the answer should have ended with its connection, which was not closed but broke."""
+        if self.status in (204, 304) or "Transfer-Encoding" in self.headers:
+            return False
+        return self.content_length is None and isinstance(
+            self.protocol.exception(), aiohttp.ClientOSError
+        )
 
 
 class _Connector(aiohttp.TCPConnector):
-    """Hands out no kept connection over which something came since its last answer: it would be taken for the next one's."""
+    """Keeps MAX_KEPT connections at most. Hands out none over which something came since its last answer, or before its first
+    request: it would be taken for the next one's.
+    """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.known: WeakSet[Any] = WeakSet()
+        self.used: WeakSet[Any] = WeakSet()
 
     async def connect(self, *arguments: Any, **options: Any) -> aiohttp.connector.Connection:
         while True:
             connection = await super().connect(*arguments, **options)
             protocol: Any = connection.protocol
-            if protocol not in self.known:
-                self.known.add(protocol)
-                return connection
-            # What waits to be read, the end of the connection for one, asyncio may not have come to yet.
-            unread = select.poll()
-            unread.register(protocol.transport.get_extra_info("socket").fileno(), select.POLLIN)
-            if not (protocol.should_close or unread.poll(0)):
+            used = protocol in self.used
+            self.used.add(protocol)
+            # A new one over TLS has had session tickets, which are no answer (RFC 8446 section 4.6.1).
+            encrypted = protocol.transport.get_extra_info("ssl_object") is not None
+            if not (protocol.should_close or ((used or not encrypted) and _has_unread(protocol))):
                 return connection
             connection.close()
+            if not used:
+                raise NotSent("what answers there speaks before it is asked")
+
+    def _release(self, key: Any, protocol: Any, *, should_close: bool = False) -> None:
+        # aiohttp bounds the connections that are in use only.
+        full = len(self._conns.get(key, ())) >= MAX_KEPT
+        super()._release(key, protocol, should_close=should_close or full)
+
+
+def _has_unread(protocol: Any) -> bool:
+    """True when something waits to be read, the end of the connection for one, which asyncio may not have come to yet."""
+    unread = select.poll()
+    unread.register(protocol.transport.get_extra_info("socket").fileno(), select.POLLIN)
+    return bool(unread.poll(0))

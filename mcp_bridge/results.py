@@ -6,14 +6,21 @@ Pure. Results are dicts in the wire form of MCP's CallToolResult.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
-from itertools import accumulate, islice, takewhile
+from contextlib import suppress
+from itertools import accumulate, count, islice, takewhile
 from typing import Any
 
+import msgspec
+from msgspec import Raw
 from pydantic_core import to_json
 
-from mcp_bridge.arguments import RestCall, dotted
+from mcp_bridge.arguments import LARGE, RestRequest, dotted
+from mcp_bridge.rest_client import Answer, AnswerTooLarge
 from mcp_bridge.tools import KEY, NOTE, CallableTool
+from openapi.json_text import holds_more
+from openapi.partial_json import TooMany, count_objects
 
 LEVELS = 10
 """Levels at which a result is cut, each of which takes another look at all that is below it."""
@@ -21,7 +28,14 @@ LEVELS = 10
 MEMBERS = 100
 """Members of an object up to which none is left out."""
 
+MOST = 300_000
+"""Values that are built of one answer, some 40 MB, and items of a list that are counted."""
+
+SENTENCE = 16_384
+"""Characters of each of an answer's own sentences in a failure."""
+
 _SAID_LIMIT = 500
+_FIRST = re.compile(rb"\s*(.)")
 _COMPACT = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
 _REPEAT = (
     "This is the result of an earlier call with the same idempotency key, as it was then; nothing"
@@ -42,23 +56,26 @@ _ADVICE = {
 
 
 def success(
-    tool: CallableTool, call: RestCall, headers: Mapping[str, str], content: bytes, limit: int
+    tool: CallableTool, request: RestRequest, answer: Answer, limit: int, secret: str = ""
 ) -> dict[str, Any]:
-    """The result for a 2xx answer, its JSON of about `limit` characters at most.
+    """The result for a 2xx answer, its JSON of about `limit` characters at most, without `secret`.
 
     A first member `_note` says that this is a repeat, or what was left out and how to get it.
-    ValueError when `content` is not JSON, or nested too deeply to be passed on.
+    ValueError when the content is not JSON, or nested too deeply to be passed on; AnswerTooLarge when it has too much in it.
     """
-    data = json.loads(content, parse_constant=_refuse) if content.strip() else None
+    content, headers = answer.content, answer.headers
+    data = _built(content, limit) if content.strip() else None
     result = data if isinstance(data, dict) else {"result": data}
     notes = [_REPEAT] if headers.get("Idempotency-Replayed", "").lower() == "true" else []
     if "Gateway-Warning" in headers:
-        notes.append(f"The gateway warns: {headers['Gateway-Warning']}.")
+        notes.append(f"The gateway warns: {_without(secret, headers['Gateway-Warning'])}.")
+    if secret and compact(secret)[1:-1] in compact(result):
+        result = _without(secret, result)
     if len(compact(result)) > limit:
         cuts: list[str] = []
         result = shorten(result, limit, "", cuts)
         notes += [f"Shortened: {'; '.join(cuts)}.", tool.declared.shortened]
-        notes += [f"The REST service gives the whole answer: {call.method} {call.target}"]
+        notes.append(_whole(request))
     if notes:
         result = {NOTE: " ".join(filter(None, notes)), **result}
     result = _sendable(result)
@@ -68,6 +85,10 @@ def success(
         "isError": False,
         "resultType": "complete",
     }
+
+
+def _whole(request: RestRequest) -> str:
+    return f"The REST service gives the whole answer: {request.method} {request.target}"
 
 
 def tool_error(sentence: str) -> dict[str, Any]:
@@ -88,17 +109,17 @@ def invalid_arguments(tool: CallableTool, violations: list[str]) -> dict[str, An
     )
 
 
-def http_error(
-    tool: CallableTool, status: int, headers: Mapping[str, str], content: bytes, checks: str
-) -> dict[str, Any]:
-    """The result for any other answer: what happened, whose fault, whether and when to call again.
+def http_error(tool: CallableTool, answer: Answer, checks: str, secret: str = "") -> dict[str, Any]:
+    """The result for any other answer: what happened, whose fault, whether and when to call again; without `secret`.
 
     `checks` names the tools that show whether a call took effect.
     """
-    problem = _problem(content) or {
+    status = answer.status
+    problem = _problem(answer.content) or {
         "title": "the REST service's answer is no problem document",
         "retryable": status == 429 or (status >= 500 and tool.operation.safe),
     }
+    problem = _without(secret, problem)
     upstream = problem.get("upstream_status")
     worst = min(status, upstream) if isinstance(upstream, int) else status
     asked = f"; the upstream answered {upstream}" if upstream else ""
@@ -108,10 +129,17 @@ def http_error(
         _said(problem),
         f"(HTTP {status} from the gateway{asked}.)",
         _ADVICE.get(status) or (_CALLERS_FAULT if 400 <= status < 500 else _NOT_CALLERS_FAULT),
-        _repeat(tool, problem, worst < 500, headers, checks),
+        _repeat(tool, problem, worst < 500, answer.headers, checks),
         f"Request id: {problem['request_id']}." if "request_id" in problem else "",
     ]
-    return tool_error(" ".join(filter(None, parts)))
+    return tool_error(_without(secret, " ".join(part[:SENTENCE] for part in parts if part)))
+
+
+def too_large(tool: CallableTool, request: RestRequest, what: str, checks: str) -> dict[str, Any]:
+    """The result for a success that `what` ("has more than ...")."""
+    less = tool.declared.shortened or "Ask for less in one call."
+    then = f"{less} {_whole(request)}." if tool.operation.safe else _unclear(tool, checks)
+    return tool_error(f"{tool.declared.name} failed: the REST service's answer {what}. {then}")
 
 
 def no_response(tool: CallableTool, what: str, checks: str) -> dict[str, Any]:
@@ -184,9 +212,71 @@ def _shorten_list(
     if not kept and value and isinstance(value[0], dict):
         at = f"{place}.0".lstrip(".")
         kept = [shorten(value[0], budget - 2, at, cuts, depth=depth + 1)]
-    if len(kept) < len(value):
-        cuts.append(f"{place} has the first {len(kept)} of {len(value)} items")
+    total = value.total if isinstance(value, _FirstItems) else len(value)
+    if len(kept) < total:
+        cuts.append(f"{place} has the first {len(kept)} of {total} items")
     return kept
+
+
+class _FirstItems(list[Any]):
+    """The first items of a list of `total`."""
+
+    total = 0
+
+
+def _built(text: bytes | bytearray | Raw, limit: int, shapes: bytes = b"{[") -> Any:
+    """The JSON `text`. Of a large list of objects, alone or a member, no more items are built than make `limit` characters.
+
+    As objects a list can take a hundred times its size. `shapes`: what `text` may begin with, to be taken apart.
+    """
+    first = _FIRST.match(text)
+    if len(text) >= LARGE and first and first[1] in shapes:
+        with suppress(msgspec.MsgspecError, TooMany):
+            if first[1] == b"{":
+                members = _members(text)
+                return {name: _built(member, limit, b"[") for name, member in members.items()}
+            items = _FirstItems()
+            items.total = count_objects(text, MOST)
+            size = 0
+            for item in msgspec.json.decode(text, type=list[Raw]):
+                items.append(_built(item, limit, b""))
+                size += len(compact(items[-1]))
+                if size > limit:
+                    break
+            return items
+    if holds_more(text, MOST):
+        raise AnswerTooLarge(f"has more than {MOST} values in it")
+    return json.loads(bytes(text) if isinstance(text, Raw) else text, parse_constant=_refuse)
+
+
+class _Name(str):
+    """A member's name, made by a hook, which msgspec calls for each."""
+
+
+def _members(text: bytes | bytearray | Raw) -> dict[str, Raw]:
+    """The members of a JSON object; TooMany when they are."""
+    found = count()
+
+    def named(kind: type[_Name], name: str) -> _Name:
+        if next(found) > MEMBERS:
+            raise TooMany
+        return kind(name)
+
+    return {
+        str(name): member
+        for name, member in msgspec.json.decode(text, type=dict[_Name, Raw], dec_hook=named).items()
+    }
+
+
+def _without(secret: str, value: Any) -> Any:
+    """`value` with *** for each `secret` in it: the bridge's own token, should it be echoed."""
+    if isinstance(value, str):
+        return value.replace(secret, "***") if secret else value
+    if isinstance(value, dict):
+        return {_without(secret, name): _without(secret, each) for name, each in value.items()}
+    if isinstance(value, list):
+        value[:] = [_without(secret, each) for each in value]
+    return value
 
 
 def _sendable(result: dict[str, Any]) -> dict[str, Any]:
@@ -208,7 +298,7 @@ def _refuse(constant: str) -> Any:
     raise ValueError(f"{constant} is not JSON")
 
 
-def _problem(content: bytes) -> dict[str, Any] | None:
+def _problem(content: bytes | bytearray) -> dict[str, Any] | None:
     try:
         problem = json.loads(content)
     except (ValueError, RecursionError):
@@ -218,7 +308,10 @@ def _problem(content: bytes) -> dict[str, Any] | None:
 
 def _faults(problem: Mapping[str, Any]) -> str:
     """The faults with their places as arguments: /body/x/0 is x.0."""
-    faults = [error for error in problem.get("errors") or [] if isinstance(error, dict)]
+    errors = problem.get("errors")
+    faults = (
+        [error for error in errors if isinstance(error, dict)] if isinstance(errors, list) else []
+    )
     return " ".join(
         f"{dotted(str(fault.get('pointer'))).partition('.')[2]} {_ended(fault.get('detail'))}".strip()
         for fault in faults

@@ -21,18 +21,29 @@ from msgspec import Raw
 
 from access.token_file import LOCAL, Grant
 from mcp_bridge import edge
-from mcp_bridge.arguments import LARGE, BadArguments, RestCall, rest_call
+from mcp_bridge.arguments import LARGE, BadArguments, RestRequest, rest_request
 from mcp_bridge.config import Settings
-from mcp_bridge.rest_client import NoAnswer, NotSent, RestClient
-from mcp_bridge.results import http_error, invalid_arguments, no_response, success, tool_error
+from mcp_bridge.rest_client import AnswerTooLarge, NoAnswer, NotSent, RestClient
+from mcp_bridge.results import (
+    http_error,
+    invalid_arguments,
+    no_response,
+    success,
+    too_large,
+    tool_error,
+)
 from mcp_bridge.tools import CallableTool, build_tools
 from openapi.contract import Contract
 from openapi.validation import near_name
+from serving.memory import Reservation
 from telemetry import trace_context
 from telemetry.logs import audit_log
 from telemetry.trace_context import Trace
 
 log = logging.getLogger("mcp_bridge")
+
+SECRET = 6
+"""Characters from which on a token of the bridge's own is taken out of results."""
 
 Context = ServerRequestContext[RestClient, Any]
 
@@ -51,7 +62,9 @@ def build_server(
     async def connected(_: Any) -> AsyncIterator[RestClient]:
         # So that its thread is there before a call needs it, when the system may have none to give.
         reading.submit(int)
-        async with RestClient(settings.rest_url, settings.rest_token, settings.timeout) as rest:
+        async with RestClient(
+            settings.rest_url, settings.rest_token, settings.timeout, settings.max_answer
+        ) as rest:
             yield rest
 
     server: Server[RestClient] = Server(
@@ -102,6 +115,8 @@ class Bridge:
         self.settings = settings
         self.scopes = scopes
         self.reading = reading
+        # A shorter one may be a word of its own.
+        self.secret = settings.rest_token if len(settings.rest_token) >= SECRET else ""
         read_only = [name for name, tool in tools.items() if tool.declared.read_only]
         self.checks = " or ".join(read_only) or "the operator"
 
@@ -141,40 +156,46 @@ class Bridge:
             request = await self._request(context, tool, params, call)
         except BadArguments as error:
             return invalid_arguments(tool, error.violations)
-        headers = {**request.headers, **call.headers}
+        rest = context.lifespan_context
+        reservation = Reservation(rest.budget)
+        reading: asyncio.Future[dict[str, Any]] | None = None
         try:
-            answer = await context.lifespan_context.send(
-                request.method, request.target, headers, request.body
+            headers = {**request.headers, **call.headers}
+            answer = await rest.send(
+                request.method, request.target, headers, request.body, reservation
             )
-        except NotSent:
+            if not 200 <= answer.status < 300:
+                return http_error(tool, answer, self.checks, self.secret)
+            limit = self.settings.result_limit
+            if len(answer.content) < LARGE:
+                return success(tool, request, answer, limit, self.secret)
+            read = partial(success, tool, request, answer, limit, self.secret)
+            reading = asyncio.get_running_loop().run_in_executor(self.reading, read)
+            # Goes on when the client leaves: until it has ended, the answer is in memory.
+            return await asyncio.shield(reading)
+        except NotSent as error:
             return tool_error(
-                f"{tool.declared.name} failed: nothing answers at {self.settings.rest_url}, where"
-                " the gateway's REST service should be. Nothing was sent, and the arguments are not"
+                f"{tool.declared.name} failed: {error}. Nothing was sent, and the arguments are not"
                 " at fault. The same call can work soon; if not, the service has to be started."
             )
+        except AnswerTooLarge as error:
+            return too_large(tool, request, str(error), self.checks)
         except NoAnswer as error:
             return no_response(tool, str(error), self.checks)
-        if not 200 <= answer.status < 300:
-            return http_error(tool, answer.status, answer.headers, answer.content, self.checks)
-        reading = partial(
-            success, tool, request, answer.headers, answer.content, self.settings.result_limit
-        )
-        try:
-            if len(answer.content) < LARGE:
-                return reading()
-            return await asyncio.get_running_loop().run_in_executor(self.reading, reading)
         except (ValueError, RecursionError):
             return no_response(tool, "answered with what cannot be passed on", self.checks)
+        finally:
+            reservation.release(reading)
 
     async def _request(
         self, context: Context, tool: CallableTool, params: CallToolRequestParams, call: _Call
-    ) -> RestCall:
+    ) -> RestRequest:
         """The request that the call means. A large one is read beside the event loop, one at a time."""
         ctx = edge.current() if context.request is not None else edge.RequestContext()
         given, ctx.arguments = ctx.arguments or params.arguments or {}, None
         if not (isinstance(given, Raw) and len(given) >= LARGE):
-            return rest_call(tool, given, call.identity)
-        reading = partial(rest_call, tool, given, call.identity)
+            return rest_request(tool, given, call.identity)
+        reading = partial(rest_request, tool, given, call.identity)
         del given  # it is as large as the request that is made of it
         return await asyncio.get_running_loop().run_in_executor(self.reading, reading)
 

@@ -61,12 +61,12 @@ def legible(content: bytes | bytearray | Raw) -> bytearray:
     return copy
 
 
-def holds_more(text: Raw, limit: int) -> bool:
+def holds_more(text: bytes | bytearray | Raw, limit: int) -> bool:
     """True when a JSON array or object has more than `limit` values in it; nothing is built."""
     return len(text) > limit and values_in(text, limit) > limit  # a value has a byte at least
 
 
-def values_in(text: Raw, limit: int) -> int:
+def values_in(text: bytes | bytearray | Raw, limit: int) -> int:
     """How many values a JSON array or object has in it, counted until they are more than `limit`."""
     found, in_text, left = 0, 0, b""
     view = memoryview(text)

@@ -66,8 +66,8 @@ class _Name(str):
     __slots__ = ()
 
 
-class _TooMany(Exception):
-    pass
+class TooMany(Exception):
+    """An array has more items than were asked for."""
 
 
 _items = threading.local()  # how many items the thread has `seen`, and the `most` that it may
@@ -79,7 +79,7 @@ class _Item(msgspec.Struct, frozen=True, gc=False):
     def __post_init__(self) -> None:
         _items.seen += 1
         if _items.seen > _items.most:
-            raise _TooMany
+            raise TooMany
 
 
 _OBJECTS = list[dict[_Name, Raw]]
@@ -189,16 +189,25 @@ class _Reading:
         return msgspec.json.decode(text)
 
 
+def count_objects(text: bytes | bytearray | Raw, most: int) -> int:
+    """How many items an array has that are all objects; builds none of them.
+
+    TooMany as soon as there are more than `most`; msgspec.ValidationError at the first item that is something else.
+    """
+    _items.seen, _items.most = 0, most
+    msgspec.json.decode(text, type=list[_Item])
+    return int(_items.seen)
+
+
 def _all_objects(text: Raw, schema: Schema, at: str) -> bool:
     """True when all items of an array are objects; builds none of them.
 
     TooLarge when there are more than the schema allows, or in a long array at the first item that is something else.
     """
     limit = schema.get("maxItems", VALUES)
-    _items.seen, _items.most = 0, max(limit, FEW)
     try:
-        msgspec.json.decode(text, type=list[_Item])
-    except _TooMany:
+        count_objects(text, max(limit, FEW))
+    except TooMany:
         raise TooLarge(broken_rule(at, "maxItems", limit)) from None
     except msgspec.ValidationError:
         if not holds_more(text, VALUES):

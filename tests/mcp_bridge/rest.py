@@ -28,7 +28,7 @@ class Arrived:
 
 @dataclass
 class Rest:
-    """ASGI. `status`, `content` and `headers` are the next answers; `hold` keeps answers back until it is set."""
+    """ASGI. Repeats X-Request-ID. `status`, `content` and `headers` are the next answers; `hold` keeps answers back until it is set."""
 
     status: int = 200
     content: bytes = b"{}"
@@ -74,7 +74,8 @@ class Rest:
         self.on_arrival()
         if self.hold and await self._hung_up(receive):
             return self.on_hang_up()
-        headers = [(name.encode(), value.encode()) for name, value in self.headers.items()]
+        told = {"x-request-id": self.last.headers.get("x-request-id", ""), **self.headers}
+        headers = [(name.encode(), value.encode()) for name, value in told.items()]
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
         await send({"type": "http.response.body", "body": self.content})
 

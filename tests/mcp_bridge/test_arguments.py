@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 from msgspec import Raw
 
-from mcp_bridge.arguments import LARGE, BadArguments, RestCall, rest_call
+from mcp_bridge.arguments import LARGE, BadArguments, RestRequest, rest_request
 from mcp_bridge.tools import CallableTool
 
 Tools = dict[str, CallableTool]
@@ -18,13 +18,13 @@ JOB = "7c3e1f0a-52d4-4b7e-9a61-0f2c8d5b9e14"
 CREATE: dict[str, Any] = {"endpoint": "/v1/embeddings", "requests": [{"body": {"input": "x"}}]}
 
 
-def query(call: RestCall) -> list[tuple[str, str]]:
+def query(call: RestRequest) -> list[tuple[str, str]]:
     return parse_qsl(urlsplit(call.target).query, keep_blank_values=True)
 
 
 def faults(tool: CallableTool, arguments: dict[str, Any]) -> list[str]:
     with pytest.raises(BadArguments) as caught:
-        rest_call(tool, arguments, "test")
+        rest_request(tool, arguments, "test")
     return caught.value.violations
 
 
@@ -37,12 +37,12 @@ def nested(levels: int) -> Any:
 
 
 def test_a_path_argument_is_put_into_the_path(tools: Tools) -> None:
-    call = rest_call(tools["get-batch-job"], {"job_id": JOB}, "test")
+    call = rest_request(tools["get-batch-job"], {"job_id": JOB}, "test")
     assert (call.method, call.target, call.body) == ("GET", f"/v1/batch/jobs/{JOB}", None)
 
 
 def test_a_path_argument_cannot_leave_its_place(odd_tools: Tools) -> None:
-    call = rest_call(odd_tools["replace-thing"], {"name": "a/../b?c#%", "body": {}}, "test")
+    call = rest_request(odd_tools["replace-thing"], {"name": "a/../b?c#%", "body": {}}, "test")
     assert call.target == "/v1/things/a%2F..%2Fb%3Fc%23%25"
 
 
@@ -53,18 +53,20 @@ def test_a_path_argument_of_dots_is_refused(odd_tools: Tools, name: str) -> None
 
 def test_query_arguments_are_written_as_the_contract_says(odd_tools: Tools) -> None:
     given = {"ids": [1, 2], "tags": ["a", "b c"], "limit": 3, "level": "debug"}
-    call = rest_call(odd_tools["list-things"], given, "test")
+    call = rest_request(odd_tools["list-things"], given, "test")
     assert query(call) == [("ids", "1,2"), ("tags", "a"), ("tags", "b c"), ("limit", "3")]
     assert call.headers["X-Level"] == "debug"
 
 
 def test_true_and_numbers_are_written_as_json_writes_them(tools: Tools) -> None:
-    call = rest_call(tools["list-batch-jobs"], {"created_by_me": True, "page": 2}, "test")
+    call = rest_request(tools["list-batch-jobs"], {"created_by_me": True, "page": 2}, "test")
     assert {("created_by_me", "true"), ("page", "2")} <= set(query(call))
 
 
 def test_members_of_a_free_query_object_are_parameters_of_their_own(tools: Tools) -> None:
-    call = rest_call(tools["list-batch-jobs"], {"metadata": {"project": "x&y", "n": "1"}}, "test")
+    call = rest_request(
+        tools["list-batch-jobs"], {"metadata": {"project": "x&y", "n": "1"}}, "test"
+    )
     assert {("project", "x&y"), ("n", "1")} <= set(query(call))
 
 
@@ -79,16 +81,16 @@ def test_a_header_argument_cannot_carry_another_header(odd_tools: Tools) -> None
 
 
 def test_defaults_of_the_tool_are_sent_unless_given(odd_tools: Tools) -> None:
-    assert query(rest_call(odd_tools["list-things"], {}, "test")) == [("limit", "5")]
-    assert query(rest_call(odd_tools["list-things"], {"limit": 9}, "test")) == [("limit", "9")]
+    assert query(rest_request(odd_tools["list-things"], {}, "test")) == [("limit", "5")]
+    assert query(rest_request(odd_tools["list-things"], {"limit": 9}, "test")) == [("limit", "9")]
 
 
 def test_a_list_is_small_unless_more_is_asked_for(tools: Tools) -> None:
-    assert ("page_size", "20") in query(rest_call(tools["list-batch-jobs"], {}, "test"))
+    assert ("page_size", "20") in query(rest_request(tools["list-batch-jobs"], {}, "test"))
 
 
 def test_flat_members_become_the_json_body(tools: Tools) -> None:
-    call = rest_call(tools["create-batch-job"], CREATE, "test")
+    call = rest_request(tools["create-batch-job"], CREATE, "test")
     assert json.loads(call.body or b"") == {"timeout_hours": 24, **CREATE}  # as the tool advertises
     assert call.headers["Content-Type"] == "application/json"
 
@@ -108,33 +110,35 @@ def test_flat_members_become_the_json_body(tools: Tools) -> None:
     ],
 )
 def test_other_ways_to_say_the_same_send_the_same(tools: Tools, given: dict[str, Any]) -> None:
-    call = rest_call(tools["create-batch-job"], given, "test")
-    assert call == rest_call(tools["create-batch-job"], CREATE, "test")
+    call = rest_request(tools["create-batch-job"], given, "test")
+    assert call == rest_request(tools["create-batch-job"], CREATE, "test")
 
 
 def test_a_number_or_flag_as_text_is_read(tools: Tools) -> None:
     given = {"page": "1", "created_by_me": "true", "status": "RUNNING"}
     read = {"page": 1, "created_by_me": True, "status": ["RUNNING"]}
     tool = tools["list-batch-jobs"]
-    assert rest_call(tool, given, "test") == rest_call(tool, read, "test")
+    assert rest_request(tool, given, "test") == rest_request(tool, read, "test")
 
 
 def test_text_that_looks_like_json_stays_text_where_text_is_meant(tools: Tools) -> None:
-    call = rest_call(tools["create-batch-job"], {**CREATE, "model": "1", "timeout_hours": "5"}, "x")
+    call = rest_request(
+        tools["create-batch-job"], {**CREATE, "model": "1", "timeout_hours": "5"}, "x"
+    )
     assert json.loads(call.body or b"")["model"] == "1"
     assert json.loads(call.body or b"")["timeout_hours"] == 5
 
 
 def test_null_for_what_may_be_left_out_is_left_out(tools: Tools) -> None:
-    call = rest_call(tools["get-batch-job"], {"job_id": JOB, "inline": None}, "test")
+    call = rest_request(tools["get-batch-job"], {"job_id": JOB, "inline": None}, "test")
     assert query(call) == []
 
 
 def test_null_is_left_out_also_where_the_service_takes_it(odd_tools: Tools) -> None:
     """No schema of a tool offers null, and a repeat that says one more must not act a second time."""
     given = {"name": "a", "size": 1}
-    call = rest_call(odd_tools["make-thing"], {**given, "note": None}, "test")
-    assert call == rest_call(odd_tools["make-thing"], given, "test")
+    call = rest_request(odd_tools["make-thing"], {**given, "note": None}, "test")
+    assert call == rest_request(odd_tools["make-thing"], given, "test")
 
 
 def test_null_for_what_is_required_is_a_fault(tools: Tools) -> None:
@@ -215,7 +219,7 @@ def test_a_number_that_json_has_none_for_is_a_fault(tools: Tools, number: float)
 
 def test_a_rule_for_the_whole_body_is_checked_though_not_advertised(odd_tools: Tools) -> None:
     assert len(faults(odd_tools["make-thing"], {"name": "a"})) == 1
-    assert rest_call(odd_tools["make-thing"], {"name": "a", "parts": []}, "test")
+    assert rest_request(odd_tools["make-thing"], {"name": "a", "parts": []}, "test")
 
 
 def test_a_value_is_never_echoed(tools: Tools) -> None:
@@ -225,13 +229,13 @@ def test_a_value_is_never_echoed(tools: Tools) -> None:
 
 class TestIdempotencyKey:
     def key(self, tool: CallableTool, given: dict[str, Any], caller: str = "test") -> str:
-        return rest_call(tool, given, caller).headers["Idempotency-Key"]
+        return rest_request(tool, given, caller).headers["Idempotency-Key"]
 
     def test_is_sent_for_tools_that_act_again_when_repeated(self, tools: Tools) -> None:
         keyed = {name for name, tool in tools.items() if tool.keyed}
         assert keyed == {"create-batch-job"}
         for name, given in (("get-batch-job", {"job_id": JOB}), ("list-batch-jobs", {})):
-            assert "Idempotency-Key" not in rest_call(tools[name], given, "test").headers
+            assert "Idempotency-Key" not in rest_request(tools[name], given, "test").headers
 
     def test_follows_from_the_caller_s_own_when_given_and_from_nothing_else(
         self, tools: Tools
@@ -250,7 +254,9 @@ class TestIdempotencyKey:
         assert self.key(tool, given) != self.key(tool, given, caller="another")
 
     def test_is_no_part_of_the_body(self, tools: Tools) -> None:
-        call = rest_call(tools["create-batch-job"], {**CREATE, "idempotency_key": "mine-1"}, "test")
+        call = rest_request(
+            tools["create-batch-job"], {**CREATE, "idempotency_key": "mine-1"}, "test"
+        )
         assert "idempotency_key" not in json.loads(call.body or b"")
 
     def test_is_the_same_when_a_default_is_spelt_out(self, tools: Tools) -> None:
@@ -270,7 +276,7 @@ class TestIdempotencyKey:
         other = {"model": {"a": [{"c": 2, "d": 1}], "b": 1}, "input": "x"}
         turned = {**CREATE, "requests": [{"body": other, "custom_id": "1"}]}
         one, two = (
-            rest_call(tool, {**each, **own}, "test")
+            rest_request(tool, {**each, **own}, "test")
             for each in (given, dict(reversed(turned.items())))
         )
         assert one == two
@@ -319,12 +325,12 @@ def test_arguments_as_text_make_the_request_that_they_make_as_objects(
 ) -> None:
     """Byte for byte, with the same key: the service tells a repeat from another request by the bytes."""
     tool = tools["create-batch-job"]
-    assert rest_call(tool, given, "me") == rest_call(tool, as_text(given, size), "me")
+    assert rest_request(tool, given, "me") == rest_request(tool, as_text(given, size), "me")
 
 
 def test_a_body_has_one_spelling(tools: Tools) -> None:
     given = {**CREATE, "requests": [{"body": {"z": 1.50, "a": [1e2, True, "é"]}}]}
-    call = rest_call(tools["create-batch-job"], given, "test")
+    call = rest_request(tools["create-batch-job"], given, "test")
     assert call.body == (
         '{"endpoint":"/v1/embeddings","requests":[{"body":{"a":[100.0,true,"é"],"z":1.5}}],'
         '"timeout_hours":24}'.encode()
@@ -336,7 +342,7 @@ def test_arguments_as_text_go_where_those_of_other_tools_go(tools: Tools, odd_to
         (tools["list-batch-jobs"], {"metadata": {"project": "x"}, "page": 2, "status": ["FAILED"]}),
         (odd_tools["replace-thing"], {"name": "a", "body": {"x": [1, {"y": None}]}}),
     ]:
-        one, other = (rest_call(tool, each, "test") for each in (given, as_text(given, LARGE)))
+        one, other = (rest_request(tool, each, "test") for each in (given, as_text(given, LARGE)))
         assert (one.target, one.headers) == (other.target, other.headers)
         assert one.body == other.body or json.loads(one.body or b"") == json.loads(
             other.body or b""
@@ -358,7 +364,7 @@ def test_arguments_as_text_that_cannot_be_sent_are_refused(
 ) -> None:
     text = given % b",".join([b"{}"] * 300_001) if b"%b" in given else given
     with pytest.raises(BadArguments) as caught:
-        rest_call(tools["create-batch-job"], Raw(text), "test")
+        rest_request(tools["create-batch-job"], Raw(text), "test")
     assert any(each.startswith(fault) for each in caught.value.violations)
 
 
@@ -367,5 +373,28 @@ def test_json_in_texts_is_read_only_up_to_a_number_of_values_in_a_call(tools: To
     text = json.dumps([{"body": {}}] * 60_000)
     given = {"endpoint": "/v1/ocr", "requests": [text] * 5}
     with pytest.raises(BadArguments) as refused:
-        rest_call(tools["create-batch-job"], given, "me")
+        rest_request(tools["create-batch-job"], given, "me")
     assert "requests.4 must be an object" in refused.value.violations
+
+
+@pytest.mark.parametrize("size", [0, LARGE])
+def test_a_whole_number_is_the_same_however_it_is_spelt(tools: Tools, size: int) -> None:
+    """RFC 8259 section 6 knows one kind of number; a repeat that spells it 24.0 must not buy a second job."""
+    tool = tools["create-batch-job"]
+    plain, odd = (
+        rest_request(tool, as_text({**CREATE, "timeout_hours": hours}, size), "me")
+        for hours in (24, 24.0)
+    )
+    assert plain == odd and b"24.0" not in (odd.body or b"")
+    assert rest_request(tool, {**CREATE, "timeout_hours": 24.0}, "me") == plain
+
+
+def test_a_whole_number_is_written_into_the_query_as_one(tools: Tools, odd_tools: Tools) -> None:
+    request = rest_request(tools["list-batch-jobs"], {"page_size": 10.0, "page": "1.0"}, "test")
+    assert {("page_size", "10"), ("page", "1")} <= set(query(request))
+    assert ("ids", "1,2") in query(rest_request(odd_tools["list-things"], {"ids": [1.0, 2]}, "x"))
+
+
+def test_null_for_all_arguments_is_none_of_them(tools: Tools) -> None:
+    tool = tools["list-batch-jobs"]
+    assert rest_request(tool, Raw(b"null"), "test") == rest_request(tool, {}, "test")

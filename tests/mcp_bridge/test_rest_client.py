@@ -21,7 +21,8 @@ import pytest
 import trustme
 
 from mcp_bridge import rest_client
-from mcp_bridge.rest_client import Answer, NoAnswer, NotSent, RestClient
+from mcp_bridge.rest_client import Answer, AnswerTooLarge, NoAnswer, NotSent, RestClient
+from serving.memory import Reservation
 from tests.support.processes import ROOT
 
 pytestmark = pytest.mark.anyio
@@ -93,14 +94,19 @@ async def _request(reader: asyncio.StreamReader) -> bytes:
 
 @asynccontextmanager
 async def connected(
-    server: Server, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None, timeout: float = 10
+    server: Server,
+    host: str = "127.0.0.1",
+    tls: ssl.SSLContext | None = None,
+    timeout: float = 10,
+    max_answer: int = 1 << 20,
 ) -> AsyncIterator[RestClient]:
     """A client of `server`, which listens until the block ends."""
     listening = await asyncio.start_server(server.serve, host, 0, ssl=tls)
     port = listening.sockets[0].getsockname()[1]
     name = f"[{host}]" if ":" in host else "localhost" if tls else host
     try:
-        async with RestClient(f"http{'s' if tls else ''}://{name}:{port}/", "", timeout) as client:
+        url = f"http{'s' if tls else ''}://{name}:{port}/"
+        async with RestClient(url, "", timeout, max_answer) as client:
             yield client
     finally:
         listening.close()
@@ -213,10 +219,118 @@ async def test_what_came_unasked_while_the_loop_did_something_else_is_no_later_r
     assert server.connections == 2
 
 
+class TestAnAnswerIsGivenToNobodyElse:
+    """The REST service repeats the X-Request-ID of a request in its answer (docs/observability.md)."""
+
+    @pytest.mark.parametrize("told", [b"X-Request-ID: another\r\n", b""], ids=["another", "none"])
+    @pytest.mark.parametrize("method", ["GET", "POST"])
+    async def test_when_it_has_another_request_s_id(self, told: bytes, method: str) -> None:
+        server = Server(OK.replace(b"OK\r\n", b"OK\r\n" + told), _told(b"r-2"))
+        async with connected(server) as client:
+            with pytest.raises(NoAnswer, match="another request"):
+                await ask(client, method, {"X-Request-ID": "r-1"})
+            assert not idle(client)
+            assert (await ask(client, headers={"X-Request-ID": "r-2"})).content == b"ok"
+        assert server.connections == 2
+
+    async def test_when_answers_are_one_behind(self) -> None:
+        server = Server(_told(b"r-1") + _told(b"r-1"), _told(b"r-2"), _told(b"r-3"))
+        async with connected(server) as client:
+            for number in (1, 2, 3):
+                with suppress(NoAnswer):
+                    headers = {"X-Request-ID": f"r-{number}"}
+                    answer = await ask(client, headers=headers)
+                    assert answer.headers["x-request-id"] == f"r-{number}"
+
+    async def test_when_a_proxy_fails_without_one(self) -> None:
+        """The failure is told, and its connection not used again."""
+        server = Server(b"HTTP/1.1 502 No\r\nContent-Length: 0\r\n\r\n", _told(b"r-2"))
+        async with connected(server) as client:
+            assert (await ask(client, headers={"X-Request-ID": "r-1"})).status == 502
+            assert (await ask(client, headers={"X-Request-ID": "r-2"})).status == 200
+        assert server.connections == 2
+
+    async def test_when_it_stands_on_a_new_connection(self, monkeypatch: Any) -> None:
+        server = Server(OK)
+        serve = server.serve
+
+        async def speaks(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(OK.replace(b"ok", b"NO"))
+            await writer.drain()
+            await serve(reader, writer)
+
+        create = rest_client._Connector._create_connection
+
+        async def until_it_spoke(*arguments: Any) -> Any:
+            protocol = await create(*arguments)
+            select.select([protocol.transport.get_extra_info("socket")], [], [], 10)  # type: ignore[union-attr]
+            return protocol
+
+        monkeypatch.setattr(rest_client._Connector, "_create_connection", until_it_spoke)
+        server.serve = speaks  # type: ignore[method-assign]
+        async with connected(server) as client:
+            with pytest.raises(NotSent):
+                await ask(client, "POST")
+        assert not server.arrived
+
+
+def _told(request_id: bytes) -> bytes:
+    return OK.replace(b"OK\r\n", b"OK\r\nX-Request-ID: " + request_id + b"\r\n")
+
+
+class TestALargeAnswer:
+    LARGE = rest_client.LARGE + 1
+
+    @pytest.mark.parametrize("announced", [True, False])
+    async def test_is_not_read_beyond_the_limit(self, announced: bool) -> None:
+        length = b"Content-Length: 99999\r\n" if announced else b""
+        server = Server((b"HTTP/1.1 200 OK\r\n" + length + b"\r\n" + b"x" * 1001, HANG))
+        async with connected(server, max_answer=1000) as client:
+            with pytest.raises(AnswerTooLarge, match=r"1000 bytes \(GATEWAY_MAX_ANSWER\)"):
+                await ask(client)
+            assert not idle(client)
+            server.go.set()
+
+    async def test_that_is_no_success_is_not_read_beyond_a_smaller_one(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(rest_client, "MAX_FAILURE", 10)
+        failure = b"HTTP/1.1 400 No\r\nContent-Length: 11\r\n\r\n" + b"x" * 11
+        async with connected(Server(failure)) as client:
+            answer = await ask(client)
+        assert (answer.status, answer.content) == (400, b"")
+
+    async def test_takes_of_the_memory_for_all_until_it_is_released(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(rest_client, "MEMORY", self.LARGE)
+        large = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % self.LARGE
+        server = Server(*[large + b"x" * self.LARGE] * 3)
+        async with connected(server, max_answer=self.LARGE) as client:
+            reservation = Reservation(client.budget)
+            await client.send("GET", "/", {}, None, reservation)
+            with pytest.raises(NoAnswer, match="memory"):
+                await ask(client)
+            reservation.release()
+            assert len((await ask(client)).content) == self.LARGE
+            assert client.budget.reserved == 0
+
+
+async def test_no_more_connections_are_kept_than_the_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(rest_client, "MAX_KEPT", 2)
+    server = Server(*[OK] * 4, piece=1)
+    async with connected(server) as client:
+        await asyncio.gather(*(ask(client) for _ in range(4)))
+        assert (server.connections, len(idle(client))) == (4, 2)
+
+
 def idle(client: RestClient) -> list[Any]:
     """The transports of the connections that are kept."""
     connector: Any = client.sessions[0].connector
-    return [kept.transport for conns in connector._conns.values() for kept, _ in conns]
+    kept = [each for conns in connector._conns.values() for each, _ in conns]
+    return [each.transport for each in kept if each.is_connected()]
 
 
 async def test_an_answer_before_all_of_a_request_was_sent_is_read_and_ends_the_connection() -> None:
@@ -298,14 +412,15 @@ async def test_no_more_requests_are_under_way_than_the_limit(
     assert server.connections == 1
 
 
-async def test_a_request_that_waited_for_others_until_its_time_was_over_was_not_sent(
+async def test_a_request_waits_for_others_for_a_part_of_its_time_and_is_then_not_sent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(rest_client, "MAX_CONNECTIONS", 1)
+    monkeypatch.setattr(rest_client, "WAITING", 0.0001)
     server = Server()
-    async with connected(server, timeout=0.05) as client, client.slots:
-        with pytest.raises(NotSent):
-            await ask(client, "POST")
+    async with connected(server, timeout=600) as client, client.slots:
+        with pytest.raises(NotSent, match="too many"):
+            await asyncio.wait_for(ask(client, "POST"), 30)
     assert server.connections == 0
 
 
@@ -347,6 +462,13 @@ async def test_what_is_no_answer_fails_as_that_and_ends_the_connection(said: byt
 async def test_an_answer_that_breaks_off_is_none(said: bytes) -> None:
     async with connected(Server((said, b"close"))) as client:
         with pytest.raises(NoAnswer):
+            await ask(client, "POST")
+
+
+async def test_an_answer_without_a_length_that_ends_with_a_reset_is_none() -> None:
+    """A reset is no end (RFC 9112 section 8): what came may be the half of it."""
+    async with connected(Server((b"HTTP/1.1 200 OK\r\n\r\n{}", b"reset"))) as client:
+        with pytest.raises(NoAnswer, match="before the end"):
             await ask(client, "POST")
 
 

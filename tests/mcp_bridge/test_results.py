@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
 
-from mcp_bridge.arguments import RestCall
-from mcp_bridge.results import compact, http_error, shorten, success
+from mcp_bridge.arguments import RestRequest
+from mcp_bridge.rest_client import Answer, AnswerTooLarge
+from mcp_bridge.results import MOST, compact, http_error, shorten, success
 from mcp_bridge.tools import CallableTool
 from service.problems import PROBLEMS
 
 Tools = dict[str, CallableTool]
-CALL = RestCall("GET", "/v1/batch/jobs/1?inline=true", {}, None)
+CALL = RestRequest("GET", "/v1/batch/jobs/1?inline=true", {}, None)
 CHECKS = "list-batch-jobs or get-batch-job"
 LIMIT = 60_000
+SECRET = "bridge/token+1"
 
 
 def result(tool: CallableTool, answer: Any, limit: int = LIMIT, **headers: str) -> dict[str, Any]:
     names = {name.replace("_", "-"): value for name, value in headers.items()}
     content = answer if isinstance(answer, bytes) else json.dumps(answer, indent=2).encode()
-    made = success(tool, CALL, names, content, limit)
+    made = success(tool, CALL, Answer(200, names, content), limit, SECRET)
     Draft202012Validator(tool.output_schema).validate(made["structuredContent"])
     assert json.loads(made["content"][0]["text"]) == made["structuredContent"]
     assert made["isError"] is False
@@ -46,7 +49,8 @@ def problem(slug: str, **more: Any) -> dict[str, Any]:
 def said(tool: CallableTool, answer: Any, status: int = 0, **headers: str) -> str:
     names = {name.replace("_", "-"): value for name, value in headers.items()}
     content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
-    made = http_error(tool, status or answer["status"], names, content, CHECKS)
+    answered = Answer(status or answer["status"], names, content)
+    made = http_error(tool, answered, CHECKS, SECRET)
     assert made["isError"] is True and "structuredContent" not in made
     (block,) = made["content"]
     return str(block["text"])
@@ -69,7 +73,7 @@ class TestSuccess:
     @pytest.mark.parametrize("answer", [b"<html>", b'{"a": NaN}', b'{"a":', b"\xff"])
     def test_that_is_not_json_is_none(self, tools: Tools, answer: bytes) -> None:
         with pytest.raises(ValueError):
-            success(tools["get-batch-job"], CALL, {}, answer, LIMIT)
+            success(tools["get-batch-job"], CALL, Answer(200, {}, answer), LIMIT)
 
     def test_of_a_repeat_says_so_and_how_to_ask_for_another(self, tools: Tools) -> None:
         made = result(tools["create-batch-job"], {"id": "1"}, Idempotency_Replayed="true")
@@ -150,6 +154,61 @@ class TestShortening:
         made = shorten(self.job(50), limit, "", [])
         assert len(compact(made)) <= max(limit, 120)
 
+    def dense(self, *members: str) -> bytes:
+        """A job with three million values, of a million objects beside `members`."""
+        many = '{"a":1,"b":2},' * 1_000_000
+        return ('{"id":"1","outputs":[' + many + "{}]" + "".join(members) + "}").encode()
+
+    def test_builds_of_a_large_list_no_more_than_it_keeps(self, tools: Tools) -> None:
+        content = json.dumps(self.job(20_000)).encode()
+        tracemalloc.start()
+        made = result(tools["get-batch-job"], content)["structuredContent"]
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert f"outputs has the first {len(made['outputs'])} of 20000 items" in made["_note"]
+        assert peak < 2 * len(content)  # built, it is six times as large
+
+    def test_ends_where_more_would_be_built_than_a_worker_has_memory_for(
+        self, tools: Tools
+    ) -> None:
+        many = b"[" + b"1," * MOST + b"1]"
+        for content in (self.dense(), many, b'{"a":[%b]}' % many, b'{"a":{"b":%b}}' % many):
+            with pytest.raises(AnswerTooLarge):
+                success(tools["get-batch-job"], CALL, Answer(200, {}, content), LIMIT)
+
+
+class TestTheBridgesOwnToken:
+    """Should REST or the upstream echo it, whatever escapes it is written with."""
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            json.dumps({"id": SECRET, SECRET: [f"a{SECRET}b"]}).encode(),
+            json.dumps({"id": SECRET}).replace("/", r"\/").encode(),
+            b'{"id":"%b"}' % "".join(f"\\u{ord(c):04x}" for c in SECRET).encode(),
+            json.dumps({"id": "x" * (LIMIT - 40) + SECRET * 9}).encode(),
+            json.dumps({"outputs": [{"a": SECRET}] * 30_000}).encode(),
+        ],
+        ids=["as it is", "slash", "escapes", "where it is cut", "in a large list"],
+    )
+    def test_is_in_no_result(self, tools: Tools, content: bytes) -> None:
+        text = result(tools["get-batch-job"], content)["content"][0]["text"]
+        assert SECRET[:9] not in text and "***" in text
+
+    def test_is_in_no_note(self, tools: Tools) -> None:
+        made = result(tools["get-batch-job"], {"id": "1"}, Gateway_Warning=f"/body/{SECRET}")
+        assert SECRET not in str(made)
+
+    @pytest.mark.parametrize("member", ["title", "detail", "upstream", "request_id"])
+    def test_is_in_no_failure(self, tools: Tools, member: str) -> None:
+        answer = problem("upstream-rejected", **{member: f"Bearer {SECRET}"})
+        text = said(tools["get-batch-job"], answer, Retry_After=SECRET)
+        assert SECRET not in text and "***" in text
+
+    def test_is_not_even_halved(self, tools: Tools) -> None:
+        answer = problem("upstream-rejected", upstream={"m": "x" * 485 + SECRET})
+        assert SECRET[:4] not in said(tools["get-batch-job"], answer)
+
 
 class TestFailure:
     @pytest.mark.parametrize("slug", PROBLEMS)
@@ -209,6 +268,11 @@ class TestFailure:
         answer = problem("upstream-rejected", upstream={"message": "x" * 50_000})
         assert len(said(tools["get-batch-job"], answer)) < 1500
 
+    def test_has_no_more_of_any_member_than_a_model_can_take(self, tools: Tools) -> None:
+        for member in ("title", "detail", "request_id"):
+            answer = problem("upstream-rejected", **{member: "x" * 1_000_000})
+            assert len(said(tools["get-batch-job"], answer)) < 20_000
+
     @pytest.mark.parametrize(
         "content",
         [b"", b"<html>Bad Gateway</html>", b"[]", b'{"detail": 1}', b"\xff\xfe", b"[" * 100_000],
@@ -227,9 +291,12 @@ class TestFailure:
         assert "arguments are not at fault" in said(tool, b"", status=302)
         assert "can work in 7 seconds" in said(tool, b"", status=429, Retry_After="7")
 
-    def test_with_members_of_wrong_types_is_told_all_the_same(self, tools: Tools) -> None:
+    @pytest.mark.parametrize("errors", [[1, {"pointer": 2}, None], 5, "x", {"a": 1}])
+    def test_with_members_of_wrong_types_is_told_all_the_same(
+        self, tools: Tools, errors: Any
+    ) -> None:
         answer = {
-            "title": 5, "status": 422, "detail": ["x"], "errors": [1, {"pointer": 2}, None],
+            "title": 5, "status": 422, "detail": ["x"], "errors": errors,
             "upstream_status": "401", "retryable": "yes", "upstream": "text", "request_id": 7,
         }  # fmt: skip
         assert "HTTP 422" in said(tools["create-batch-job"], answer)

@@ -120,6 +120,35 @@ async def test_a_success_that_is_not_json_is_a_failure(bridge: Make, rest: Rest)
     assert result.is_error and "may have taken effect" in text(result)
 
 
+async def test_an_answer_to_another_request_is_nobody_s(bridge: Make, rest: Rest) -> None:
+    rest.answers({"id": "NOBODYS"}, x_request_id="another")
+    async with bridge() as client:
+        result = await client.call_tool("create-batch-job", CREATE)
+    assert result.is_error and "NOBODYS" not in text(result)
+    assert "may have taken effect" in text(result)
+
+
+@pytest.mark.parametrize(
+    ("tool", "given"), [("get-batch-job", {"job_id": JOB}), ("create-batch-job", CREATE)]
+)
+async def test_an_answer_that_is_too_large_is_told_as_that(
+    bridge: Make, rest: Rest, tool: str, given: dict[str, Any]
+) -> None:
+    rest.answers({"id": JOB})
+    async with bridge(max_answer=10) as client:
+        result = await client.call_tool(tool, given)
+    assert "more than 10 bytes" in text(result)
+    assert ("may have taken effect" in text(result)) == (tool == "create-batch-job")
+    assert ("Call again without inline" in text(result)) == (tool == "get-batch-job")
+
+
+async def test_the_bridge_s_own_token_is_in_no_result(bridge: Make, rest: Rest) -> None:
+    rest.answers({"id": "Bearer t-12345"})
+    async with bridge(rest_token="t-12345") as client:
+        result = await client.call_tool("get-batch-job", {"job_id": JOB})
+    assert result.structured_content == {"id": "Bearer ***"}
+
+
 async def test_what_a_model_cannot_be_shown_is_still_delivered(bridge: Make, rest: Rest) -> None:
     rest.answers(b'{"id":"\\ud800","n":1e400,"deep":' + b"[" * 200 + b"]" * 200 + b"}")
     async with bridge() as client:
@@ -133,7 +162,7 @@ class TestAnInternalError:
         def breaks(*_: Any) -> None:
             raise RuntimeError("SECRET /etc/passwd")
 
-        monkeypatch.setattr(server_module, "rest_call", breaks)
+        monkeypatch.setattr(server_module, "rest_request", breaks)
         yield
 
     async def test_never_shows_an_exception(self, bridge: Make, broken: None, era: str) -> None:

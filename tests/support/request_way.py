@@ -124,6 +124,7 @@ class _Next(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content)))
+        self.send_header("X-Request-ID", self.headers.get("X-Request-ID", ""))
         self.end_headers()
         self.wfile.write(content)
 
