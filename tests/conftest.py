@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import os
 import socket
 import ssl
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import certifi
 import pytest
 import responses
 import trustme
+from anyio.from_thread import start_blocking_portal
 from starlette.testclient import TestClient
 
 from openapi.contract import Contract, load
@@ -25,6 +27,7 @@ pytest_plugins = ["tests.support.leftovers"]
 
 UPSTREAM = "http://127.0.0.1:9"
 KEY = "sk-CANARY-0123456789"
+TRUSTED = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
 @pytest.hookimpl(tryfirst=True)  # before some are deselected
@@ -58,16 +61,26 @@ def read_once() -> Iterator[None]:
     def contract(path: Path) -> Contract:
         return cast(Contract, read(path, path.read_bytes() if path.is_file() else None))
 
-    make, public = ssl.create_default_context, {"cafile": certifi.where()}
-    shared = make(**public)
+    make, public = ssl.create_default_context, ({}, {"cafile": certifi.where()})
+    shared = functools.cache(lambda cafile, *of_the_environment: make(cafile=cafile))
 
     def context(*arguments: Any, **options: Any) -> ssl.SSLContext:
-        return shared if options == public and not arguments else make(*arguments, **options)
+        if arguments or options not in public:
+            return make(*arguments, **options)
+        return shared(options.get("cafile"), *map(os.environ.get, TRUSTED))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("service.config.load", contract)
         patch.setattr("mcp_bridge.config.load", contract)
         patch.setattr("ssl.create_default_context", context)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_loop() -> Iterator[None]:
+    """HTTP clients of applications in this process share a thread with an event loop; each request would make its own."""
+    with start_blocking_portal() as portal, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TestClient, "portal", portal)
         yield
 
 
