@@ -19,6 +19,10 @@ from tests.support.processes import start, stop
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
+    return new_environment(tmp_path)
+
+
+def new_environment(folder: Path) -> dict[str, str]:
     """The environment of a stack without a key, on free ports, with a fast sandbox.
 
     The keys are empty rather than absent, so that a `.env` in the checkout cannot set them.
@@ -31,17 +35,22 @@ def environment(tmp_path: Path) -> dict[str, str]:
         **os.environ,
         **dict.fromkeys(KEYS, ""),
         **dict(zip(names, ports, strict=True)),
-        "GATEWAY_STORE": str(tmp_path / "store.sqlite3"),
+        "GATEWAY_STORE": str(folder / "store.sqlite3"),
         "SANDBOX_SPEED": "100",
         "WEB_CONCURRENCY": "1",
         "PYTHONIOENCODING": "utf-8",
     }
 
 
-def run(environment: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
-    """`python -m stack WORDS` at the project's root, run to its end."""
+LIGHT = "tests.stack.light"
+
+
+def run(
+    environment: dict[str, str], *words: str, module: str = "stack"
+) -> subprocess.CompletedProcess[str]:
+    """`python -m stack WORDS` at the project's root, run to its end; `module` may be LIGHT."""
     return subprocess.run(
-        [sys.executable, "-m", "stack", *words],
+        [sys.executable, "-m", module, *words],
         cwd=PROJECT,
         env=environment,
         stdout=subprocess.PIPE,
@@ -76,13 +85,13 @@ class RunningStack:
 
 @contextmanager
 def launched(
-    environment: dict[str, str], *words: str, command: Sequence[str] = ()
+    environment: dict[str, str], *words: str, module: str = "stack", command: Sequence[str] = ()
 ) -> Iterator[RunningStack]:
-    """A stack (`words` as for `run`) that may not be up yet; what is left of it afterwards is killed.
+    """A stack (as for `run`) that may not be up yet; what is left of it afterwards is killed.
 
     `command` is what starts it, when that is not Python.
     """
-    process = start([*command] or [sys.executable, "-m", "stack", *words], environment)
+    process = start([*command] or [sys.executable, "-m", module, *words], environment)
     try:
         yield RunningStack(process)
     finally:
@@ -95,9 +104,9 @@ def launched(
 
 
 @contextmanager
-def started(environment: dict[str, str]) -> Iterator[RunningStack]:
-    """A stack that has shown its introduction and serves."""
-    with launched(environment) as stack:
+def started(environment: dict[str, str], module: str = "stack") -> Iterator[RunningStack]:
+    """A stack that has shown its introduction and serves; `module` as for `run`."""
+    with launched(environment, module=module) as stack:
         stack.read_until("Serving")
         yield stack
 

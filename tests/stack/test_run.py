@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from tests.stack.conftest import launched, processes_of, run, started
+from tests.stack.conftest import LIGHT, launched, processes_of, run, started
 from tests.support.processes import wait_until
 from tests.support.tools_available import needed
 
@@ -50,7 +50,7 @@ def test_a_sample_job_is_shown_to_its_first_result_and_ctrl_c_stops_everything(e
 
 
 def test_a_process_that_stops_too_slowly_is_killed_with_the_rest(environment):
-    with started(environment) as stack:
+    with started(environment, LIGHT) as stack:
         [bridge] = processes_of(environment, "mcp_bridge")
         os.kill(bridge, signal.SIGSTOP)
         os.killpg(stack.process.pid, signal.SIGINT)
@@ -59,7 +59,7 @@ def test_a_process_that_stops_too_slowly_is_killed_with_the_rest(environment):
 
 
 def test_ctrl_c_before_anything_is_ready_stops_everything(environment):
-    with launched(environment) as stack:
+    with launched(environment, module=LIGHT) as stack:
         stack.read_until("Mistral batch gateway")
         os.killpg(stack.process.pid, signal.SIGINT)
         assert stack.end() in (0, -signal.SIGINT)
@@ -68,14 +68,14 @@ def test_ctrl_c_before_anything_is_ready_stops_everything(environment):
 
 
 def test_a_terminal_that_closes_leaves_nothing_behind(environment):
-    with started(environment) as stack:
+    with started(environment, LIGHT) as stack:
         os.kill(stack.process.pid, signal.SIGHUP)
         stack.end()
         assert processes_of(environment) == []
 
 
 def test_an_output_that_nobody_reads_stops_everything(environment):
-    with launched(environment) as stack:
+    with launched(environment, module=LIGHT) as stack:
         stack.read_until("ready after")
         stack.process.stdout.close()
         stack.process.wait(timeout=30)
@@ -95,18 +95,20 @@ def test_a_stack_that_is_killed_leaves_nothing_behind(environment):
         nothing_is_left(environment)
 
 
-@pytest.mark.parametrize("count", [1, 4], ids=["first process", "workers"])
+@pytest.mark.parametrize(
+    ("module", "count"), [(LIGHT, 1), ("stack", 4)], ids=["first process", "workers"]
+)
 def test_a_stack_that_is_killed_with_its_group_while_it_starts_leaves_nothing_behind(
-    count, environment
+    module, count, environment
 ):
-    with launched(environment) as stack:
+    with launched(environment, module=module) as stack:
         wait_until(lambda: len(processes_of(environment)) > count)
         os.killpg(stack.process.pid, signal.SIGKILL)
         nothing_is_left(environment)
 
 
 def test_make_that_is_killed_takes_the_stack_with_it(environment):
-    make = [needed("make"), "-o", ".venv/.runtime", f"VENV={sys.executable}", "run"]
+    make = [needed("make"), "-o", ".venv/.runtime", f"VENV={sys.executable} -m {LIGHT}", "run"]
     with launched(environment, command=make) as stack:
         stack.read_until("ready after")
         os.kill(stack.process.pid, signal.SIGKILL)
@@ -114,7 +116,7 @@ def test_make_that_is_killed_takes_the_stack_with_it(environment):
 
 
 def test_a_process_that_dies_takes_the_others_down_and_is_named(environment):
-    with started(environment) as stack:
+    with started(environment, LIGHT) as stack:
         for pid in processes_of(environment, "wsgi:app"):
             os.kill(pid, signal.SIGKILL)
         assert stack.end() == 1
@@ -123,16 +125,15 @@ def test_a_process_that_dies_takes_the_others_down_and_is_named(environment):
 
 
 def test_a_process_that_cannot_start_is_named_after_its_own_words(environment):
-    ended = run(environment | {"BRIDGE_TIMEOUT": "soon"})
+    ended = run(environment | {"SANDBOX_SPEED": "soon"})
     assert ended.returncode == 1
-    assert ended.stdout.index("BRIDGE_TIMEOUT") < ended.stdout.index("mcp ended")
+    assert ended.stdout.index("SANDBOX_SPEED") < ended.stdout.index("sandbox ended")
     assert processes_of(environment) == []
 
 
 def test_with_a_key_there_is_no_sandbox_and_no_sample_job(environment):
-    nobody = f"http://127.0.0.1:{environment['SANDBOX_PORT']}/v1"
-    environment |= {"MISTRAL_API_KEY": "a-key-of-the-test", "GATEWAY_UPSTREAM_URL": nobody}
-    with started(environment) as stack:
-        assert processes_of(environment, "-m sandbox") == []
+    with started(environment | {"MISTRAL_API_KEY": "a-key-of-the-test"}, LIGHT) as stack:
+        assert len(processes_of(environment, "serve rest")) == 1
+        assert processes_of(environment, "serve sandbox") == []
     assert "No sample job" in stack.output
     assert "a-key-of-the-test" not in stack.output
