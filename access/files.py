@@ -31,3 +31,12 @@ def content(file: BinaryIO) -> bytes:
     if len(found) > LARGEST:
         raise OSError(errno.EFBIG, f"it is larger than {LARGEST >> 20} MiB")
     return found
+
+
+def version(path: Path) -> tuple[int, ...]:
+    """What changes when the file at `path` is written, replaced, or re-linked (as mounted secrets are); empty without one."""
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    return (status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino)

@@ -28,7 +28,7 @@ from typing import Any
 
 from environment import SettingsError
 
-from .files import content, open_plain
+from .files import content, open_plain, version
 
 log = logging.getLogger("access.token_file")
 
@@ -86,7 +86,7 @@ class TokenFile:
         self.clock = clock
         self.checked = clock()
         self.reading: asyncio.Task[None] | None = None
-        self.version: tuple[int, ...] | None = self._version()  # of what was read; None: to be read
+        self.version: tuple[int, ...] | None = version(path)  # of what was read; None: to be read
         self.entries = read_entries(path, scopes)
         self.fault = ""  # what is wrong with the file now
         self.logged_fault, self.logged = "", float("-inf")
@@ -112,25 +112,25 @@ class TokenFile:
         reading = running(self.reading)
         if not reading and now - self.checked >= CHECK_INTERVAL:
             self.checked = now
-            version = self._version()
-            if version != self.version:
-                self.reading = reading = asyncio.create_task(self._read_beside(version))
+            present = version(self.path)
+            if present != self.version:
+                self.reading = reading = asyncio.create_task(self._read_beside(present))
             elif self.fault:
                 self._log_fault()
         wait = self.checked + MAX_WAIT - now
         if reading and wait > 0:
             await asyncio.wait({reading}, timeout=wait)
 
-    async def _read_beside(self, version: tuple[int, ...]) -> None:
+    async def _read_beside(self, present: tuple[int, ...]) -> None:
         # When the system has no thread to give now, the next check tries again.
         try:
-            await asyncio.to_thread(self._read, version)
+            await asyncio.to_thread(self._read, present)
         except RuntimeError as error:
             self.fault = f"the token file {self.path} has changed and cannot be read: {error}"
         if self.fault:
             self._log_fault()
 
-    def _read(self, version: tuple[int, ...]) -> None:
+    def _read(self, present: tuple[int, ...]) -> None:
         """Takes over every line that can be used, so that deleting one revokes its token whatever the others say."""
         try:
             entries, fault, bad = parse(_content(self.path), self.path, self.scopes)
@@ -138,7 +138,7 @@ class TokenFile:
             self.version = None  # what is wrong may pass without a change of the file
             self.fault = f"{error}. The tokens read before stay in force: nothing can be revoked until this is corrected"
             return
-        self.entries, self.version = entries, version
+        self.entries, self.version = entries, present
         log.warning("%s read again: %d tokens", self.path, len(entries))
         self.logged_fault = ""
         self.fault = (
@@ -150,13 +150,6 @@ class TokenFile:
         if self.fault != self.logged_fault or now - self.logged >= LOG_INTERVAL:
             self.logged_fault, self.logged = self.fault, now
             log.error("%s", self.fault)
-
-    def _version(self) -> tuple[int, ...]:
-        try:
-            status = self.path.stat()
-        except OSError:
-            return ()
-        return (status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino)
 
 
 def running(task: asyncio.Task[None] | None) -> asyncio.Task[None] | None:

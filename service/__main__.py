@@ -45,16 +45,6 @@ _GONE = {"GATEWAY_TAG_JOBS": "jobs of creates with a key are always tagged"}
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command that the command line names; returns its exit status."""
     words = sys.argv[1:] if arguments is None else arguments
-    try:
-        if words[:1] == ["token"]:
-            return _token(words[1:])
-        return _run(words)
-    except SettingsError as error:
-        print(f"wrong: {error}", file=sys.stderr)
-        return 1
-
-
-def _run(words: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m service", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     doctor = commands.add_parser("doctor", help="settings and what is wrong with them")
@@ -62,19 +52,25 @@ def _run(words: list[str]) -> int:
         "--ask-upstream", action="store_true", help="also send one reading request with the key"
     )
     commands.add_parser("config", help="settings and where they come from")
-    commands.add_parser("token", help="make a token for a caller")
+    token = commands.add_parser(
+        "token", help="make a token for a caller", description="Makes a token."
+    )
     health = commands.add_parser("healthcheck", help="ask the running service; exit 0 when alive")
     health.add_argument("--ready", action="store_true", help="ask for readiness instead")
-    chosen = parser.parse_args(words)
-    return {"doctor": _doctor, "config": _config, "healthcheck": _healthcheck}[chosen.command](
-        chosen
-    )
+    try:
+        if words[:1] == ["token"]:  # the contract says which scopes there are
+            _add_token_arguments(token)
+        chosen = parser.parse_args(words)
+        run = {"doctor": _doctor, "config": _config, "token": _token, "healthcheck": _healthcheck}
+        return run[chosen.command](chosen)
+    except SettingsError as error:
+        print(f"wrong: {error}", file=sys.stderr)
+        return 1
 
 
-def _token(words: list[str]) -> int:
-    """Makes a token; 2 when it cannot be made."""
+def _add_token_arguments(parser: argparse.ArgumentParser) -> None:
     known = known_scopes(contract_of().scopes.values())
-    parser = argparse.ArgumentParser(prog="python -m service token", description="Makes a token.")
+    parser.set_defaults(known=known)
     parser.add_argument("name", help="who will use it; appears in logs")
     parser.add_argument(
         "--scope",
@@ -86,9 +82,14 @@ def _token(words: list[str]) -> int:
     parser.add_argument(
         "--file", type=Path, help="token file to append to; without it, the line is shown"
     )
-    chosen = parser.parse_args(words)
+
+
+def _token(chosen: argparse.Namespace) -> int:
+    """Makes a token; 2 when it cannot be made."""
     try:
-        token, line = make_token(chosen.name, chosen.scope, chosen.expires, chosen.file, known)
+        token, line = make_token(
+            chosen.name, chosen.scope, chosen.expires, chosen.file, chosen.known
+        )
     except SettingsError as error:
         print(f"no token made: {error}", file=sys.stderr)
         return 2

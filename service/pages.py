@@ -10,9 +10,7 @@ import asyncio
 import json
 import math
 import time
-from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass
 from html import escape
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,7 +32,9 @@ from .threads import NoThread
 from .upstream_key import UpstreamKey
 
 PROBE_PERIOD = 2.0
-"""Seconds between two probes, by one worker, of what has failed."""
+"""Seconds between two probes, by one worker, of a store that has failed."""
+
+_NOT_STORED = {"cache-control": "no-store"}
 
 _CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self';"
@@ -68,62 +68,44 @@ _START = """window.ui = SwaggerUIBundle({
 """
 
 
-@dataclass
-class Check:
-    """One thing that readiness speaks of: `failed` says whether, `word` how. Without what is `vital` no request can succeed.
-
-    `probe` finds out whether it works again, where nothing else does; it may take seconds.
-    """
-
-    failed: Callable[[], bool]
-    word: str
-    vital: bool = False
-    probe: Callable[[], None] | None = None
-    next_probe: float = -math.inf
-
-    def probe_again(self) -> None:
-        """Has a thread probe, once in a while and never two at once: what it finds is for the next who asks."""
-        if self.probe is None or time.monotonic() <= self.next_probe:
-            return
-        self.next_probe = math.inf
-        try:
-            asyncio.get_running_loop().run_in_executor(None, self._run, self.probe)
-        except RuntimeError:  # there are too many threads
-            self.next_probe = time.monotonic() + PROBE_PERIOD
-
-    def _run(self, probe: Callable[[], None]) -> None:
-        try:
-            probe()
-        finally:
-            self.next_probe = time.monotonic() + PROBE_PERIOD
-
-
 class Readiness:
     """Whether requests can succeed now, by what the last ones met in any worker: asked often, so it waits for nobody."""
 
     def __init__(self, key: UpstreamKey, idempotency: Idempotency) -> None:
-        self.checks = {
-            "key": Check(lambda: key.refused, "refused by the upstream", vital=True),
-            "store": Check(
-                lambda: idempotency.store_failed, "unavailable", probe=idempotency.probe_store
-            ),
-            "audit": Check(logs.loses_audit_lines, "lines are lost"),
-        }
+        self.key = key
+        self.idempotency = idempotency
+        self.next_probe = -math.inf  # monotonic seconds
 
     async def page(self, _: Request) -> Response:
         """503 while the upstream refuses the key; 200, but degraded, while creates with a key are refused or audit lines lost."""
-        failed = {name: check for name, check in self.checks.items() if check.failed()}
-        vital = any(check.vital for check in failed.values())
-        for check in failed.values():
-            check.probe_again()
+        checks = {
+            "key": "refused by the upstream" if self.key.refused else "ok",
+            "store": "unavailable" if self.idempotency.store_failed else "ok",
+            "audit": "lines are lost" if logs.loses_audit_lines() else "ok",
+        }
+        if checks["store"] != "ok" and time.monotonic() > self.next_probe:
+            # Never two at once: what a thread finds out, in seconds perhaps, is for the next who asks.
+            self.next_probe = math.inf
+            try:
+                asyncio.get_running_loop().run_in_executor(None, self._probe_store)
+            except RuntimeError:  # there are too many threads
+                self.next_probe = time.monotonic() + PROBE_PERIOD
+        unavailable = checks["key"] != "ok"
+        degraded = set(checks.values()) != {"ok"}
         return JSONResponse(
             {
-                "status": "unavailable" if vital else "degraded" if failed else "ok",
-                "checks": {n: c.word if n in failed else "ok" for n, c in self.checks.items()},
+                "status": "unavailable" if unavailable else "degraded" if degraded else "ok",
+                "checks": checks,
             },
-            503 if vital else 200,
-            {"cache-control": "no-store"},
+            503 if unavailable else 200,
+            _NOT_STORED,
         )
+
+    def _probe_store(self) -> None:
+        try:
+            self.idempotency.probe_store()
+        finally:
+            self.next_probe = time.monotonic() + PROBE_PERIOD
 
 
 class Pages:
@@ -159,27 +141,31 @@ def _routes(contract: Contract, readiness: Readiness, tokens: bool) -> list[Rout
         document = yaml.safe_dump(served, sort_keys=False, allow_unicode=True)
     published = json.dumps(served, default=str)  # YAML dates as text
     html = _HTML.format(title=contract.title)
+    policy = {"content-security-policy": _CSP}
+
+    def metrics_page(_: Request) -> Response:
+        # Not async, so that a thread of Starlette's own runs it: adding all workers' figures takes a while.
+        return Response(metrics.page(contract.version), media_type=metrics.CONTENT_TYPE)
+
+    fixed = {
+        "/": RedirectResponse("/docs"),
+        "/docs": _page(html, "text/html", {**policy, "referrer-policy": "no-referrer"}),
+        "/docs/start.js": _page(_START, "text/javascript"),
+        "/openapi.json": _page(published, "application/json"),
+        "/openapi.yaml": _page(document, "application/yaml"),
+        DOCUMENTATION: _page(_problems_page(), "text/html", policy),
+        "/livez": JSONResponse({"status": "ok"}, headers=_NOT_STORED),
+    }
     return [
-        Route("/", _redirect),
-        Route(
-            "/docs",
-            _fixed(
-                html,
-                "text/html",
-                {"content-security-policy": _CSP, "referrer-policy": "no-referrer"},
-            ),
-        ),
-        Route("/docs/start.js", _fixed(_START, "text/javascript")),
+        *(Route(path, response, methods=["GET"]) for path, response in fixed.items()),
         Mount("/docs/assets", StaticFiles(directory=_assets())),
-        Route("/openapi.json", _fixed(published, "application/json")),
-        Route("/openapi.yaml", _fixed(document, "application/yaml")),
-        Route(
-            DOCUMENTATION, _fixed(_problems_page(), "text/html", {"content-security-policy": _CSP})
-        ),
-        Route("/livez", _alive),
         Route("/readyz", readiness.page),
-        Route("/metrics", _metrics(contract.version)),
+        Route("/metrics", metrics_page),
     ]
+
+
+def _page(content: str, media_type: str, headers: dict[str, str] | None = None) -> Response:
+    return Response(content, media_type=media_type, headers=headers)
 
 
 def with_tokens(document: dict[str, Any], contract: Contract) -> dict[str, Any]:
@@ -233,26 +219,3 @@ def _assets() -> Path:
     if package is None or package.origin is None:
         raise RuntimeError("the package flask-swagger-ui is not installed")
     return Path(package.origin).with_name("dist")
-
-
-def _fixed(content: str, media_type: str, headers: dict[str, str] | None = None) -> Any:
-    def page(_: Request) -> Response:
-        return Response(content, media_type=media_type, headers=headers)
-
-    return page
-
-
-def _metrics(version: str) -> Any:
-    # Not async, so that a thread of Starlette's own runs it: adding all workers' figures takes a while.
-    def page(_: Request) -> Response:
-        return Response(metrics.page(version), media_type=metrics.CONTENT_TYPE)
-
-    return page
-
-
-async def _redirect(_: Request) -> Response:
-    return RedirectResponse("/docs")
-
-
-async def _alive(_: Request) -> Response:
-    return JSONResponse({"status": "ok"}, headers={"cache-control": "no-store"})

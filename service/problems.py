@@ -126,12 +126,8 @@ class Problem(Exception):
 
 
 def _summary(violations: Sequence[Violation]) -> str:
-    if len(violations) == 1:
-        return f"{violations[0].pointer} {violations[0].detail}"
-    listed = f"; the first {MAX_VIOLATIONS} are listed" if len(violations) > MAX_VIOLATIONS else ""
-    more = "more than " if len(violations) > MAX_VIOLATIONS else ""
-    return (
-        f"{more}{min(len(violations), MAX_VIOLATIONS)} faults, listed in errors{listed}."
-        if violations
-        else ""
-    )
+    if len(violations) > MAX_VIOLATIONS:
+        return f"more than {MAX_VIOLATIONS} faults, listed in errors; the first {MAX_VIOLATIONS} are listed."
+    if len(violations) > 1:
+        return f"{len(violations)} faults, listed in errors."
+    return "".join(f"{only.pointer} {only.detail}" for only in violations)

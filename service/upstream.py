@@ -10,6 +10,7 @@ import contextlib
 import ssl
 import time
 from collections.abc import Mapping
+from functools import cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -279,7 +280,8 @@ class Attempt:
         self.ctx.upstream_status = self.status
         self.ctx.upstream_seconds += seconds
         status = str(self.status) if 100 <= self.status < 600 else ""
-        _histogram(self.operation, self.address, status, kind).observe(seconds)
+        method, path = self.operation.upstream_method, self.operation.upstream_path
+        _histogram(method, path, status, self.address, kind).observe(seconds)
         if self.status == 429:
             metrics.upstream_ratelimited.inc()
         if self.span is not None:
@@ -300,14 +302,7 @@ class Attempt:
         spans.end(self.span, name, attributes)
 
 
-_histograms: dict[tuple[str, str, str, str], Any] = {}
-
-
-def _histogram(operation: Operation, address: str, status: str, kind: str) -> Any:
-    """The histogram of such attempts; kept, since finding one by its labels costs more than counting."""
-    key = (operation.id, address, status, kind)
-    if key not in _histograms:
-        _histograms[key] = metrics.upstream.labels(
-            operation.upstream_method, operation.upstream_path, status, address, kind
-        )
-    return _histograms[key]
+@cache
+def _histogram(*labels: str) -> Any:
+    """The histogram of attempts with these labels; kept, since finding one costs more than counting."""
+    return metrics.upstream.labels(*labels)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
-from access.files import content, open_plain
+from access.files import content, open_plain, version
 from environment import SettingsError, redact_path, redact_secret
 from openapi.contract import Authentication, Contract
 from telemetry.logs import add_secrets
@@ -54,7 +54,7 @@ class UpstreamKey:
         self._authentication = settings.contract.authentication
         self._read: Callable[[], Mapping[str, str]] = settings.read_credentials
         self._files = settings.credential_files
-        self._seen = _versions(self._files)
+        self._seen = [version(file) for file in self._files]
         self._checked = time.monotonic()
         self._complained = -math.inf
         self._lock = threading.Lock()
@@ -91,7 +91,7 @@ class UpstreamKey:
     def _check(self) -> None:
         with self._lock:
             self._checked = time.monotonic()
-            versions = _versions(self._files)
+            versions = [version(file) for file in self._files]
             if versions == self._seen:
                 return
             try:
@@ -131,19 +131,6 @@ def _rendered(authentication: Authentication, fields: Mapping[str, str]) -> Cred
     secrets += headers.values()
     add_secrets(*secrets)
     return Credentials(headers, query, tuple(text.encode() for text in secrets))
-
-
-def _versions(files: tuple[Path, ...]) -> list[tuple[int, ...]]:
-    """What changes when a file is written, replaced, or re-linked (as mounted secrets are)."""
-    found: list[tuple[int, ...]] = []
-    for file in files:
-        try:
-            status = file.stat()
-        except OSError:
-            found.append((0,))
-        else:
-            found.append((status.st_ino, status.st_size, status.st_mtime_ns))
-    return found
 
 
 def read_credentials(contract: Contract, environ: Mapping[str, str]) -> dict[str, str]:
