@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope
 
 from serving.patience import patience
 
-from .problems import Problem
+from .problems import Overloaded, Problem
 
 BODIES = 8
 """Bodies of the greatest size that may be under way in one worker; smaller ones may be more."""
@@ -40,11 +40,7 @@ class Reservation:
     def resize(self, size: int) -> None:
         """Takes `size` bytes in all; Problem (overloaded) when there are no more."""
         if self.budget.reserved + size - self.size > self.budget.limit:
-            raise Problem(
-                "overloaded",
-                "Too many large bodies are under way.",
-                headers=[("Retry-After", "1")],
-            )
+            raise Overloaded("Too many large bodies are under way.")
         self.budget.reserved += size - self.size
         self.size = size
 

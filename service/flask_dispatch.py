@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 from openapi.contract import Operation
 
 from .idempotency import LOOK_FIRST, REPEAT, Idempotency, outcome_unknown
-from .problems import Problem
+from .problems import Overloaded, Problem
 from .request_context import current
 from .threads import ThreadPool, WorkItem
 from .translation import UpstreamRequest
@@ -64,7 +64,7 @@ class FlaskDispatch:
         if scope["type"] != "http":
             return
         if len(self.under_way) >= self.limit:
-            raise _overloaded("All threads are busy and the queue is full.")
+            raise Overloaded("All threads are busy and the queue is full.")
         WATCHDOG.start()  # before a thread that could take its place
         ctx, cancellable = current(), CancellableRequest(Deadline(self.timeout))
         request, ctx.upstream_request = ctx.upstream_request, None
@@ -143,11 +143,7 @@ class FlaskDispatch:
 
 def _refuse(item: WorkItem) -> None:
     if claimed := item.claim():
-        claimed[1].set_exception(_overloaded(f"No thread was free within {PATIENCE:g} seconds."))
-
-
-def _overloaded(detail: str) -> Problem:
-    return Problem("overloaded", detail, headers=[("Retry-After", "1")])
+        claimed[1].set_exception(Overloaded(f"No thread was free within {PATIENCE:g} seconds."))
 
 
 def _give_up(

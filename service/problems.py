@@ -125,6 +125,13 @@ class Problem(Exception):
         return {name: value for name, value in members.items() if value is not None and value != []}
 
 
+class Overloaded(Problem):
+    """The gateway can take no more requests now; a moment later it may. Nothing was sent upstream."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("overloaded", detail, headers=[("Retry-After", "1")])
+
+
 def _summary(violations: Sequence[Violation]) -> str:
     if len(violations) > MAX_VIOLATIONS:
         return f"more than {MAX_VIOLATIONS} faults, listed in errors; the first {MAX_VIOLATIONS} are listed."

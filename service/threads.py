@@ -16,16 +16,14 @@ from queue import SimpleQueue
 from threading import Lock, Thread
 from typing import Any
 
-from .problems import Problem
+from .problems import Overloaded
 
 
-class NoThread(Problem):
+class NoThread(Overloaded):
     """The system has no thread to give now; nothing was begun."""
 
     def __init__(self) -> None:
-        super().__init__(
-            "overloaded", "The system gives this process no thread.", headers=[("Retry-After", "1")]
-        )
+        super().__init__("The system gives this process no thread.")
 
 
 def start_thread(name: str, run: Callable[[], object]) -> Thread:

@@ -192,7 +192,10 @@ def _refusal(
 ) -> Problem:
     """The problem that an error of the upstream is, which could be read."""
     refusal = partial(Problem, upstream_status=status, upstream=error)
-    said = _said(error)
+    try:
+        said = _sentence(error)
+    except RecursionError:
+        said = "an error that is nested too deeply to be read"
     if status in (401, 403):
         return refusal("upstream-refused-key", f"The upstream refused the gateway's key: {said}")
     if status == 429:
@@ -246,13 +249,6 @@ def _json_error(content: bytes) -> Any:
         return read_json(content, object)
     except UNREADABLE:
         return None
-
-
-def _said(error: Any) -> str:
-    try:
-        return _sentence(error)
-    except RecursionError:
-        return "an error that is nested too deeply to be read"
 
 
 def _sentence(error: Any) -> str:

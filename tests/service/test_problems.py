@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -400,6 +401,18 @@ def test_parse_answer_passes_on_a_few_well_formed_headers_only() -> None:
     odd = {"X-RateLimit-A(b)": "1", "RateLimit-\xe4": "1", "RateLimit": "\xe4"}
     passed = parse_answer(GET, 200, {**JSON_TYPE, **odd, **many}, b"{}").headers
     assert [name for name, _ in passed] == [f"X-RateLimit-{number}" for number in range(20)]
+
+
+ODD_ERRORS = [{"errors": 5}, {"detail": 5}, {"detail": [{"loc": 5, "msg": 1}]}, {"error": [None]}]
+
+
+@pytest.mark.parametrize("error", [*ODD_ERRORS, {"detail": {"message": True}}, [[]], 5, None, ""])
+@pytest.mark.parametrize("status", [400, 401, 429, 500])
+def test_an_error_of_any_form_is_a_problem_that_has_it(error: Any, status: int) -> None:
+    with pytest.raises(Problem) as caught:
+        parse_answer(GET, status, JSON_TYPE, json.dumps(error).encode())
+    assert (caught.value.upstream_status, caught.value.upstream) == (status, error)
+    json.dumps(caught.value.document("/", "r"))
 
 
 @pytest.mark.parametrize("depth", [10, 300, 900, 5000])
