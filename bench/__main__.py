@@ -11,23 +11,23 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from bench import machine, report, upstream
-from bench.comparison import PARTS
+from bench.comparison import GROWTH, PARTS, Part
 from bench.run import FAILURES, QUICK, Plan, RoundFailed, Run
 
 
 def main() -> int:
     """Measures all parts, or those that are named; 2 when something that it needs is missing."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds, no LiteLLM")
-    names = [part.__name__ for part in PARTS]
-    parser.add_argument(
-        "--only", metavar="PART", nargs="+", choices=names, help="these parts; nothing is written"
-    )
+    text = "fewer and shorter rounds; neither LiteLLM nor how cost grows"
+    parser.add_argument("--quick", action="store_true", help=text)
+    named = {part.__name__: part for part in (*PARTS, *GROWTH)}
+    text = "these parts; nothing is written"
+    parser.add_argument("--only", metavar="PART", nargs="+", choices=named, help=text)
     chosen = parser.parse_args()
     if missing := machine.missing():
         print("bench needs: " + ", ".join(missing), file=sys.stderr)
@@ -38,7 +38,10 @@ def main() -> int:
     os.sched_setaffinity(0, {machine.LOADED_BY})
     with TemporaryDirectory(prefix="bench-") as name, upstream.started(Path(name)) as running:
         run = Run(running, Path(name), plan)
-        parts = [part for part in PARTS if part.__name__ in (chosen.only or names)]
+        if chosen.only:
+            parts = [named[name] for name in chosen.only]
+        else:
+            parts = [*PARTS, *(() if plan.quick else GROWTH)]
         failures = measure(run, parts)
     where = "\n".join([where, *(f"- Not in this run: {each}." for each in run.skipped)])
     results: report.Results = {"machine": where, "tables": run.tables}
@@ -54,7 +57,7 @@ def main() -> int:
     return bool(failures)
 
 
-def measure(run: Run, parts: Iterable[Callable[[Run], None]]) -> list[str]:
+def measure(run: Run, parts: Iterable[Part]) -> list[str]:
     """Runs the parts; what failed in which."""
     failures = []
     for part in parts:

@@ -254,8 +254,7 @@ def _created(server: Server, create: Callable[[dict[str, Any]], Request]) -> Sam
 
 def clients(run: Run) -> None:
     """1 to 1,000 clients at once, for two seconds: most of one may pass before 1,000 have a first answer."""
-    counts = (1, 16, 250, 1_000) if run.plan.quick else (1, 4, 16, 64, 250, 500, 1_000)
-    more = 2 - run.plan.seconds
+    counts, more = (1, 4, 16, 64, 250, 500, 1_000), 2 - run.plan.seconds
     with run.started(GATEWAY.with_settings(GATEWAY_QUEUE=1_000), FLASK) as servers:
         samples = run.load(servers, *counts, more=more, rounds=max(2, run.plan.rounds - 2))
     run.medians("growth_clients", samples)
@@ -274,7 +273,7 @@ def workers(run: Run) -> None:
 def records(run: Run) -> None:
     """Creates with keys, when the store remembers none to many earlier ones."""
     chosen = []
-    for count in (0, 10_000) if run.plan.quick else (0, 10_000, 50_000):
+    for count in (0, 10_000, 50_000):
         store = run.folder / f"records-{count}.sqlite3"
         remember(run, store, count)
         chosen.append(GATEWAY.with_settings(f"{count:,} records", GATEWAY_STORE=store))
@@ -344,7 +343,7 @@ def waiting(run: Run) -> None:
 def delays(run: Run) -> None:
     """An upstream that takes 0, 50 and 300 ms; 64 clients."""
     samples: Samples = {}
-    for delay in (50, 300) if run.plan.quick else (0, 50, 300):
+    for delay in (0, 50, 300):
         with (
             upstream.slow(run.folder, delay) as slow,
             run.started(GATEWAY, FLASK, url=slow.url) as servers,
@@ -374,8 +373,10 @@ def in_flight(run: Run) -> None:
     run.figure("500 in flight", "memory of the worker", max(seen), "MiB", at_most=100)
 
 
-PARTS: tuple[Callable[[Run], None], ...] = (
+Part = Callable[[Run], None]
+PARTS: tuple[Part, ...] = (
     get_job, saturated, list_jobs, create, over_tls, tool_calls, tool_calls_over_rest,
-    clients, workers, records, start_up, collector, waiting, delays, in_flight,
+    start_up, waiting, in_flight,
 )  # fmt: skip
-"""Everything there is to measure, in its order."""
+GROWTH: tuple[Part, ...] = (clients, workers, records, collector, delays)
+"""How cost grows, and what the collector costs: not in a quick run."""

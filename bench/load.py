@@ -105,6 +105,10 @@ class Caller:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes it; the next call opens another."""
         self._connection.close()
 
 

@@ -7,7 +7,6 @@ all its ways, and memory, descriptors, threads and store are looked at meanwhile
 from __future__ import annotations
 
 import argparse
-import http.client
 import json
 import random
 import socket
@@ -22,11 +21,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
+from http.client import HTTPException
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from bench import report, work
+from bench.load import Caller
 from bench.processes import Server, Target
 from bench.targets import BRIDGE, GATEWAY
 from bench.work import JOBS_PATH, LEGACY, MODERN, Request, tool_call
@@ -201,10 +202,7 @@ class Client:
         self.answers = answers
         self.job = work.JOB_ID
         self.key = uuid.uuid4().hex
-        self.kept = {
-            server.port: http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
-            for server in (stack.gateway, stack.bridge)
-        }
+        self.rest, self.mcp = Caller(stack.gateway), Caller(stack.bridge)
 
     def act(self) -> None:
         """Does one thing, and counts how it was answered."""
@@ -213,8 +211,8 @@ class Client:
 
     def close(self) -> None:
         """Closes its connections."""
-        for connection in self.kept.values():
-            connection.close()
+        self.rest.close()
+        self.mcp.close()
 
     def create(self) -> str:
         """A job with a new key; one in eight is large."""
@@ -290,25 +288,22 @@ class Client:
             ]
         )
         version = self.random.choice([MODERN, LEGACY])
-        return self.call(tool_call(version, tool, arguments), self.stack.bridge)[0]
+        return self.call(tool_call(version, tool, arguments), self.mcp)[0]
 
     def bad_tool(self) -> str:
         """A tool call that names no tool, or no good argument."""
         name = self.random.choice(["get-batch-job", f"tool-{uuid.uuid4()}"])
-        return self.call(tool_call(MODERN, name, {"job_id": "none"}), self.stack.bridge)[0]
+        return self.call(tool_call(MODERN, name, {"job_id": "none"}), self.mcp)[0]
 
-    def call(self, request: Request, server: Server | None = None) -> tuple[str, bytes]:
+    def call(self, request: Request, caller: Caller | None = None) -> tuple[str, bytes]:
         """Status and body of the answer over the kept connection, or a new one if it was closed; "none": no answer."""
-        connection = self.kept[(server or self.stack.gateway).port]
+        caller = caller or self.rest
         for _ in range(2):
             try:
-                connection.request(
-                    request.method, request.path, request.body or None, dict(request.headers)
-                )
-                answer = connection.getresponse()
-                return str(answer.status), answer.read()
-            except (OSError, http.client.HTTPException):
-                connection.close()
+                status, _, body = caller.call(request)
+                return str(status), body
+            except (OSError, HTTPException):
+                caller.close()
         return "none", b""
 
 

@@ -31,8 +31,12 @@ GATEWAY_2 = replace(
 GATEWAY_UNCOLLECTED = replace(
     GATEWAY,
     name="gateway without a collector",
-    command=(PYTHON, "-m", "gunicorn", "--config", "python:bench.uncollected", "wsgi:app"),
-)
+    command=(
+        PYTHON, "-c", "import gc, gunicorn.app.wsgiapp as g; gc.disable(); g.run()", "wsgi:app",
+    ),
+)  # fmt: skip
+"""To see what the garbage collector does to the tail."""
+
 BRIDGE = Target(
     "bridge",
     (PYTHON, "-m", "mcp_bridge"),

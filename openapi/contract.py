@@ -17,7 +17,7 @@ own extensions are read here and nowhere else:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -277,8 +277,14 @@ def _contract(source: str, published: dict[str, Any], document: dict[str, Any]) 
     authentication = dict(upstream.get("authentication") or {"type": "none"})
     server = document.get("x-mcp-server", {})
     info = document["info"]
-    operations = {operation.id: operation for operation in _operations(document)}
-    for operation in operations.values():
+    declared = [
+        _operation(path, method.upper(), item[method], item.get("parameters", []))
+        for path, item in document["paths"].items()
+        for method in METHODS
+        if method in item
+    ]
+    operations = {operation.id: operation for operation in declared}
+    for operation in declared:
         if operation.recovery and operation.recovery.search_operation not in operations:
             raise ContractError(
                 f"{source}: x-recovery of {operation.id}: there is no operation {operation.recovery.search_operation!r}"
@@ -305,13 +311,6 @@ def _contract(source: str, published: dict[str, Any], document: dict[str, Any]) 
         mcp_title=server.get("title", info["title"]),
         mcp_instructions=server.get("instructions", ""),
     )
-
-
-def _operations(document: dict[str, Any]) -> Iterator[Operation]:
-    for path, item in document["paths"].items():
-        for method in METHODS:
-            if method in item:
-                yield _operation(path, method.upper(), item[method], item.get("parameters", []))
 
 
 def _operation(

@@ -33,6 +33,7 @@ Binds = Mapping[str, Mapping[str, str]]
 def derive(capability: Capability) -> dict[str, Any]:
     """The OpenAPI 3.0.3 document, fixed paths before variable ones; CapabilityError."""
     info = capability.declared["info"]
+    authentication, environment = _authentication(capability)
     document: dict[str, Any] = {
         "openapi": "3.0.3",
         "info": {
@@ -43,7 +44,14 @@ def derive(capability: Capability) -> dict[str, Any]:
         "servers": [{"url": "/"}],
         "tags": list(_tags(capability)),
         "paths": {},
-        "x-naftiko": _upstream(capability),
+        "x-naftiko": {
+            "specification": capability.declared["naftiko"],
+            "namespace": capability.consumes["namespace"],
+            "baseUri": capability.consumes["baseUri"],
+            "authentication": authentication,
+            "environment": environment,
+            "ports": {"rest": capability.rest["port"], "mcp": capability.mcp.get("port", MCP_PORT)},
+        },
     }
     if capability.mcp:
         document["x-mcp-server"] = {
@@ -66,14 +74,26 @@ def main(arguments: list[str] | None = None) -> int:
     """The command, see `--help`: 0, or 1 for a stale document (`--check`), or 2 with a line why."""
     options = _options(arguments)
     try:
-        text = _derived(options)
+        document = derive(read(options.capability))
+        for each in options.overlay:
+            document = overlay.apply(document, each)
+        text = render(document, options.origin)
         if options.check:
             return _check(text, options.output)
-        _write(text, options.output)
-    except (CapabilityError, overlay.OverlayError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+        if str(options.output) == "-":
+            sys.stdout.write(text)
+        else:
+            options.output.write_text(text, encoding="utf-8")
+    except CapabilityError as error:
+        problem = f"{options.capability}: {error}"
+    except overlay.OverlayError as error:
+        problem = str(error)
+    except (OSError, UnicodeDecodeError) as error:
+        problem = f"{options.output}: cannot be {'read' if options.check else 'written'}: {error}"
+    else:
+        return 0
+    print(problem, file=sys.stderr)
+    return 2
 
 
 # --- the command ----------------------------------------------------------------------------------
@@ -86,62 +106,29 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("capability", nargs="?", type=Path, metavar="CAPABILITY", help="a Naftiko capability file")
-    add(
-        "--overlay",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="OVERLAY",
-        help="an OpenAPI Overlay to apply; several in their order",
-    )
+    text = "an OpenAPI Overlay to apply; several in their order"
+    add("--overlay", type=Path, action="append", default=[], metavar="OVERLAY", help=text)
     add("--output", type=Path, metavar="FILE", help="where to write; - prints")
     add("--check", action="store_true", help="only compare: exit 1 with a diff if FILE is stale")
     options = parser.parse_args(arguments)
-    options.own = options.capability is None
-    if options.own:
+    # File names without directories, so that the text does not depend on where the command ran.
+    words = ["python -m openapi.derive"]
+    if options.capability:
+        words.append(options.capability.name)
+        words += [word for each in options.overlay for word in ("--overlay", each.name)]
+    else:
         options.capability = OWN_CAPABILITY
         options.overlay = options.overlay or [OWN_OVERLAY]
         options.output = options.output or DEFAULT_DOCUMENT
+    options.origin = " ".join(words)
     options.output = options.output or Path("-")
     if options.check and str(options.output) == "-":
         parser.error("--check needs --output FILE")
     return options
 
 
-def _derived(options: argparse.Namespace) -> str:
-    try:
-        document = derive(read(options.capability))
-    except CapabilityError as error:
-        raise CapabilityError(str(options.capability), str(error)) from error
-    for each in options.overlay:
-        document = overlay.apply(document, each)
-    return render(document, _origin(options))
-
-
-def _origin(options: argparse.Namespace) -> str:
-    # File names without directories, so that the text does not depend on where the command ran.
-    words = ["python -m openapi.derive"]
-    if not options.own:
-        words.append(options.capability.name)
-        words += [word for each in options.overlay for word in ("--overlay", each.name)]
-    return " ".join(words)
-
-
-def _write(text: str, output: Path) -> None:
-    if str(output) == "-":
-        sys.stdout.write(text)
-        return
-    try:
-        output.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise CapabilityError(str(output), f"cannot be written: {error.strerror}") from error
-
-
 def _check(text: str, committed: Path) -> int:
-    try:
-        current = committed.read_text(encoding="utf-8") if committed.exists() else ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise CapabilityError(str(committed), f"cannot be read: {error}") from error
+    current = committed.read_text(encoding="utf-8") if committed.exists() else ""
     old, new = current.splitlines(keepends=True), text.splitlines(keepends=True)
     sys.stdout.writelines(difflib.unified_diff(old, new, str(committed), "derived now"))
     return int(current != text)
@@ -179,18 +166,6 @@ def _variability(path: str) -> list[int]:
         0 if "{" not in part else 2 if re.fullmatch(r"\{[^{}]+\}", part) else 1
         for part in path.split("/")
     ]
-
-
-def _upstream(capability: Capability) -> dict[str, Any]:
-    authentication, environment = _authentication(capability)
-    return {
-        "specification": capability.declared["naftiko"],
-        "namespace": capability.consumes["namespace"],
-        "baseUri": capability.consumes["baseUri"],
-        "authentication": authentication,
-        "environment": environment,
-        "ports": {"rest": capability.rest["port"], "mcp": capability.mcp.get("port", MCP_PORT)},
-    }
 
 
 def _authentication(capability: Capability) -> tuple[dict[str, str], dict[str, list[str]]]:
@@ -294,21 +269,19 @@ def _schema(declared: Declared, default: str | None) -> dict[str, Any]:
 
 def _tool(tool: Exposed, inputs: InputMapping) -> dict[str, Any]:
     renamed = {each.argument: each.name for each in inputs.parameters if each.argument != each.name}
-    return {
-        "name": tool.name,
-        "title": tool.declared.get("label", tool.description),
-        "description": tool.description,
-        "hints": _hints(tool.consumed.method) | tool.declared.get("hints", {}),
-        **_compact(arguments=renamed),
-    }
-
-
-def _hints(method: str) -> dict[str, bool]:
-    return {
+    method = tool.consumed.method
+    hints = {
         "readOnly": method == "GET",
         "destructive": method == "DELETE",
         "idempotent": method in ("GET", "PUT", "PATCH", "DELETE"),
         "openWorld": True,
+    }
+    return {
+        "name": tool.name,
+        "title": tool.declared.get("label", tool.description),
+        "description": tool.description,
+        "hints": hints | tool.declared.get("hints", {}),
+        **_compact(arguments=renamed),
     }
 
 

@@ -200,17 +200,11 @@ def _walk_members(value: dict[str, Any], schema: Schema, at: str) -> Iterator[Vi
     yield from _violations(some, shared, shared_validator, at)
 
 
-# What is said of an object as a whole, and not of any of its members.
 _OF_THE_WHOLE = {
-    "enum",
-    "required",
-    "minProperties",
-    "maxProperties",
-    "allOf",
-    "anyOf",
-    "oneOf",
-    "not",
+    *("enum", "required", "minProperties", "maxProperties"),
+    *("allOf", "anyOf", "oneOf", "not"),
 }
+"""What is said of an object as a whole, and not of any of its members."""
 
 
 def _is_large(value: Any) -> bool:
@@ -256,13 +250,11 @@ _TYPES = {
 }
 
 
-def _one_of(values: list[Any]) -> str:
-    return f"must be one of {', '.join(str(value) for value in values if value is not None)}"
-
-
 _SENTENCES: dict[str, Callable[[Any], str]] = {
     "type": lambda types: f"must be {' or '.join(_TYPES[name] for name in types)}",
-    "enum": _one_of,
+    "enum": lambda values: (
+        f"must be one of {', '.join(str(value) for value in values if value is not None)}"
+    ),
     "const": lambda value: f"must be {value}",
     "format": lambda name: f"must be a valid {name}",
     "pattern": lambda pattern: f"must match {pattern}",

@@ -82,13 +82,6 @@ class FaultedRequest:
             return False
         return True
 
-    def reset(self) -> None:
-        """Closes the connection with a RST."""
-        linger = struct.pack("ii", 1, 0)
-        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-        with socket.socket() as blank:  # the server still owns the descriptor, so only swap it
-            os.dup2(blank.fileno(), self.connection.fileno())
-
     def head(self) -> bytes:
         """The real answer's status line and headers as bytes; the connection ends after it."""
         headers = [*self.answer.headers, *self.environ["sandbox.headers"], ("Connection", "close")]
@@ -108,8 +101,11 @@ def _hang(request: FaultedRequest, seconds: float) -> None:
 
 
 def _drop(request: FaultedRequest, reset: bool) -> None:
-    if reset:
-        request.reset()
+    if reset:  # with a RST
+        linger = struct.pack("ii", 1, 0)
+        request.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        with socket.socket() as blank:  # the server still owns the descriptor, so only swap it
+            os.dup2(blank.fileno(), request.connection.fileno())
 
 
 def _truncated(request: FaultedRequest) -> None:
@@ -212,16 +208,9 @@ class FaultType:
     Every type also knows `processed`: whether Mistral does what was asked before the fault strikes.
     """
 
-    def __init__(
-        self,
-        act: Callable[..., Response | None],
-        help: str,
-        *,
-        processed: bool = False,
-        **params: Any,
-    ) -> None:
+    def __init__(self, act: Callable[..., Response | None], help: str, **params: Any) -> None:
         self.act, self.help = act, help
-        self.params: Params = {"processed": processed, **params}
+        self.params: Params = {"processed": False, **params}
 
 
 # A table: one row, one line.

@@ -31,7 +31,11 @@ class Middleware:
         self.app, self.state = app, state
 
     def __call__(self, environ: dict[str, Any], start: Start) -> Iterable[bytes]:
-        headers = environ["sandbox.headers"] = _trace_headers()
+        # The mark of the sandbox, and trace ids as Mistral's live API sends them.
+        bits = random.getrandbits(128)
+        correlation = str(uuid.UUID(int=bits, version=4))
+        ids = [("mistral-correlation-id", correlation), ("x-kong-request-id", f"{bits:032x}")]
+        headers = environ["sandbox.headers"] = [MARK, *ids]
         path = environ["PATH_INFO"]
         if path == "/" or path.startswith("/sandbox/"):
             return self.app(environ, _with(start, headers, {}))  # type: ignore[no-any-return]
@@ -81,10 +85,3 @@ def _with(start: Start, headers: list[tuple[str, str]], entry: Entry) -> Start:
         return start(status, [*given, *headers], *rest)
 
     return start_response
-
-
-def _trace_headers() -> list[tuple[str, str]]:
-    """The mark of the sandbox, and trace ids as Mistral's live API sends them."""
-    bits = random.getrandbits(128)
-    correlation = str(uuid.UUID(int=bits, version=4))
-    return [MARK, ("mistral-correlation-id", correlation), ("x-kong-request-id", f"{bits:032x}")]

@@ -17,7 +17,7 @@ LATEST: dict[str, Any] = json.loads(report.LATEST.read_text(encoding="utf-8"))
 
 def test_the_page_shows_every_table_of_the_last_run_as_it_was() -> None:
     assert report.filled(PAGE, LATEST) == PAGE
-    assert {block[2] for block in report.BLOCK.finditer(PAGE)} == {*report.blocks(LATEST)}
+    assert {block[2] for block in report.BLOCK.finditer(PAGE)} >= {*report.blocks(LATEST)}
 
 
 def test_the_pages_own_words_state_no_figure() -> None:
