@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -29,6 +30,7 @@ def main() -> int:
     text = "these parts; nothing is written"
     parser.add_argument("--only", metavar="PART", nargs="+", choices=named, help=text)
     chosen = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers end too
     if missing := machine.missing():
         print("bench needs: " + ", ".join(missing), file=sys.stderr)
         return 2

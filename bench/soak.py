@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import signal
 import socket
 import struct
 import sys
@@ -84,7 +85,9 @@ def main() -> int:
     """Runs it and prints what it found; 1 when something grew."""
     parser = argparse.ArgumentParser(prog="python -m bench.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10)
-    run = soak(parser.parse_args().minutes * 60, warm=60, samples=20)
+    minutes: float = parser.parse_args().minutes
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers end too
+    run = soak(minutes * 60, warm=60, samples=20)
     print(table(run))
     print("\nanswers: " + ", ".join(f"{how} x {n}" for how, n in sorted(run.answers.items())))
     print("\n".join(run.faults()) or "nothing grew")

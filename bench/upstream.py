@@ -18,7 +18,7 @@ from bench.targets import nginx
 from bench.work import Request
 
 _SERVER = """
-  open_file_cache max=10;
+  open_file_cache max=10; add_header X-Request-ID $http_x_request_id;
   server {
     listen 127.0.0.1:{port} backlog=4096;
     listen 127.0.0.1:SECURE ssl backlog=4096;
