@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 
 from mcp_bridge.config import Settings
 from mcp_bridge.edge import METADATA_PATH, PATH, Edge, ResourceMetadata, admission
-from mcp_bridge.endpoint import Endpoint
+from mcp_bridge.message_reader import MessageReader
 from mcp_bridge.rest_client import NoAnswer, NotSent, RestClient
 from mcp_bridge.server import build_server
 from telemetry import logs
@@ -62,7 +62,7 @@ def create_app(settings: Settings) -> ASGIApp:
             *([Route(METADATA_PATH, metadata.page)] if metadata else []),
         ],
     )
-    return Edge(admitted(Endpoint(app, max_body=settings.max_body, reading=reading)), metadata)
+    return Edge(admitted(MessageReader(app, max_body=settings.max_body, reading=reading)), metadata)
 
 
 async def _live(_: Request) -> Response:

@@ -18,7 +18,7 @@ from yarl import URL
 
 from environment import redact_url
 from mcp_bridge.tools import KEY_HEADER
-from serving.memory import MemoryBudget, OutOfMemory, Reservation
+from serving.body_buffer import MemoryBudget, OutOfMemory, Reservation
 
 MAX_CONNECTIONS = 512
 MAX_KEPT = 64
@@ -93,7 +93,7 @@ class RestClient:
         self.unreachable = f"nothing answers at {redact_url(url)}, {service}"
         self.timeout = timeout
         self.max_answer = max_answer
-        self.budget = MemoryBudget(max(MEMORY, max_answer))
+        self.budget = MemoryBudget(max(MEMORY, max_answer), LARGE)
         # Not the connectors' own limit, since to wait for one of these is not to wait for the service.
         self.slots = asyncio.Semaphore(MAX_CONNECTIONS)
         options: dict[str, Any] = {
@@ -202,11 +202,10 @@ class RestClient:
         while not too_large and (piece := await response.content.readany()):
             content += piece
             too_large = len(content) > limit
-            if len(content) > LARGE:
-                try:
-                    reservation.resize(len(content))
-                except OutOfMemory as error:
-                    raise NoAnswer("answered more than there is memory for at present") from error
+            try:
+                reservation.resize(len(content))
+            except OutOfMemory as error:
+                raise NoAnswer("answered more than there is memory for at present") from error
         if too_large and success:
             raise AnswerTooLarge(f"has more than {limit} bytes (GATEWAY_MAX_ANSWER)")
         if too_large:

@@ -35,7 +35,7 @@ from mcp_bridge.results import (
 from mcp_bridge.tools import CallableTool, build_tools
 from openapi.contract import Contract
 from openapi.validation import near_name
-from serving.memory import Reservation
+from serving.body_buffer import Reservation
 from telemetry import trace_context
 from telemetry.logs import audit_log
 from telemetry.trace_context import Trace

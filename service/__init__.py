@@ -10,7 +10,7 @@ A request passes the modules in this order; `app` is the map, which makes every 
 2. `access.admission`: whether it may come in
 3. `pages`: Swagger UI, the document, problems, probes, metrics
 4. Connexion's routing
-5. `request_reader` with `body_buffer` and `json_body`: parameters and body; `translation.build_request` makes the upstream request
+5. `request_reader` with `json_body`: parameters and body; `translation.build_request` makes the upstream request
 6. `flask_dispatch`: into one of the `threads` of a pool, and to the one handler, within a deadline
 7. `idempotency`, for what may be sent only once: `store` is what it knows of its keys (`sqlite_store`, `redis_store`),
    `retry_queue` repeats what the store did not take, `job_recovery` finds the job of a create whose answer was lost

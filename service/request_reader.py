@@ -22,15 +22,29 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from access.authentication import require
 from openapi.contract import Contract, Operation, Parameter
 from openapi.validation import Validator, Violation, near_name, pointer_token
+from serving.body_buffer import (
+    BodyRefused,
+    BodyTooLarge,
+    BodyTooSlow,
+    MemoryBudget,
+    OutOfMemory,
+    Reservation,
+    receive_body,
+)
 
-from .body_buffer import BODIES, LARGE, BodyMemoryBudget, Reservation, receive_body
 from .json_body import BodyReader
-from .problems import Problem
+from .problems import Overloaded, Problem
 from .request_context import current
 from .threads import ThreadPool
 from .translation import Inputs, RequestBody, UpstreamRequest, build_request
 
 MAX_QUERY_PARAMETERS = 200
+
+BODIES = 8
+"""Bodies of the greatest size that may be under way in one worker; smaller ones may be more."""
+
+LARGE = 1 << 18
+"""Bytes of a body from which on its memory is counted, and a thread reads it."""
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
@@ -43,7 +57,7 @@ class RequestReader:
     def __init__(self, app: ASGIApp, *, contract: Contract, max_body: int) -> None:
         self.app = app
         self.max_body = max_body
-        self.budget = BodyMemoryBudget(BODIES * max_body)
+        self.budget = MemoryBudget(BODIES * max_body, LARGE)
         # Large bodies, so that other requests do not wait meanwhile; one at a time, since it is work for the processor alone.
         self.large_bodies = ThreadPool(1, "reading")
         self.operations = {
@@ -81,7 +95,6 @@ class RequestReader:
                 ctx.upstream_request, ctx.warning = reader.read(scope, content)
             else:
                 reading = self.large_bodies.submit(partial(reader.read, scope, content))
-                reading.add_done_callback(lambda read: read.cancelled() or read.exception())
                 # Goes on when the client leaves: until it has ended, the body is in memory.
                 request, ctx.warning = await asyncio.shield(reading)
                 if request.key is not None:
@@ -91,10 +104,22 @@ class RequestReader:
                 reading = None
             del content
             await self.app(scope, receive, send)
+        except BodyRefused as error:
+            raise self._problem(error) from error
         finally:
             reservation.release(reading if reading and not reading.done() else ctx.handling)
             # What outlives the request must not keep its body: its context, and a frame that its error's traceback has.
             ctx.upstream_request = reading = None
+
+    def _problem(self, error: BodyRefused) -> Problem:
+        if isinstance(error, BodyTooLarge):
+            detail = f"A body may have at most {self.max_body} bytes (GATEWAY_MAX_BODY)."
+            return Problem("content-too-large", detail)
+        if isinstance(error, BodyTooSlow):
+            return Problem("request-timeout", f"{error.size} bytes of the body came.")
+        if isinstance(error, OutOfMemory):
+            return Overloaded("Too many large bodies are under way.")
+        return Problem("malformed-request", "The body broke off.")
 
 
 class OperationReader:

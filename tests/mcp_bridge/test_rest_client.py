@@ -22,7 +22,7 @@ import trustme
 
 from mcp_bridge import rest_client
 from mcp_bridge.rest_client import Answer, AnswerTooLarge, NoAnswer, NotSent, RestClient
-from serving.memory import Reservation
+from serving.body_buffer import Reservation
 from tests.support.processes import ROOT
 
 pytestmark = pytest.mark.anyio

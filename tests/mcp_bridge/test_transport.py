@@ -16,11 +16,10 @@ from typing import Any
 import anyio
 import pytest
 
-from mcp_bridge import endpoint
+from mcp_bridge import message_reader
 from mcp_bridge.app import create_app
 from mcp_bridge.arguments import LARGE
 from mcp_bridge.config import Settings
-from mcp_bridge.endpoint import Endpoint
 from tests.mcp_bridge.hosting import served
 from tests.mcp_bridge.rest import Rest
 
@@ -329,7 +328,7 @@ def test_hanging_up_cancels_the_call_of_the_rest_service(headers: dict[str, str]
 @pytest.mark.anyio
 async def test_the_end_of_an_answer_is_no_leaving(monkeypatch: pytest.MonkeyPatch) -> None:
     """Servers report both in the same words; what is done after an answer must come to its end."""
-    monkeypatch.setattr(endpoint, "WATCHED_AFTER", 0)
+    monkeypatch.setattr(message_reader, "WATCHED_AFTER", 0)
     answered, watched, ended = anyio.Event(), anyio.Event(), []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -352,7 +351,9 @@ async def test_the_end_of_an_answer_is_no_leaving(monkeypatch: pytest.MonkeyPatc
         answered.set()
 
     scope = {"type": "http", "method": "POST", "path": "/mcp", "headers": []}
-    await Endpoint(app, max_body=100, reading=ThreadPoolExecutor(1))(scope, receive, send)
+    await message_reader.MessageReader(app, max_body=100, reading=ThreadPoolExecutor(1))(
+        scope, receive, send
+    )
     assert ended
 
 

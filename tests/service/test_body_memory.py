@@ -12,29 +12,29 @@ from starlette.testclient import TestClient
 
 from service import request_reader
 from service.app import create_app
-from service.body_buffer import LARGE, BodyMemoryBudget, Reservation
 from service.config import Settings
-from service.problems import Problem
+from service.request_reader import LARGE
+from serving.body_buffer import MemoryBudget, OutOfMemory, Reservation
 from tests.conftest import UPSTREAM
 
 JOBS = "/v1/batch/jobs"
 
 
 def test_a_body_for_which_there_is_no_memory_is_refused_until_another_has_gone() -> None:
-    budget = BodyMemoryBudget(10)
+    budget = MemoryBudget(10)
     one, two = Reservation(budget), Reservation(budget)
     one.resize(6)
-    with pytest.raises(Problem, match="overloaded"):
+    with pytest.raises(OutOfMemory):
         two.resize(5)
-    one.release(None)
+    one.release()
     two.resize(10)
-    two.release(None)
+    two.release()
     assert budget.reserved == 0
 
 
 def test_a_body_keeps_its_memory_while_its_call_goes_on_although_its_client_has_left() -> None:
     async def left() -> list[int]:
-        budget = BodyMemoryBudget(10)
+        budget = MemoryBudget(10)
         reservation, call = Reservation(budget), asyncio.get_running_loop().create_future()
         reservation.resize(6)
         reservation.release(call)

@@ -20,11 +20,11 @@ from starlette.types import Message
 import service.flask_dispatch
 from openapi.contract import load
 from service.app import create_app
-from service.body_buffer import LARGE
 from service.config import Settings
 from service.edge import open_context
 from service.flask_dispatch import FlaskDispatch
 from service.problems import Problem
+from service.request_reader import LARGE
 from service.threads import CompletionQueue, NoThread, ThreadPool, WorkItem
 from service.translation import UpstreamRequest
 from service.upstream_connection import CancellableRequest, Deadline, DeadlineWatchdog

@@ -13,10 +13,9 @@ from typing import Any
 import pytest
 from starlette.types import Message
 
-from service import body_buffer
-from service.body_buffer import BODIES, BodyMemoryBudget, Reservation, receive_body
-from service.problems import Problem
-from serving import patience
+from service.request_reader import BODIES
+from serving import body_buffer
+from serving.body_buffer import BodyTooSlow, MemoryBudget, Reservation, pieces, receive_body
 from tests.support.processes import Sandbox
 from tests.system.gateway import Gateway, gateway_process
 
@@ -62,10 +61,10 @@ def test_a_body_in_chunks_of_a_line_is_taken(gateway: Gateway, sandbox: Sandbox)
     assert answer.status_code == 200
 
 
-def content(pieces: list[bytes], pause: float, limit: int = 1 << 20) -> bytes | str:
-    """The body that comes in `pieces`, each after a pause in seconds, or the problem that reading it is."""
+def content(sent: list[bytes], pause: float, limit: int = 1 << 20) -> bytes:
+    """The body that is `sent` in pieces, each after a pause in seconds."""
     scope = {"type": "http", "headers": []}
-    left = list(pieces)
+    left = list(sent)
 
     async def receive() -> Message:
         await asyncio.sleep(pause)
@@ -73,42 +72,39 @@ def content(pieces: list[bytes], pause: float, limit: int = 1 << 20) -> bytes | 
         return {"type": "http.request", "body": piece, "more_body": bool(left)}
 
     async def read() -> bytes:
-        return bytes(
-            await receive_body(scope, receive, limit, Reservation(BodyMemoryBudget(limit)))
-        )
+        return bytes(await receive_body(scope, receive, limit, Reservation(MemoryBudget(limit))))
 
-    try:
-        return asyncio.run(read())
-    except Problem as problem:
-        return problem.slug
+    return asyncio.run(read())
 
 
 def test_a_body_that_comes_too_slowly_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "SECONDS", 0.1)
-    assert content([b"x"] * 1000, 0.01) == "request-timeout"
+    monkeypatch.setattr(body_buffer, "SECONDS", 0.1)
+    with pytest.raises(BodyTooSlow):
+        content([b"x"] * 1000, 0.01)
 
 
 def test_a_large_body_may_take_as_long_as_it_comes_at_the_least_rate(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It takes several times as long as a body without bytes may."""
-    monkeypatch.setattr(patience, "SECONDS", 0.5)
-    monkeypatch.setattr(patience, "PIECE", 100)
+    monkeypatch.setattr(body_buffer, "SECONDS", 0.5)
+    monkeypatch.setattr(body_buffer, "PIECE", 100)
     assert content([b"x" * 100] * 20, 0.1) == b"x" * 2000
 
 
 def test_what_came_fast_is_no_time_for_what_comes_slowly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "SECONDS", 0.2)
-    monkeypatch.setattr(patience, "PIECE", 100)
-    assert content([b"x" * 100_000] + [b"x"] * 1000, 0.01) == "request-timeout"
+    monkeypatch.setattr(body_buffer, "SECONDS", 0.2)
+    monkeypatch.setattr(body_buffer, "PIECE", 100)
+    with pytest.raises(BodyTooSlow):
+        content([b"x" * 100_000] + [b"x"] * 1000, 0.01)
 
 
 def test_a_piece_that_comes_just_when_the_time_is_over_is_too_late(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """gunicorn waits by asyncio.wait_for, which lets a result win over a cancellation in Python 3.11."""
-    monkeypatch.setattr(patience, "SECONDS", 0.05)
-    monkeypatch.setattr(patience, "PIECE", 1)
+    monkeypatch.setattr(body_buffer, "SECONDS", 0.05)
+    monkeypatch.setattr(body_buffer, "PIECE", 1)
 
     async def read() -> None:
         loop = asyncio.get_running_loop()
@@ -121,21 +117,22 @@ def test_a_piece_that_comes_just_when_the_time_is_over_is_too_late(
             return {"type": "http.request", "body": body, "more_body": True}
 
         scope = {"type": "http", "headers": []}
-        await receive_body(scope, receive, 1 << 20, Reservation(BodyMemoryBudget(1 << 20)))
+        await receive_body(scope, receive, 1 << 20, Reservation(MemoryBudget(1 << 20)))
 
-    with pytest.raises(Problem, match="request-timeout"):
+    with pytest.raises(BodyTooSlow):
         asyncio.run(read())
 
 
 def test_a_body_that_falls_silent_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "SECONDS", 0.1)
-    assert content([b"x"], 60) == "request-timeout"
+    monkeypatch.setattr(body_buffer, "SECONDS", 0.1)
+    with pytest.raises(BodyTooSlow):
+        content([b"x"], 60)
 
 
 def test_a_slow_body_is_answered_408_and_can_be_sent_again(
     app: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(patience, "SECONDS", 0.1)
+    monkeypatch.setattr(body_buffer, "SECONDS", 0.1)
     headers = {"host": "localhost", "content-type": "application/json", "content-length": "9"}
     scope = {
         "type": "http",
@@ -160,11 +157,29 @@ def test_a_slow_body_is_answered_408_and_can_be_sent_again(
     assert problem["retryable"] is True
 
 
-def test_what_has_come_is_counted_and_not_what_was_announced(
+def test_what_is_done_between_two_pieces_is_no_time_of_the_sender_s(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(body_buffer, "LARGE", 1)
-    budget = BodyMemoryBudget(100)
+    """A body that is sent on as it comes waits for its receiver."""
+    monkeypatch.setattr(body_buffer, "SECONDS", 0.05)
+
+    async def read() -> int:
+        left = [b"x"] * 3
+
+        async def receive() -> Message:
+            return {"type": "http.request", "body": left.pop(), "more_body": bool(left)}
+
+        size = 0
+        async for piece in pieces({"type": "http", "headers": []}, receive, 10):
+            size += len(piece)
+            await asyncio.sleep(0.06)
+        return size
+
+    assert asyncio.run(read()) == 3
+
+
+def test_what_has_come_is_counted_and_not_what_was_announced() -> None:
+    budget = MemoryBudget(100)
     headers = [(b"content-length", b"90")]
 
     async def receive() -> Message:

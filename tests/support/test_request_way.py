@@ -22,7 +22,7 @@ REST = [
 BRIDGE = [
     "mcp_bridge/edge.py",
     "access/admission.py",
-    "mcp_bridge/endpoint.py",
+    "mcp_bridge/message_reader.py",
     "mcp_bridge/server.py",
     "mcp_bridge/arguments.py",
     "mcp_bridge/rest_client.py",

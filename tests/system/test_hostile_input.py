@@ -14,7 +14,7 @@ from http.client import HTTPResponse
 
 import pytest
 
-from service.body_buffer import BODIES
+from service.request_reader import BODIES
 from tests.support.processes import Sandbox, wait_until
 from tests.system.gateway import Stack, gateway_process
 

@@ -8,20 +8,29 @@ request's context. Of messages of all callers together only so many bytes are un
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgspec
 from mcp.types import INVALID_REQUEST, PARSE_ERROR
 from msgspec import UNSET, Raw, UnsetType
-from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mcp_bridge.arguments import LARGE
 from mcp_bridge.edge import PATH, current
 from openapi.json_text import check_utf8
-from serving.patience import patience
+from serving.body_buffer import (
+    BodyBrokeOff,
+    BodyRefused,
+    BodyTooLarge,
+    BodyTooSlow,
+    MemoryBudget,
+    OutOfMemory,
+    Reservation,
+    receive_body,
+)
 
 SMALL = 16 << 10
 """Bytes of a message that the SDK may read; as objects they are some 1.3 MB at worst."""
@@ -33,21 +42,19 @@ a message is in memory up to four times."""
 WATCHED_AFTER = 0.05
 """Seconds after which a client is watched for leaving; most calls are done by then, and a task costs more than a timer."""
 
-_OVERLOADED = -32000  # the first of those that JSON-RPC 2.0 section 5.1 leaves to servers
 
-
-class Endpoint:
+class MessageReader:
     """ASGI. White space around a header's value is no part of it (RFC 9110 section 5.5), yet some servers hand it on.
 
-    Only POST has a use here: the SDK answers a GET with a stream that never ends. A message that is longer than `max_body`
-    bytes is handed on as soon as that is known, for the SDK to refuse. Large ones are read by the thread of `reading`.
+    Only POST has a use here: the SDK answers a GET with a stream that never ends. Large messages, of at most `max_body` bytes,
+    are read by the thread of `reading`.
     """
 
     def __init__(self, app: ASGIApp, *, max_body: int, reading: ThreadPoolExecutor) -> None:
         self.app = app
         self.max_body = max_body
         self.reading = reading
-        self.memory = max(MEMORY, max_body)  # bytes that are left of it
+        self.budget = MemoryBudget(max(MEMORY, max_body))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -62,106 +69,59 @@ class Endpoint:
             await self._post(scope, receive, send)
 
     async def _post(self, scope: Scope, receive: Receive, send: Send) -> None:
-        reservation = _Reservation(self)
+        reservation = Reservation(self.budget)
+        reading: asyncio.Future[Any] | None = None
         leaving = _Leaving(receive)
 
         async def replayed() -> Message:
-            return received.pop(0) if received else await receive()
+            return received.pop() if received else await receive()
 
         async def answered(message: Message) -> None:
             leaving.ignore()  # servers report the end of an answer as they do a client's leaving
             await send(message)
 
         try:
-            received = await self._received(scope, receive, reservation, leaving)
+            content = await receive_body(scope, receive, self.max_body, reservation)
+            leaving.watch()
+            small: bytes | bytearray = content
+            if len(content) >= LARGE:
+                loop = asyncio.get_running_loop()
+                reading = loop.run_in_executor(self.reading, _take_arguments, content)
+                # Goes on when the client leaves: until it has ended, the message is in memory.
+                small, current().arguments = await asyncio.shield(reading)
+                reading = None
+            elif len(content) >= SMALL:
+                small, current().arguments = _take_arguments(content)
+            received = [{"type": "http.request", "body": bytes(small), "more_body": False}]
+            del content, small
             await self.app(scope, replayed, answered)
-        except _Refused as refused:
-            answer = {"jsonrpc": "2.0", "id": None, "error": refused.error}
-            headers = {"Retry-After": "1"} if refused.status == 503 else None
-            await JSONResponse(answer, refused.status, headers)(scope, receive, answered)
+        except (BodyRefused, _Refused) as error:
+            known = error.args if isinstance(error, _Refused) else _REFUSALS[type(error)]
+            status, code, sentence = known
+            failure = {"code": code, "message": f"Nothing was sent: {sentence}"}
+            answer = {"jsonrpc": "2.0", "id": None, "error": failure}
+            headers = {"Retry-After": "1"} if status == 503 else None
+            await JSONResponse(answer, status, headers)(scope, receive, answered)
         except asyncio.CancelledError:
             if not leaving.left:
                 raise
         finally:
             leaving.ignore()
-            reservation.release()
-
-    async def _received(
-        self, scope: Scope, receive: Receive, reservation: _Reservation, leaving: _Leaving
-    ) -> list[Message]:
-        """What the SDK is to receive: the whole message, arguments taken out unless it is small; else what was received."""
-        length = Headers(scope=scope).get("content-length", "")
-        if length.isdecimal() and int(length[:19]) > self.max_body:
-            return []
-        content = bytearray()
-        try:
-            async with patience() as came:
-                while True:
-                    last = await receive()
-                    content += last.get("body", b"")
-                    if len(content) > self.max_body:
-                        return [_part(content, more=last.get("more_body", False))]
-                    reservation.grow(len(content))
-                    if not last.get("more_body"):
-                        break
-                    came(len(content))
-        except TimeoutError:
-            raise _Refused(408, INVALID_REQUEST, "the message came too slowly.") from None
-        if last["type"] != "http.request":
-            return [_part(content, more=True), last]
-        leaving.watch()
-        if len(content) < SMALL:
-            return [_part(content)]
-        if len(content) < LARGE:
-            small, current().arguments = _take_arguments(content)
-            return [_part(small)]
-        loop = asyncio.get_running_loop()
-        reservation.reading = loop.run_in_executor(self.reading, _take_arguments, content)
-        # Goes on when the client leaves: until it has ended, the message is in memory.
-        small, current().arguments = await asyncio.shield(reservation.reading)
-        return [_part(small)]
-
-
-def _part(content: bytes | bytearray, *, more: bool = False) -> Message:
-    return {"type": "http.request", "body": bytes(content), "more_body": more}
+            reservation.release(reading)
+            reading = None  # its error's traceback keeps this frame, and the message
 
 
 class _Refused(Exception):
     """The message is not for the SDK: an HTTP status, a JSON-RPC error's code and its sentence."""
 
-    def __init__(self, status: int, code: int, sentence: str) -> None:
-        super().__init__(status, code, sentence)
-        self.status = status
-        self.error = {"code": code, "message": f"Nothing was sent: {sentence}"}
 
-
-class _Reservation:
-    """What one message takes of the memory for all, in bytes."""
-
-    def __init__(self, endpoint: Endpoint) -> None:
-        self.endpoint = endpoint
-        self.size = 0
-        self.reading: asyncio.Future[Any] | None = None  # what needs the message
-
-    def grow(self, size: int) -> None:
-        """Takes `size` bytes in all."""
-        if size - self.size > self.endpoint.memory:
-            sentence = "too much is under way. The same call can work in a second."
-            raise _Refused(503, _OVERLOADED, sentence)
-        self.endpoint.memory -= size - self.size
-        self.size = size
-
-    def release(self, reading: asyncio.Future[Any] | None = None) -> None:
-        """Gives all of it back, when nobody reads the message any more."""
-        if self.reading and not self.reading.done():
-            self.reading.add_done_callback(self.release)
-            return
-        if reading:
-            reading.exception()  # nobody is there to be told of it
-        self.endpoint.memory += self.size
-        self.size = 0
-        # Its error's traceback keeps a frame that has this reservation, and the message.
-        self.reading = None
+_OVERLOADED = -32000  # the first of those that JSON-RPC 2.0 section 5.1 leaves to servers
+_REFUSALS: Mapping[type[BodyRefused], tuple[int, int, str]] = {
+    BodyTooLarge: (413, INVALID_REQUEST, "the message is larger than GATEWAY_MAX_BODY."),
+    BodyTooSlow: (408, INVALID_REQUEST, "the message came too slowly."),
+    BodyBrokeOff: (400, INVALID_REQUEST, "the message broke off."),
+    OutOfMemory: (503, _OVERLOADED, "too much is under way. The same call can work in a second."),
+}
 
 
 class _Leaving:

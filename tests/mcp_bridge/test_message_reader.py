@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from mcp_bridge import endpoint as endpoint_module
+from mcp_bridge import message_reader
 from mcp_bridge.arguments import LARGE
 from mcp_bridge.edge import Edge, current
-from mcp_bridge.endpoint import SMALL
-from serving import patience
+from mcp_bridge.message_reader import SMALL, MessageReader
+from serving import body_buffer
 
 Received = list[dict[str, Any]]
 
@@ -44,7 +44,7 @@ class Sdk:
 
 def made(sdk: Sdk, max_body: int) -> Edge:
     reading = ThreadPoolExecutor(1)
-    return Edge(endpoint_module.Endpoint(sdk, max_body=max_body, reading=reading), None)
+    return Edge(MessageReader(sdk, max_body=max_body, reading=reading), None)
 
 
 async def post(app: Any, *chunks: bytes, ends: bool = True, **headers: str) -> tuple[int, Any]:
@@ -109,15 +109,15 @@ def test_any_other_message_that_is_not_small_is_refused(
     assert answer["error"]["message"].startswith("Nothing was sent: ")
 
 
-def test_a_message_over_the_limit_is_handed_on_for_the_sdk_to_refuse() -> None:
-    _, _, sdk = exchange(b"x" * 60, b"x" * 60, b"x", max_body=100)
-    assert sdk.body == b"x" * 120
+def test_a_message_over_the_limit_is_refused() -> None:
+    status, answer, sdk = exchange(b"x" * 60, b"x" * 60, b"x", max_body=100)
+    assert (status, "GATEWAY_MAX_BODY" in answer["error"]["message"], sdk.body) == (413, True, b"")
 
 
 def test_messages_for_which_there_is_no_room_are_refused_until_others_are_done(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(endpoint_module, "MEMORY", 10)
+    monkeypatch.setattr(message_reader, "MEMORY", 10)
 
     async def asked() -> list[int]:
         sdk = Sdk()
@@ -134,7 +134,7 @@ def test_messages_for_which_there_is_no_room_are_refused_until_others_are_done(
 
 
 def test_a_message_that_comes_too_slowly_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "SECONDS", 0.01)
+    monkeypatch.setattr(body_buffer, "SECONDS", 0.01)
 
     async def asked() -> tuple[int, Any]:
         return await post(made(Sdk(), 100), b"x", ends=False)
