@@ -21,10 +21,9 @@ from openapi.contract import load
 from tests.access.conftest import Tokens, bearing
 from tests.access.issuer import AUDIENCE, ISSUER, RSA, STRANGER, KeyServer, token
 from tests.mcp_bridge.hosting import served
-from tests.mcp_bridge.processes import environment
 from tests.mcp_bridge.rest import Rest
 from tests.mcp_bridge.test_transport import JOB, LEGACY, ROUTED, exchange, message
-from tests.support.processes import run
+from tests.support.processes import environment, run
 
 Open = Callable[..., str]
 CREATE = {"endpoint": "/v1/embeddings", "model": "m", "requests": [{"body": {"input": "x"}}]}

@@ -17,9 +17,9 @@ from urllib.parse import quote
 
 import pytest
 
+from tests.support.gateway import Gateway, gateway_process
 from tests.support.processes import Sandbox, sandbox_process
 from tests.support.tools_available import needed
-from tests.system.gateway import Gateway, gateway_process
 
 PAGE = Path(__file__).with_name("page.html")
 JOBS = "/v1/batch/jobs"

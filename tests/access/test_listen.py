@@ -11,8 +11,8 @@ import pytest
 from access.listen import check, in_brackets, is_loopback, names
 from environment import SettingsError
 from tests.access.conftest import Tokens
+from tests.support.gateway import failed_start, gateway_environment
 from tests.support.processes import run
-from tests.system.gateway import environment, failed_start
 
 OPEN = ["0.0.0.0", "::", "::ffff:0.0.0.0", "192.0.2.7", "gw.example", "2001:db8::1", "0", "*"]
 
@@ -71,7 +71,7 @@ def own_address() -> str:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "::ffff:0.0.0.0", "192.0.2.7", "gw.example"])
 def test_the_rest_service_does_not_start_at_an_open_address_of_its_settings(host: str) -> None:
-    done = failed_start(environment("http://127.0.0.1:9/v1", GATEWAY_HOST=host))
+    done = failed_start(gateway_environment("http://127.0.0.1:9/v1", GATEWAY_HOST=host))
     assert done.returncode == 2
     assert f"GATEWAY_HOST {host}" in done.stdout and "GATEWAY_TOKENS_FILE" in done.stdout
     assert "Traceback" not in done.stdout
@@ -80,20 +80,20 @@ def test_the_rest_service_does_not_start_at_an_open_address_of_its_settings(host
 @pytest.mark.parametrize("bind", ["0.0.0.0:0", "[::]:0", "own"])
 def test_the_rest_service_does_not_start_at_an_open_address_of_its_command_line(bind: str) -> None:
     address = f"{own_address()}:0" if bind == "own" else bind
-    done = failed_start(environment("http://127.0.0.1:9/v1"), "--bind", address)
+    done = failed_start(gateway_environment("http://127.0.0.1:9/v1"), "--bind", address)
     assert done.returncode == 2
     assert "GATEWAY_TOKENS_FILE" in done.stdout and "Traceback" not in done.stdout
 
 
 def test_one_open_address_among_others_is_enough() -> None:
     addresses = ("--bind", "127.0.0.1:0", "--bind", "0.0.0.0:0")
-    assert failed_start(environment("http://127.0.0.1:9/v1"), *addresses).returncode == 2
+    assert failed_start(gateway_environment("http://127.0.0.1:9/v1"), *addresses).returncode == 2
 
 
 def test_a_bad_token_file_stops_the_start_and_names_the_line(tmp_path: Path) -> None:
     file = tmp_path / "tokens"
     file.write_text("{}\n")
-    settings = environment("http://127.0.0.1:9/v1", GATEWAY_TOKENS_FILE=file)
+    settings = gateway_environment("http://127.0.0.1:9/v1", GATEWAY_TOKENS_FILE=file)
     done = failed_start(settings)
     assert (done.returncode, "line 1: " in done.stdout) == (2, True)
     assert "Traceback" not in done.stdout
@@ -101,7 +101,7 @@ def test_a_bad_token_file_stops_the_start_and_names_the_line(tmp_path: Path) -> 
 
 def test_the_doctor_says_so_before_the_start(token_file: Tokens) -> None:
     def doctor(**settings: object) -> str:
-        environ = environment("http://127.0.0.1:9/v1", GATEWAY_HOST="0.0.0.0", **settings)
+        environ = gateway_environment("http://127.0.0.1:9/v1", GATEWAY_HOST="0.0.0.0", **settings)
         return run([sys.executable, "-m", "service", "doctor"], environ).stderr
 
     assert "GATEWAY_TOKENS_FILE" in doctor()

@@ -21,8 +21,8 @@ from openapi.contract import load
 from tests.access.conftest import HOST, Tokens, bearing
 from tests.access.conftest import Gateway as Make
 from tests.conftest import UPSTREAM
+from tests.support.gateway import Gateway, gateway_process
 from tests.support.processes import ROOT, Sandbox, sandbox_process
-from tests.system.gateway import Gateway, gateway_process
 
 JOBS = "/v1/batch/jobs"
 CANCEL = f"{JOBS}/7c9e6679-7425-40de-944b-e07fc1f90ae7/cancel"

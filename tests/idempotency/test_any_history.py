@@ -32,8 +32,8 @@ from service import upstream_connection
 from service.idempotency import RETRY, UNCONFIRMED
 from service.sqlite_store import SQLiteStore
 from service.store import Record, StoreUnavailable
-from tests.idempotency.api import JOBS, keyed
 from tests.idempotency.conftest import door, settings_for
+from tests.support.api import JOBS, keyed
 
 UPSTREAM = "http://127.0.0.1:9/v1"
 EXPIRY = 86400

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from tests.idempotency.api import CREATE, JOBS, keyed
 from tests.idempotency.conftest import Clock, MakeGateway
 from tests.service import upstream as scripts
+from tests.support.api import CREATE, JOBS, keyed
 
 
 class Upstream(ThreadingHTTPServer):

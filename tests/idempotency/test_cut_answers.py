@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from tests.idempotency.api import CREATE, JOBS, creates, jobs, keyed
 from tests.idempotency.conftest import Clock, door, settings_for
 from tests.idempotency.fault_proxy import Fault, FaultProxy, fault_proxy
+from tests.support.api import CREATE, JOBS, creates, jobs, keyed
 from tests.support.processes import Sandbox
 
 Line = tuple[TestClient, FaultProxy, Sandbox]

@@ -18,7 +18,6 @@ from typing import Any
 import pytest
 import requests
 
-from tests.idempotency.api import CREATE, JOBS, creates, jobs, keyed
 from tests.idempotency.fault_proxy import (
     ANSWERS,
     CARRIED_OUT,
@@ -29,9 +28,10 @@ from tests.idempotency.fault_proxy import (
     FaultProxy,
     fault_proxy,
 )
+from tests.support.api import CREATE, JOBS, creates, jobs, keyed
+from tests.support.gateway import Gateway, gateway_process
 from tests.support.processes import Sandbox, store_file
 from tests.support.tools_available import tool_python
-from tests.system.gateway import Gateway, gateway_process
 
 # Short limits, so that a lost answer is given up soon; the lease of a killed call is the timeout and five seconds.
 LIMITS: dict[str, Any] = {

@@ -17,8 +17,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from access.token_file import make_token
-from tests.idempotency.api import CREATE, JOBS, creates, jobs, keyed, keyed_cancel
 from tests.idempotency.conftest import Clock, MakeGateway
+from tests.support.api import CREATE, JOBS, creates, jobs, keyed, keyed_cancel
 from tests.support.processes import Sandbox
 
 

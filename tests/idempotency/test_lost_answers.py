@@ -11,7 +11,8 @@ import pytest
 import responses
 from starlette.testclient import TestClient
 
-from tests.idempotency.api import (
+from tests.idempotency.conftest import Clock, MakeGateway
+from tests.support.api import (
     BLIND,
     CREATE,
     JOBS,
@@ -23,7 +24,6 @@ from tests.idempotency.api import (
     tag,
     without_recovery,
 )
-from tests.idempotency.conftest import Clock, MakeGateway
 from tests.support.processes import Sandbox, sandbox_process
 
 pytestmark = pytest.mark.usefixtures("clock")

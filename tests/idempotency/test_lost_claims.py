@@ -13,10 +13,10 @@ import redis
 from starlette.testclient import TestClient
 
 from service import idempotency, redis_store, retry_queue
-from tests.idempotency.api import CREATE, JOBS, creates, jobs, keyed
 from tests.idempotency.conftest import door, settings_for
 from tests.idempotency.redis_proxy import FORMS, RedisProxy, redis_proxy
 from tests.idempotency.redis_server import redis_server
+from tests.support.api import CREATE, JOBS, creates, jobs, keyed
 from tests.support.processes import Sandbox, wait_until
 
 NOW, CLAIM, CONFIRMATION, OUTCOME = 1, 2, 3, 4

@@ -16,12 +16,11 @@ from starlette.testclient import TestClient
 
 from service.sqlite_store import SQLiteStore
 from service.store import BUSY, Record, StoreUnavailable
-from tests.idempotency.api import CREATE, JOBS, creates, jobs, keyed, without_recovery
 from tests.idempotency.conftest import Clock, MakeGateway
-from tests.idempotency.processes import workers
 from tests.idempotency.redis_server import redis_server
+from tests.support.api import CREATE, JOBS, creates, jobs, keyed, without_recovery
+from tests.support.gateway import Gateway, gateway_process
 from tests.support.processes import Sandbox, wait_until
-from tests.system.gateway import Gateway, gateway_process
 
 
 @pytest.fixture(autouse=True)
@@ -268,7 +267,7 @@ def test_a_full_disk_refuses_calls_with_a_key_until_there_is_room(
 ) -> None:
     with gateway_process(f"{sandbox.url}/v1", GATEWAY_STORE=store, WEB_CONCURRENCY=1) as gateway:
         assert gateway.post(JOBS, CREATE, headers=keyed()).status_code == 200
-        (worker,) = workers(gateway)
+        (worker,) = gateway.workers
         # No file may grow beyond a hundred bytes: to the worker that is a disk without room.
         unlimited = resource.prlimit(worker, resource.RLIMIT_FSIZE)
         resource.prlimit(worker, resource.RLIMIT_FSIZE, (100, unlimited[1]))
@@ -295,7 +294,7 @@ def damaged_file(gateway: Gateway, folder: Path) -> Iterator[None]:
 
 @contextmanager
 def full_disk(gateway: Gateway, folder: Path) -> Iterator[None]:
-    limits = {pid: resource.prlimit(pid, resource.RLIMIT_FSIZE) for pid in workers(gateway)}
+    limits = {pid: resource.prlimit(pid, resource.RLIMIT_FSIZE) for pid in gateway.workers}
     for pid, (_, most) in limits.items():
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (100, most))
     yield

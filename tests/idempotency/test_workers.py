@@ -14,12 +14,11 @@ from typing import Any
 import pytest
 import requests
 
-from tests.idempotency.api import CREATE, JOBS, creates, jobs, keyed
-from tests.idempotency.processes import kill_workers, workers
 from tests.idempotency.redis_proxy import redis_proxy
 from tests.idempotency.redis_server import redis_server
+from tests.support.api import CREATE, JOBS, creates, jobs, keyed
+from tests.support.gateway import Gateway, gateway_process
 from tests.support.processes import Sandbox
-from tests.system.gateway import Gateway, gateway_process
 
 CALLERS = 50
 LIMITS: dict[str, Any] = {
@@ -126,8 +125,8 @@ def test_fifty_callers_get_one_job_although_all_workers_are_killed_while_it_is_m
     gateways = start(store, 4)
     callers = Callers(gateways, seconds=(3 if processed else 1.5) * LEASE)
     assert waiting(lambda: jobs(sandbox) if processed else creates(sandbox))
-    before = workers(gateways[0])
-    kill_workers(gateways[0])
+    before = gateways[0].workers
+    gateways[0].kill_workers()
     if not processed:
         # The sandbox notices that its client is gone, and carries nothing out: the key stays unknown.
         callers.finish()
@@ -135,7 +134,7 @@ def test_fifty_callers_get_one_job_although_all_workers_are_killed_while_it_is_m
         assert callers.ids == set()
     else:
         assert one_job_for_all(callers, sandbox)
-    assert not set(before) & set(workers(gateways[0]))
+    assert not set(before) & set(gateways[0].workers)
     assert callers.statuses <= {200, 409, "connection error"}
     assert "connection error" in callers.statuses
     assert len(creates(sandbox)) == 1
@@ -149,8 +148,8 @@ def test_workers_killed_again_and_again_make_no_second_job(
     callers = Callers(gateways)
     assert waiting(lambda: jobs(sandbox))
     for _ in range(4):
-        kill_workers(gateways[0])
-        waiting(lambda: len(workers(gateways[0])) == 4)
+        gateways[0].kill_workers()
+        waiting(lambda: len(gateways[0].workers) == 4)
         time.sleep(1)  # so that callers are under way again
     assert one_job_for_all(callers, sandbox)
     assert len(creates(sandbox)) == 1
@@ -165,7 +164,7 @@ def test_two_hosts_that_share_a_redis_make_one_job_although_one_is_killed(
         callers = Callers(gateways)
         assert waiting(lambda: jobs(sandbox))
         for gateway in gateways:
-            kill_workers(gateway)
+            gateway.kill_workers()
         assert one_job_for_all(callers, sandbox)
         assert callers.statuses <= {200, 409, "connection error"}
     assert len(creates(sandbox)) == 1

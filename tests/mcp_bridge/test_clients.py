@@ -16,15 +16,10 @@ import anyio
 import pytest
 from mcp import Client, StdioServerParameters
 
-from tests.mcp_bridge.processes import (
-    RestService,
-    bridge_process,
-    environment,
-    gunicorn_bridge,
-    node_tool,
-)
-from tests.support.processes import ROOT, Sandbox, sandbox_process
-from tests.support.tools_available import tool_python
+from tests.support.bridge import bridge_process, gunicorn_bridge
+from tests.support.gateway import Gateway, gateway_process
+from tests.support.processes import ROOT, Sandbox, environment, sandbox_process
+from tests.support.tools_available import node_tool, tool_python
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(180)]
 BASELINE = Path(__file__).with_name("conformance-baseline.yml")
@@ -56,19 +51,17 @@ def sandbox() -> Iterator[Sandbox]:
 
 @pytest.fixture(scope="module")
 def rest_service(
-    sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[RestService]:
-    service = RestService(sandbox.url, tmp_path_factory.mktemp("rest"))
-    service.start()
-    yield service
-    service.stop()
+    sandbox: Sandbox,
+) -> Iterator[Gateway]:
+    with gateway_process(f"{sandbox.url}/v1") as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
-def mcp_url(rest_service: RestService) -> Iterator[str]:
+def mcp_url(rest_service: Gateway) -> Iterator[str]:
     """A bridge of three workers under gunicorn."""
-    with gunicorn_bridge(rest_service.url, workers=3) as (url, _):
-        yield url
+    with gunicorn_bridge(rest_service.url, workers=3) as bridge:
+        yield bridge.url
 
 
 @pytest.fixture(autouse=True)
@@ -77,7 +70,7 @@ def fresh(sandbox: Sandbox) -> None:
 
 
 def client(
-    transport: str, mode: str, url: str, rest: RestService
+    transport: str, mode: str, url: str, rest: Gateway
 ) -> AbstractAsyncContextManager[Client]:
     if transport == "http":
         return Client(url, mode=mode)
@@ -93,7 +86,7 @@ def client(
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("transport", ["http", "stdio"])
 async def test_a_job_s_life_with_the_sdk_s_client(
-    transport: str, mode: str, mcp_url: str, rest_service: RestService, sandbox: Sandbox
+    transport: str, mode: str, mcp_url: str, rest_service: Gateway, sandbox: Sandbox
 ) -> None:
     async with client(transport, mode, mcp_url, rest_service) as session:
         arguments = new_job()
@@ -117,7 +110,7 @@ async def test_a_job_s_life_with_the_sdk_s_client(
 
 @pytest.mark.parametrize("transport", ["http", "stdio"])
 async def test_a_repeated_call_gets_the_first_job_and_is_told_so(
-    transport: str, mcp_url: str, rest_service: RestService, sandbox: Sandbox
+    transport: str, mcp_url: str, rest_service: Gateway, sandbox: Sandbox
 ) -> None:
     arguments = new_job()
     results = []
@@ -219,7 +212,7 @@ def test_the_conformance_suite_of_the_older_era_is_green(
 
 @pytest.mark.parametrize("transport", ["http", "stdio"])
 async def test_a_cancelled_call_is_cancelled_at_the_upstream(
-    transport: str, mcp_url: str, rest_service: RestService, sandbox: Sandbox
+    transport: str, mcp_url: str, rest_service: Gateway, sandbox: Sandbox
 ) -> None:
     sandbox.faults({"fault": "hang"})
     async with client(transport, "2026-07-28", mcp_url, rest_service) as session:
@@ -243,28 +236,23 @@ async def rows(sandbox: Sandbox, wanted: Any) -> list[dict[str, Any]]:
         await anyio.sleep(0.02)
 
 
-async def test_the_bridge_outlives_the_rest_service(sandbox: Sandbox, tmp_path: Path) -> None:
-    service = RestService(sandbox.url, tmp_path)
-    service.start()
-    try:
-        with bridge_process(service.url) as (url, _):
-            async with Client(url) as session:
-                assert not (await session.call_tool("list-batch-jobs", {})).is_error
-                service.kill()
-                result = await session.call_tool("create-batch-job", CREATE)
-                assert result.is_error and "REST service" in str(result.content[0])
-                service.start()
-                assert not (await session.call_tool("create-batch-job", CREATE)).is_error
-    finally:
-        service.stop()
+async def test_the_bridge_outlives_the_rest_service(sandbox: Sandbox) -> None:
+    with gateway_process(f"{sandbox.url}/v1") as service, bridge_process(service.url) as bridge:
+        async with Client(bridge.url) as session:
+            assert not (await session.call_tool("list-batch-jobs", {})).is_error
+            service.kill()
+            result = await session.call_tool("create-batch-job", CREATE)
+            assert result.is_error and "REST service" in str(result.content[0])
+            service.start()
+            assert not (await session.call_tool("create-batch-job", CREATE)).is_error
     assert len(sandbox.ledger(method="POST")) == 1
 
 
-async def test_a_stop_lets_calls_in_flight_end(rest_service: RestService, sandbox: Sandbox) -> None:
+async def test_a_stop_lets_calls_in_flight_end(rest_service: Gateway, sandbox: Sandbox) -> None:
     sandbox.faults({"fault": "latency", "seconds": 1.0})
     answers = []
-    with bridge_process(rest_service.url) as (url, process):
-        async with Client(url, mode="2026-07-28") as session:
+    with bridge_process(rest_service.url) as bridge:
+        async with Client(bridge.url, mode="2026-07-28") as session:
             await session.list_tools()  # now, because it checks results against these
 
             async def call() -> None:
@@ -273,8 +261,8 @@ async def test_a_stop_lets_calls_in_flight_end(rest_service: RestService, sandbo
             async with anyio.create_task_group() as group:
                 group.start_soon(call)
                 await rows(sandbox, lambda row: True)
-                process.terminate()
-        assert await anyio.to_thread.run_sync(process.wait, 10) == 0
+                bridge.process.terminate()
+        assert await anyio.to_thread.run_sync(bridge.process.wait, 10) == 0
     assert not answers[0].is_error
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,10 +14,9 @@ import pytest
 
 from bench import work
 from tests.mcp_bridge.hosting import served
-from tests.mcp_bridge.processes import end, environment, wait_until_ready
 from tests.mcp_bridge.rest import Rest
+from tests.support.bridge import Bridge, gunicorn_bridge
 from tests.support.memory import HOSTILE, MEBIBYTE, SIZE, Memory, container_limit, create, repeated
-from tests.support.processes import children, free_port, start
 
 VERSION = "2026-07-28"
 HEADERS = {
@@ -37,17 +35,14 @@ META = {
 }
 
 
-class Bridge:
+class Measured:
     """A bridge of two workers, as its container has it, before a REST service of the tests' own."""
 
-    def __init__(self, port: int, process: Any, rest: Rest) -> None:
-        self.port = port
-        self.pid = process.pid
+    def __init__(self, bridge: Bridge, rest: Rest) -> None:
+        self.port = bridge.port
+        self.pid = bridge.process.pid
+        self.workers = bridge.workers
         self.rest = rest
-
-    @property
-    def workers(self) -> list[int]:
-        return children(self.pid)
 
     def call(self, arguments: bytes, modern: bool = True) -> tuple[int, Any]:
         """Status and JSON of a call of create-batch-job."""
@@ -68,23 +63,16 @@ class Bridge:
 
 
 @pytest.fixture(scope="module")
-def bridge() -> Iterator[Bridge]:
-    rest, port = Rest().answers({"id": "1", "status": "QUEUED"}), free_port()
-    with served(rest) as rest_url:
-        environ = environment(BRIDGE_REST_URL=rest_url, BRIDGE_PORT=str(port), WEB_CONCURRENCY="2")
-        command = [sys.executable, "-m", "gunicorn", "-c", "python:mcp_bridge.gunicorn_conf"]
-        process = start(command, environ, anew=True)
-        try:
-            wait_until_ready(f"http://127.0.0.1:{port}/livez", process)
-            yield Bridge(port, process, rest)
-        finally:
-            end(process)
+def bridge() -> Iterator[Measured]:
+    rest = Rest().answers({"id": "1", "status": "QUEUED"})
+    with served(rest) as rest_url, gunicorn_bridge(rest_url, workers=2, anew=True) as running:
+        yield Measured(running, rest)
 
 
 @pytest.mark.parametrize("modern", [True, False], ids=["2026", "2025"])
 @pytest.mark.parametrize("kind", ["objects", "empty objects", "numbers for objects", "members"])
 def test_arguments_that_are_refused_take_no_more_than_twice_their_size(
-    bridge: Bridge, kind: str, modern: bool
+    bridge: Measured, kind: str, modern: bool
 ) -> None:
     made, pointer, sentence = HOSTILE[kind]
     arguments = made(SIZE // 2)
@@ -98,7 +86,7 @@ def test_arguments_that_are_refused_take_no_more_than_twice_their_size(
     assert grown < 2 * len(arguments) + 16 * MEBIBYTE
 
 
-def test_json_within_a_text_is_counted_before_it_is_read(bridge: Bridge) -> None:
+def test_json_within_a_text_is_counted_before_it_is_read(bridge: Measured) -> None:
     requests = json.dumps(f"[{repeated(b'{}', SIZE // 2).decode()}]").encode()
     memory = Memory(bridge.workers)
     _, answer = bridge.call(b'{"endpoint": "/v1/ocr", "requests": %b}' % requests)
@@ -107,7 +95,7 @@ def test_json_within_a_text_is_counted_before_it_is_read(bridge: Bridge) -> None
     assert grown < 4 * len(requests) + 16 * MEBIBYTE
 
 
-def test_four_at_once_stay_within_the_shipped_container_and_leave_nothing(bridge: Bridge) -> None:
+def test_four_at_once_stay_within_the_shipped_container_and_leave_nothing(bridge: Measured) -> None:
     kinds = ("objects", "empty objects", "members", "a long text")
     arguments = [HOSTILE[kind][0](SIZE) for kind in kinds]
     memory = Memory([bridge.pid, *bridge.workers])
@@ -121,7 +109,7 @@ def test_four_at_once_stay_within_the_shipped_container_and_leave_nothing(bridge
     assert memory.now < memory.start + 4 * SIZE
 
 
-def test_ten_thousand_requests_are_passed_on_as_they_came(bridge: Bridge) -> None:
+def test_ten_thousand_requests_are_passed_on_as_they_came(bridge: Measured) -> None:
     arguments = work.create_body(10_000)
     memory = Memory(bridge.workers)
     _, answer = bridge.call(arguments)
@@ -132,7 +120,7 @@ def test_ten_thousand_requests_are_passed_on_as_they_came(bridge: Bridge) -> Non
     assert grown < 5 * len(arguments)  # before the arguments stayed text it was seven times
 
 
-def test_what_nobody_looks_at_is_not_built(bridge: Bridge) -> None:
+def test_what_nobody_looks_at_is_not_built(bridge: Measured) -> None:
     arguments = create(b'{"body": {"a": [%b]}}' % repeated(b"{}", SIZE // 2))
     memory = Memory(bridge.workers)
     _, answer = bridge.call(arguments)
@@ -143,7 +131,7 @@ def test_what_nobody_looks_at_is_not_built(bridge: Bridge) -> None:
 
 
 def test_twenty_calls_under_way_take_a_few_times_their_text_and_not_what_it_is_as_objects(
-    bridge: Bridge,
+    bridge: Measured,
 ) -> None:
     arguments = create(b'{"body": {"a": [%b]}}' % repeated(b"{}", 240_000))
     arrived, loops = threading.Semaphore(0), []

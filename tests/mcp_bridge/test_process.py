@@ -14,8 +14,7 @@ import uvicorn
 from environment import SettingsError
 from mcp_bridge.__main__ import listen
 from mcp_bridge.config import Settings
-from tests.mcp_bridge.processes import environment
-from tests.support.processes import ROOT, run
+from tests.support.processes import ROOT, environment, run
 
 
 def test_every_setting_names_its_variable_and_its_meaning() -> None:

@@ -15,8 +15,8 @@ from mcp_bridge.config import Settings as BridgeSettings
 from service import config
 from service.config import Settings
 from tests.support import processes
+from tests.support.gateway import command, gateway_environment
 from tests.support.processes import ROOT, sandbox_process, start, stop, wait_for_line
-from tests.system.gateway import command, environment
 
 KEY = "sk-CANARY-commands"
 
@@ -168,7 +168,7 @@ def test_the_gateway_listens_where_its_host_says_and_healthcheck_finds_it(
         port = chosen.getsockname()[1]
     settings = {"GATEWAY_HOST": host, "GATEWAY_PORT": str(port), "MISTRAL_AI_API_KEY": KEY}
     store = tmp_path / "served.sqlite3"
-    environ = environment("http://127.0.0.1:9/v1", GATEWAY_STORE=store, WEB_CONCURRENCY=1)
+    environ = gateway_environment("http://127.0.0.1:9/v1", GATEWAY_STORE=store, WEB_CONCURRENCY=1)
     process = start(command("--log-level", "info"), {**environ, **settings})
     try:
         wait_for_line(process, re.compile(r"(ASGI server listening)"), [])

@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.idempotency.processes import workers
+from tests.support.gateway import Stack, gateway_process
 from tests.support.memory import HOSTILE, MEBIBYTE, SIZE, Memory, container_limit, create, repeated
 from tests.support.processes import sandbox_process
-from tests.system.gateway import Stack, gateway_process
 
 JOBS = "/v1/batch/jobs"
 HEADERS = {"Content-Type": "application/json"}
@@ -36,7 +35,7 @@ def ask(stack: Stack, body: bytes) -> tuple[int, Any]:
 def test_a_body_that_is_refused_takes_no_more_than_twice_its_size(stack: Stack, kind: str) -> None:
     made, pointer, sentence = HOSTILE[kind]
     body = made(SIZE // 2)
-    memory = Memory(workers(stack.gateway))
+    memory = Memory(stack.gateway.workers)
     status, problem = ask(stack, body)
     grown = memory.peak - memory.start
     (fault,) = problem["errors"]
@@ -48,7 +47,7 @@ def test_a_body_that_is_refused_takes_no_more_than_twice_its_size(stack: Stack, 
 def test_four_at_once_stay_within_the_shipped_container_and_leave_nothing(stack: Stack) -> None:
     kinds = ("objects", "empty objects", "members", "a long text")
     bodies = [HOSTILE[kind][0](SIZE) for kind in kinds]
-    memory = Memory([stack.gateway.process.pid, *workers(stack.gateway)])
+    memory = Memory([stack.gateway.process.pid, *stack.gateway.workers])
     for _ in range(2):
         with ThreadPoolExecutor(4) as clients:
             answers = [*clients.map(lambda body: ask(stack, body)[0], bodies)]
@@ -60,6 +59,6 @@ def test_four_at_once_stay_within_the_shipped_container_and_leave_nothing(stack:
 def test_what_nobody_looks_at_is_not_built(stack: Stack) -> None:
     inside, beside = repeated(b"{}", SIZE // 4), repeated(b"[]", SIZE // 4)
     body = create(b'{"body": {"a": [%b]}, "b": [%b]}' % (inside, beside))
-    memory = Memory(workers(stack.gateway))
+    memory = Memory(stack.gateway.workers)
     assert ask(stack, body)[0] == 200
     assert memory.peak - memory.start < 4 * len(body)  # on its way upstream it is copied

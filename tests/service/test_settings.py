@@ -9,7 +9,7 @@ import pytest
 
 from environment import SettingsError
 from service.config import Settings
-from tests.idempotency.api import JOBS, changed_document
+from tests.support.api import JOBS, changed_document
 
 KEY = "sk-CANARY-abcdef"
 

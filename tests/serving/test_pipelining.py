@@ -12,11 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.mcp_bridge.processes import bridge_process, gunicorn_bridge
-from tests.support.processes import children, wait_until
-from tests.system.gateway import Gateway, gateway_process
+from tests.support.bridge import bridge_process, gunicorn_bridge
+from tests.support.gateway import Gateway, gateway_process
+from tests.support.memory import MEBIBYTE
 
-MEBIBYTE = 1 << 20
 FLOOD = 32 * MEBIBYTE
 SECONDS = 2
 ROOM = 24
@@ -77,26 +76,22 @@ def gateway() -> Iterator[Gateway]:
 def test_a_flood_of_requests_over_one_connection_does_not_grow_the_rest_service(
     gateway: Gateway, kind: str
 ) -> None:
-    (worker,) = children(gateway.process.pid)
+    (worker,) = gateway.workers
     assert growth(worker, gateway.port, REQUESTS[kind]) < ROOM
     assert gateway.get("/livez").status_code == 200
 
 
 @contextmanager
 def one_process() -> Iterator[tuple[int, int]]:
-    with bridge_process("http://127.0.0.1:9") as (url, process):
-        yield process.pid, port_of(url)
+    with bridge_process("http://127.0.0.1:9") as bridge:
+        yield bridge.process.pid, bridge.port
 
 
 @contextmanager
 def one_worker() -> Iterator[tuple[int, int]]:
-    with gunicorn_bridge("http://127.0.0.1:9", workers=1) as (url, process):
-        (worker,) = wait_until(lambda: children(process.pid))
-        yield worker, port_of(url)
-
-
-def port_of(url: str) -> int:
-    return int(url.rpartition(":")[2].partition("/")[0])
+    with gunicorn_bridge("http://127.0.0.1:9", workers=1) as bridge:
+        (worker,) = bridge.workers
+        yield worker, bridge.port
 
 
 @pytest.fixture(scope="module", params=[one_process, one_worker])

@@ -18,9 +18,9 @@ import pytest
 
 from serving import lingering
 from serving.lingering import Lingering
-from tests.mcp_bridge.processes import bridge_process, outputs
+from tests.support.bridge import bridge_process
+from tests.support.gateway import Gateway, gateway_process
 from tests.support.tools_available import tool_python
-from tests.system.gateway import Gateway, gateway_process
 
 JOBS = "/v1/batch/jobs"
 WRITER, READER = "mbg_writer", "mbg_reader"
@@ -101,14 +101,14 @@ def test_mistrals_own_client_reads_every_refusal(gateway: Gateway) -> None:
 
 
 def test_the_bridge_is_read_too_when_it_refuses_and_closes() -> None:
-    async def refused() -> list[int]:
+    async def refused(url: str) -> list[int]:
         headers = {"Connection": "close", "Content-Type": "application/json"}
         async with httpx2.AsyncClient(trust_env=False, timeout=30) as client:
             answers = [await client.post(url, content=LARGE, headers=headers) for _ in range(20)]
         return [answer.status_code for answer in answers]
 
-    with bridge_process("http://127.0.0.1:9", GATEWAY_MAX_BODY=str(1 << 20)) as (url, _):
-        assert asyncio.run(refused()) == [413] * 20
+    with bridge_process("http://127.0.0.1:9", GATEWAY_MAX_BODY=1 << 20) as bridge:
+        assert asyncio.run(refused(bridge.url)) == [413] * 20
 
 
 def test_what_gunicorn_cannot_read_is_answered_although_more_is_sent(gateway: Gateway) -> None:
@@ -121,14 +121,13 @@ def test_what_gunicorn_cannot_read_is_answered_although_more_is_sent(gateway: Ga
 
 def test_a_body_that_the_bridge_cannot_read_is_refused_once_and_without_a_traceback() -> None:
     message = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n"
-    with bridge_process("http://127.0.0.1:9") as (url, process):
-        port = int(url.rpartition(":")[2].partition("/")[0])
+    with bridge_process("http://127.0.0.1:9") as bridge:
         for _ in range(5):
-            with socket.create_connection(("127.0.0.1", port), 10) as peer:
+            with socket.create_connection(("127.0.0.1", bridge.port), 10) as peer:
                 peer.sendall(message)
                 answer = b"".join(iter(lambda: peer.recv(65536), b""))
             assert answer.count(b"HTTP/1.1 ") == 1
-    assert "Traceback" not in "".join(outputs[process.pid])
+    assert "Traceback" not in "".join(bridge.output)
 
 
 def test_what_follows_a_request_for_an_upgrade_is_no_request_to_the_bridge() -> None:
@@ -138,24 +137,26 @@ def test_what_follows_a_request_for_an_upgrade_is_no_request_to_the_bridge() -> 
         b"POST /livez HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         b"Connection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: %d\r\n\r\n" % len(hidden)
     )
-    with bridge_process("http://127.0.0.1:9") as (url, _):
-        port = int(url.rpartition(":")[2].partition("/")[0])
-        with socket.create_connection(("127.0.0.1", port), 10) as peer:
-            peer.sendall(head)
-            answer = peer.recv(65536)
-            peer.sendall(hidden)
-            answer += b"".join(iter(lambda: peer.recv(65536), b""))
+    with (
+        bridge_process("http://127.0.0.1:9") as bridge,
+        socket.create_connection(("127.0.0.1", bridge.port), 10) as peer,
+    ):
+        peer.sendall(head)
+        answer = peer.recv(65536)
+        peer.sendall(hidden)
+        answer += b"".join(iter(lambda: peer.recv(65536), b""))
     assert answer.count(b"HTTP/1.1 ") == 1
     assert b"connection: close" in answer
 
 
 def test_the_bridge_ends_a_connection_whose_request_it_answered_unread() -> None:
     head = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100000000000\r\n\r\n"
-    with bridge_process("http://127.0.0.1:9") as (url, _):
-        port = int(url.rpartition(":")[2].partition("/")[0])
-        with socket.create_connection(("127.0.0.1", port), 10) as peer:
-            peer.sendall(head)
-            answer = b"".join(iter(lambda: peer.recv(65536), b""))
+    with (
+        bridge_process("http://127.0.0.1:9") as bridge,
+        socket.create_connection(("127.0.0.1", bridge.port), 10) as peer,
+    ):
+        peer.sendall(head)
+        answer = b"".join(iter(lambda: peer.recv(65536), b""))
     assert answer.startswith(b"HTTP/1.1 200")
     assert b"connection: close" in answer
 

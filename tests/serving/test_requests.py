@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.gateway import Gateway, gateway_process
 from tests.support.processes import Sandbox, wait_until
-from tests.system.gateway import Gateway, gateway_process
 
 TOKEN = "mbg_requests"
 UPGRADE = (

@@ -16,8 +16,8 @@ from starlette.types import Message
 from service.request_reader import BODIES
 from serving import body_buffer
 from serving.body_buffer import BodyTooSlow, MemoryBudget, Reservation, pieces, receive_body
+from tests.support.gateway import Gateway, gateway_process
 from tests.support.processes import Sandbox
-from tests.system.gateway import Gateway, gateway_process
 
 JOBS = "/v1/batch/jobs"
 JSON = {"Content-Type": "application/json"}

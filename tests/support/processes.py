@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -22,12 +23,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 from typing import IO, Any
 
+import pytest
+
 from tests.support.fork_server import ROOT, Forked, ForkServer
 
 Process = subprocess.Popen[str] | Forked
 # Ports below those that the system gives to clients, a range for each process that runs tests.
 _RUNNER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 _ports = random.sample(range(12_000 + 5_000 * (_RUNNER % 4), 17_000 + 5_000 * (_RUNNER % 4)), 5_000)
+_OURS = ("BRIDGE_", "GATEWAY_", "SANDBOX_", "MISTRAL_", "WEB_CONCURRENCY", "GUNICORN_")
 READY = re.compile(r"ready on (http://\S+)")
 # Proxies that the environment names are not for loopback.
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -36,7 +40,7 @@ _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 class Sandbox:
     """A running sandbox and its admin API."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
+    def __init__(self, process: Process) -> None:
         self.process = process
         self.output: list[str] = []  # every line that it writes
         self.url = wait_for_line(process, READY, self.output)
@@ -79,17 +83,21 @@ class Sandbox:
 @contextmanager
 def sandbox_process(**settings: Any) -> Iterator[Sandbox]:
     """A sandbox on a free port; settings by name: `sandbox_process(speed=0, seed=7)`."""
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("SANDBOX_")}
     chosen = {"port": 0, "seed": 1} | {name.lower(): value for name, value in settings.items()}
-    environ |= {
-        f"SANDBOX_{name.removeprefix('sandbox_').upper()}": str(value)
-        for name, value in chosen.items()
-    }
+    environ = environment(
+        **{f"SANDBOX_{name.removeprefix('sandbox_').upper()}": chosen[name] for name in chosen}
+    )
     process = start([sys.executable, "-m", "sandbox"], environ)
     try:
         yield Sandbox(process)
     finally:
         stop(process)
+
+
+def environment(**settings: Any) -> dict[str, str]:
+    """This process's environment with no settings of ours but these; None: not set."""
+    inherited = {n: v for n, v in os.environ.items() if not n.startswith(_OURS)}
+    return inherited | {n: str(v) for n, v in settings.items() if v is not None}
 
 
 @contextmanager
@@ -125,6 +133,21 @@ def wait_until(condition: Callable[[], Any], seconds: float = 15) -> Any:
         assert time.monotonic() < end, "it did not come about in time"
         time.sleep(0.02)
     return found
+
+
+def wait_until_ready(url: str, process: Process, seconds: float = 30) -> None:
+    """Returns when `url` answers 200; fails with the process's output when it ends before."""
+
+    def answers() -> bool:
+        if process.poll() is not None:
+            pytest.fail(f"ended before it was ready: {process.stdout and process.stdout.read()}")
+        try:
+            with _opener.open(url, timeout=2):
+                return True
+        except (urllib.error.URLError, OSError):
+            return False
+
+    wait_until(answers, seconds)
 
 
 _fork_server: ForkServer | None = None
@@ -193,9 +216,7 @@ def run(
         return subprocess.CompletedProcess(command, code, stdout.read(), stderr.read())
 
 
-def wait_for_line(
-    process: subprocess.Popen[str], pattern: re.Pattern[str], output: list[str]
-) -> str:
+def wait_for_line(process: Process, pattern: re.Pattern[str], output: list[str]) -> str:
     """The first group of the first output line that matches; `output` gets all lines for good.
 
     Raises:
@@ -220,8 +241,8 @@ def _drain(stream: IO[str], output: list[str]) -> None:
         output.extend(stream)
 
 
-def stop(process: subprocess.Popen[str]) -> int:
-    """End a process by SIGTERM, after ten seconds its whole group by SIGKILL; its exit code."""
+def stop(process: Process) -> int:
+    """End a process by SIGTERM, after ten seconds its whole group by SIGKILL, and close its output; its exit code."""
     if process.poll() is None:
         process.terminate()
         try:
@@ -230,5 +251,8 @@ def stop(process: subprocess.Popen[str]) -> int:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     if drain := _drains.pop(process.pid, None):
-        drain.join(10)  # until it has closed the pipe
+        drain.join(10)  # until it has read everything
+    if process.stdout:
+        process.stdout.close()
+    assert process.returncode is not None
     return process.returncode

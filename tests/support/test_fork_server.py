@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
+from tests.support.gateway import gateway_environment
 from tests.support.processes import run, sandbox_process
-from tests.system.gateway import environment
 
 COMMANDS = {
     "gunicorn -c python:mcp_bridge.gunicorn_conf": {"BRIDGE_HOST": "0.0.0.0"},
@@ -22,7 +22,7 @@ COMMANDS = {
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_output_and_exit_code_are_those_of_a_new_process(command: str) -> None:
-    environ = environment(key=None, **COMMANDS[command])
+    environ = gateway_environment(key=None, **COMMANDS[command])
     new, forked = (
         run([sys.executable, "-m", *command.split()], environ, anew=anew) for anew in (True, False)
     )

@@ -36,3 +36,10 @@ def needed_package(name: str) -> None:
 def tool_python(name: str) -> str:
     """The Python of the environment `.tools/NAME`, one of the Makefile's TOOLS."""
     return needed(ROOT / ".tools" / name / "bin" / "python")
+
+
+def node_tool(package: str, script: str) -> list[str]:
+    """A command of tests/tools: its own Node and the script's path in its package."""
+    needed_package(package)
+    node = next(NODE_MODULES.glob("node-linux-*/bin/node"), NODE_MODULES / "node")
+    return [needed(node), str(NODE_MODULES / package / script)]

@@ -7,8 +7,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from tests.support.gateway import Gateway
 from tests.support.tools_available import needed, needed_package
-from tests.system.gateway import Gateway
 
 SCRIPT = Path(__file__).with_suffix(".mjs")
 

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.gateway import Gateway, Stack, gateway_process
 from tests.support.processes import Sandbox, sandbox_process
 from tests.system.front import Front, front
-from tests.system.gateway import Stack, gateway_process
-from tests.system.gateways import Gateway, gateway
 
 
 @pytest.fixture(scope="session")
@@ -31,9 +30,9 @@ def stack(running_stack: Stack) -> Stack:
 
 
 @pytest.fixture(scope="session")
-def rest(running_sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+def rest(running_sandbox: Sandbox) -> Iterator[Gateway]:
     """One REST service."""
-    with gateway(running_sandbox, tmp_path_factory.mktemp("rest") / "keys.sqlite3") as running:
+    with gateway_process(f"{running_sandbox.url}/v1") as running:
         yield running
 
 

@@ -1,4 +1,4 @@
-"""`deploy/nginx.conf` under a real nginx, on free ports and with paths of its own. Not a test module."""
+"""`deploy/nginx.conf` under a real nginx, on free ports and with paths of its own, and clients that load it. Not a test module."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import os
 import socket
 import ssl
 import subprocess
-import time
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from typing import Any
 import pytest
 import requests
 
-from tests.support.processes import ROOT, free_port
+from tests.support.api import JOBS, job, keyed
+from tests.support.processes import ROOT, free_port, wait_until
 from tests.support.tools_available import needed
 
 CONFIGURATION = ROOT / "deploy" / "nginx.conf"
@@ -148,7 +150,7 @@ def front(
     subprocess.run([*command, "-t", "-q"], check=True)
     process = subprocess.Popen([*within, *command])
     try:
-        _wait(process, port)
+        wait_until(lambda: _listens(process, port))
         running = Front(process, folder, port, certificate[0])
         yield running
         running.session.close()
@@ -157,13 +159,66 @@ def front(
         process.wait(10)
 
 
-def _wait(process: subprocess.Popen[bytes], port: int) -> None:
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
+class Load:
+    """Clients that list jobs (`reading`) or create one after the other, each with a key of its own, until told to stop.
+
+    They send the headers of the client of `nginx`.
+    """
+
+    def __init__(self, nginx: Front, reading: int = 0, creating: int = 0) -> None:
+        self.nginx = nginx
+        self.counts = (reading, creating)
+        self.over = False
+        self.answers: list[tuple[str, int]] = []
+        """(the key, or empty for a reading, and the status; 0: no answer at all) in the order of arrival."""
+
+    def __enter__(self) -> Load:
+        reading, creating = self.counts
+        self.pool = ThreadPoolExecutor(reading + creating)
+        self.clients: list[Future[None]] = [
+            self.pool.submit(self._run, number < creating) for number in range(reading + creating)
+        ]
+        self.more(2)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.over = True
+        self.pool.shutdown()
+        for client in self.clients:
+            client.result()
+
+    def more(self, rounds: int = 5) -> None:
+        """Returns when every client, on average, had that many more answers."""
+        target = len(self.answers) + rounds * sum(self.counts)
+        wait_until(lambda: len(self.answers) >= target, 30)
+
+    @property
+    def failed(self) -> list[tuple[str, int]]:
+        """The answers that were no success."""
+        return [answer for answer in self.answers if answer[1] != 200]
+
+    def _run(self, creating: bool) -> None:
+        with self.nginx.new_session() as session:
+            session.headers.update(self.nginx.session.headers)
+            while not self.over:
+                key = str(uuid.uuid4()) if creating else ""
+                self.answers.append((key, self.one(session, key)))
+
+    def one(self, session: requests.Session, key: str) -> int:
+        """The status of one request; 0 without an answer."""
+        url = self.nginx.url + JOBS
         try:
-            socket.create_connection((HOST, port), timeout=1).close()
-            return
-        except OSError:
-            assert process.poll() is None, "nginx ended before it was ready"
-            time.sleep(0.02)  # there is no event to wait for but the port itself
-    pytest.fail("nginx did not get ready")
+            if key:
+                return session.post(url, json=job(), headers=keyed(key), timeout=30).status_code
+            return session.get(url, params={"page_size": 1}, timeout=30).status_code
+        except requests.RequestException:
+            return 0
+
+
+def _listens(process: subprocess.Popen[bytes], port: int) -> bool:
+    assert process.poll() is None, "nginx ended before it was ready"
+    try:
+        socket.create_connection((HOST, port), timeout=1).close()
+    except OSError:
+        return False
+    return True

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -13,11 +12,10 @@ import pytest
 import trustme
 
 from access.token_file import make_token
-from tests.mcp_bridge.processes import end, wait_until_ready
-from tests.support.processes import Sandbox, free_port, start
+from tests.support.gateway import gateway_process
+from tests.support.processes import Sandbox, free_port, start, stop
 from tests.support.tools_available import needed
 from tests.system.front import Front
-from tests.system.gateway import environment
 
 NUMBER = os.getpid() % 250
 NETWORK = f"198.18.{NUMBER}"  # RFC 2544: for tests of networks, nobody's
@@ -114,7 +112,7 @@ def redis(folder: Path) -> Iterator[str]:
     try:
         yield f"redis://:secret@{MIDDLE}:{port}/0"
     finally:
-        end(process)
+        stop(process)
 
 
 @contextmanager
@@ -157,22 +155,9 @@ def gateway_on(
     host: Host, upstream: str, *, resolver: Path | None = None, **settings: object
 ) -> Iterator[str]:
     """A REST service on a host: its address with the port. `resolver`: a file in the place of /etc/resolv.conf."""
-    environ = environment(
-        upstream, "sk-CANARY-0123456789", GATEWAY_HOST=host.address, WEB_CONCURRENCY=1, **settings
-    )
-    python = [sys.executable, "-m", "gunicorn", "wsgi:app"]
+    within = [needed("ip"), "netns", "exec", host.name]
     if resolver:  # `ip netns exec` gives each command mounts of its own
-        python = [
-            "sh",
-            "-c",
-            f'mount --bind {resolver} /etc/resolv.conf && exec "$@"',
-            "sh",
-            *python,
-        ]
-    process = start([needed("ip"), "netns", "exec", host.name, *python], environ)
-    try:
-        address = f"{host.address}:8080"
-        wait_until_ready(f"http://{address}/livez", process)
-        yield address
-    finally:
-        end(process)
+        script = f'mount --bind {resolver} /etc/resolv.conf && exec "$@"'
+        within += ["sh", "-c", script, "sh"]
+    with gateway_process(upstream, within=within, host=host.address, **settings) as gateway:
+        yield gateway.address

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.support.api import JOBS, job
+from tests.support.gateway import Stack, gateway_process
 from tests.support.processes import sandbox_process
-from tests.system.gateway import Stack, gateway_process
-from tests.system.gateways import JOBS, job
 
 ID = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
 DECLARED = re.compile(rf"{JOBS}(/[0-9a-fA-F-]{{36}}(/cancel)?)?")

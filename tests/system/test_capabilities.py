@@ -17,9 +17,9 @@ from urllib.parse import parse_qsl, urlencode
 import pytest
 import yaml
 
+from tests.support.gateway import Gateway, failed_start, gateway_environment, gateway_process
 from tests.support.processes import ROOT, run
 from tests.system.echo import Echo, Received, echo_upstream
-from tests.system.gateway import Gateway, environment, failed_start, gateway_process
 
 CAPABILITIES = ROOT / "tests" / "openapi" / "capabilities"
 CALLS = yaml.safe_load((CAPABILITIES / "calls.yaml").read_text(encoding="utf-8"))
@@ -115,6 +115,6 @@ def test_a_capability_without_a_usable_base_uri_needs_the_upstreams_address(
     capability: str, tmp_path: Path
 ) -> None:
     document = derived(CAPABILITIES / f"{capability}.yaml", tmp_path)
-    ended = failed_start(environment(GATEWAY_OPENAPI=document, BAROMETER_KEY="k"))
+    ended = failed_start(gateway_environment(GATEWAY_OPENAPI=document, BAROMETER_KEY="k"))
     assert (ended.returncode, len(ended.stdout.splitlines())) == (2, 1)
     assert "GATEWAY_UPSTREAM_URL" in ended.stdout

@@ -17,8 +17,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from tests.mcp_bridge.processes import end, environment, wait_until_ready
-from tests.support.processes import ROOT, free_port, start
+from tests.support.processes import ROOT, environment, free_port, start, stop, wait_until_ready
 
 DEPLOY = ROOT / "deploy"
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text()
@@ -104,7 +103,7 @@ def test_the_image_has_everything_that_its_processes_need_and_its_health_check_t
         wait_until_ready(f"http://127.0.0.1:{port}/livez", process)
         alive = subprocess.run(health, cwd=image, env=environ, check=False, capture_output=True)
     finally:
-        end(process)
+        stop(process)
     assert (dead.returncode, alive.returncode) == (1, 0)
 
 
@@ -123,7 +122,7 @@ def test_the_other_commands_of_the_image_start_too(image: Path, service: str) ->
         assert there != asked
         exec(compile(there, "healthcheck", "exec"), {"urllib": urllib})  # raises when not healthy
     finally:
-        end(process)
+        stop(process)
 
 
 # -- compose

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.support.gateway import Stack, gateway_process
 from tests.support.processes import ROOT, run
 from tests.system.browser import visited
-from tests.system.gateway import Stack, gateway_process
 
 OPENAPI = ROOT / "openapi"
 NAME = "deletebatchjob"

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.mcp_bridge.processes import wait_until_ready
-from tests.support.processes import Sandbox, children, store_file, wait_until
-from tests.system.front import front
-from tests.system.gateways import JOBS, Gateway, Load, gateway, job
+from tests.support.api import JOBS, job
+from tests.support.gateway import Gateway, gateway_process
+from tests.support.processes import Sandbox, wait_until
+from tests.system.front import Load, front
 
 DELAYED = {"fault": "latency", "seconds": 0.05, "times": None}
 
@@ -24,9 +24,10 @@ DELAYED = {"fault": "latency", "seconds": 0.05, "times": None}
 def pair(running_sandbox: Sandbox) -> Iterator[tuple[Gateway, Gateway]]:
     """Two REST services of one host, which share its store; tests take `two`."""
     with (
-        store_file() as store,
-        gateway(running_sandbox, store) as first,
-        gateway(running_sandbox, store) as second,
+        gateway_process(f"{running_sandbox.url}/v1") as first,
+        gateway_process(
+            f"{running_sandbox.url}/v1", GATEWAY_STORE=first.environ["GATEWAY_STORE"]
+        ) as second,
     ):
         yield first, second
 
@@ -35,10 +36,8 @@ def pair(running_sandbox: Sandbox) -> Iterator[tuple[Gateway, Gateway]]:
 def two(pair: tuple[Gateway, Gateway]) -> tuple[Gateway, Gateway]:
     """Both of them, running again if a test before ended one."""
     for each in pair:
-        if each.process is None:
+        if each.process.poll() is not None:
             each.start()
-        assert each.process
-        wait_until_ready(f"http://{each.address}/livez", each.process)
     return pair
 
 
@@ -101,9 +100,9 @@ def test_one_of_two_servers_ends_and_only_creates_in_its_hands_are_lost_and_none
 
 def replace_worker(server: Gateway) -> None:
     """A worker that is told to end, as gunicorn does with one that is too old."""
-    (worker,) = children(server.pid)
+    (worker,) = server.workers
     os.kill(worker, signal.SIGTERM)
-    wait_until(lambda: children(server.pid) not in ([], [worker]))
+    wait_until(lambda: server.workers not in ([], [worker]))
 
 
 @pytest.mark.parametrize("change", [Gateway.reload, replace_worker], ids=["reload", "worker"])
@@ -131,9 +130,8 @@ def test_the_only_server_is_restarted_under_load_and_nothing_is_lost_since_syste
 ) -> None:
     sandbox.faults(DELAYED)
     with (
-        store_file() as store,
         socket.create_server(("127.0.0.1", 0), backlog=128) as held,
-        gateway(sandbox, store, held) as server,
+        gateway_process(f"{sandbox.url}/v1", listening=held) as server,
         front(folder, certificate, server.address) as nginx,
         Load(nginx, reading=6, creating=4) as load,
     ):
@@ -155,13 +153,9 @@ def test_systemd_is_told_when_the_service_is_ready(
     ):
         systemd.bind(str(tmp_path / "notify"))
         systemd.settimeout(20)
-        server = Gateway(f"{running_sandbox.url}/v1", tmp_path / "keys.sqlite3", held)
-        server.environ["NOTIFY_SOCKET"] = str(tmp_path / "notify")
-        server.start()
-        try:
+        told = {"NOTIFY_SOCKET": tmp_path / "notify"}
+        with gateway_process(f"{running_sandbox.url}/v1", listening=held, **told):
             assert b"READY=1" in systemd.recv(4096).splitlines()
-        finally:
-            server.end()
 
 
 def test_a_server_that_is_told_to_stop_finishes_what_it_has_and_takes_nothing_new(

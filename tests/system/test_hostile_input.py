@@ -15,8 +15,8 @@ from http.client import HTTPResponse
 import pytest
 
 from service.request_reader import BODIES
+from tests.support.gateway import Stack, gateway_process
 from tests.support.processes import Sandbox, wait_until
-from tests.system.gateway import Stack, gateway_process
 
 JOBS = "/v1/batch/jobs"
 ID = "7c9e6679-7425-40de-944b-e07fc1f90ae7"

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import requests
 
+from tests.support.api import JOBS, job
 from tests.support.processes import Sandbox, wait_until
 from tests.system.front import Front, front
-from tests.system.gateways import JOBS, job
 from tests.system.hosts import Host, Token, gateway_on, hosts, mistral, redis
 
 PATIENCE = {

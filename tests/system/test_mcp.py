@@ -14,10 +14,11 @@ import pytest
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 
-from tests.mcp_bridge.processes import bridge_process
+from tests.support.api import JOBS, job
+from tests.support.bridge import bridge_process
+from tests.support.gateway import Gateway
 from tests.support.processes import Sandbox
 from tests.system.front import Front, front
-from tests.system.gateways import JOBS, Gateway, job
 
 EVENT = b"event: message\ndata: {}\n\n"
 
@@ -28,10 +29,11 @@ def nginx(
 ) -> Iterator[Front]:
     """nginx before a bridge and a REST service."""
     folder = tmp_path_factory.mktemp("mcp")
-    with bridge_process(f"http://{rest.address}") as (url, _):
-        bridge = url.removeprefix("http://").partition("/")[0]
-        with front(folder, certificate, rest.address, mcp=bridge) as running:
-            yield running
+    with (
+        bridge_process(rest.url) as bridge,
+        front(folder, certificate, rest.address, mcp=f"127.0.0.1:{bridge.port}") as running,
+    ):
+        yield running
 
 
 @pytest.mark.anyio

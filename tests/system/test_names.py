@@ -16,11 +16,10 @@ import pytest
 import requests
 
 from service import flask_dispatch
-from tests.idempotency.api import CREATE, keyed
 from tests.idempotency.conftest import door, settings_for
 from tests.service.upstream import upstream
+from tests.support.api import CREATE, JOBS, job, keyed
 from tests.support.processes import wait_until
-from tests.system.gateways import JOBS, job
 from tests.system.hosts import MIDDLE, Token, gateway_on, hosts
 
 HOST = "api.example"

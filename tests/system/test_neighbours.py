@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from tests.mcp_bridge.processes import wait_until_ready
-from tests.support.processes import Sandbox, children, store_file, wait_until
-from tests.system.front import Front, front
-from tests.system.gateways import JOBS, Gateway, Load, gateway
+from tests.support.api import JOBS
+from tests.support.gateway import Gateway, gateway_process
+from tests.support.processes import Sandbox, wait_until, wait_until_ready
+from tests.system.front import Front, Load, front
 from tests.system.hosts import Token
 
 BODY = bytes(30 * 2**20)
@@ -29,14 +26,11 @@ def token(tmp_path_factory: pytest.TempPathFactory) -> Token:
 @pytest.fixture(scope="module")
 def pair(running_sandbox: Sandbox, token: Token) -> Iterator[tuple[Gateway, Gateway]]:
     """Two REST services of one host with tokens."""
-    with ExitStack() as parts:
-        store = parts.enter_context(store_file())
-        first, second = (
-            parts.enter_context(gateway(running_sandbox, store, GATEWAY_TOKENS_FILE=token.file))
-            for _ in range(2)
-        )
-        ready(first, second)
-        yield first, second
+    url, settings = f"{running_sandbox.url}/v1", {"GATEWAY_TOKENS_FILE": token.file}
+    with gateway_process(url, **settings) as first:
+        settings["GATEWAY_STORE"] = first.environ["GATEWAY_STORE"]
+        with gateway_process(url, **settings) as second:
+            yield first, second
 
 
 @pytest.fixture
@@ -51,13 +45,6 @@ def nginx(
     with front(folder, certificate, *(each.address for each in pair)) as running:
         token.give(running)
         yield running
-
-
-def ready(*gateways: Gateway) -> None:
-    """Returns when they answer."""
-    for each in gateways:
-        assert each.process
-        wait_until_ready(f"http://{each.address}/livez", each.process)
 
 
 # RFC 9112 section 9.6: a server that answers before it has read everything keeps on reading, so that its answer arrives.
@@ -85,10 +72,11 @@ def test_a_body_that_is_refused_unread_gets_its_answer_and_others_notice_nothing
 
 
 def kill_worker(server: Gateway) -> None:
-    """Ends its one worker at once; returns when there is another."""
-    (worker,) = children(server.pid)
-    os.kill(worker, signal.SIGKILL)
-    wait_until(lambda: children(server.pid) not in ([], [worker]))
+    """Ends its one worker at once; returns when there is another that answers."""
+    workers = server.workers
+    server.kill_workers()
+    wait_until(lambda: server.workers not in ([], workers))
+    wait_until_ready(f"{server.url}/livez", server.process)
 
 
 def kill_and_start(server: Gateway) -> None:
@@ -109,7 +97,6 @@ def test_gateways_that_die_one_after_the_other_cost_only_the_creates_in_their_ha
         for server in pair:
             load.more()
             death(server)
-            ready(server)
         load.more()
     lost = [key for key, _ in load.failed]
     assert "" not in lost, "a reading was lost"

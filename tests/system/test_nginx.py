@@ -15,9 +15,10 @@ import pytest
 import requests
 
 from service.problems import PROBLEMS
+from tests.support.api import JOBS, job
+from tests.support.gateway import Gateway
 from tests.support.processes import Sandbox, wait_until
 from tests.system.front import CONFIGURATION, Front, front, small
-from tests.system.gateways import JOBS, Gateway, job
 
 CODED = f"POST {JOBS} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip\r\n\r\n".encode()
 TRACED = b"TRACE / HTTP/1.1\r\nHost: localhost\r\n\r\n"

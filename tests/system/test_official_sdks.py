@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.gateway import Stack
 from tests.support.tools_available import needed, needed_package, tool_python
-from tests.system.gateway import Stack
 
 SDKS = Path(__file__).with_name("sdks")
 Report = dict[str, dict[str, Any]]

@@ -15,10 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.idempotency.processes import workers
+from tests.support.api import JOBS, job
+from tests.support.gateway import Gateway, Stack, gateway_process
 from tests.support.processes import sandbox_process
-from tests.system.gateway import Gateway, Stack, gateway_process
-from tests.system.gateways import JOBS, job
 
 pytestmark = pytest.mark.exclusive
 
@@ -118,7 +117,7 @@ class Probe:
 
 def resident(gateway: Gateway) -> int:
     """Bytes of the gateway's worker in memory."""
-    (pid,) = workers(gateway)
+    (pid,) = gateway.workers
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
 
 

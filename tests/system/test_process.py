@@ -17,16 +17,15 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3 import Retry
 
-from tests.support.processes import Sandbox
-from tests.system.gateway import (
+from tests.support.gateway import (
     KEY,
     Gateway,
     Stack,
-    environment,
     failed_start,
+    gateway_environment,
     gateway_process,
-    wait_until,
 )
+from tests.support.processes import Sandbox, wait_until
 
 JOBS = "/v1/batch/jobs"
 CREATE = {"endpoint": "/v1/ocr", "model": "m", "requests": [{"body": {}}]}
@@ -54,7 +53,7 @@ def arrived(sandbox: Sandbox, method: str, number: int = 1) -> Callable[[], list
 
 
 def test_without_a_key_it_ends_with_one_line_that_names_the_variable_and_a_way_without() -> None:
-    ended = failed_start(environment(key=None))
+    ended = failed_start(gateway_environment(key=None))
     assert (ended.returncode, len(ended.stdout.splitlines())) == (2, 1)
     assert "MISTRAL_AI_API_KEY" in ended.stdout
     assert "make run" in ended.stdout
@@ -66,7 +65,7 @@ def test_without_a_key_it_ends_with_one_line_that_names_the_variable_and_a_way_w
 def test_a_key_that_was_pasted_wrongly_ends_it_with_one_line_that_does_not_show_it(
     key: str,
 ) -> None:
-    ended = failed_start(environment(UPSTREAM, key))
+    ended = failed_start(gateway_environment(UPSTREAM, key))
     assert (ended.returncode, len(ended.stdout.splitlines())) == (2, 1)
     assert "MISTRAL_AI_API_KEY" in ended.stdout
     assert KEY[:8] not in ended.stdout
@@ -74,7 +73,7 @@ def test_a_key_that_was_pasted_wrongly_ends_it_with_one_line_that_does_not_show_
 
 def test_a_key_file_that_is_missing_ends_it_with_one_line_that_names_it(tmp_path: Path) -> None:
     missing = tmp_path / "key"
-    ended = failed_start(environment(UPSTREAM, None, MISTRAL_AI_API_KEY_FILE=missing))
+    ended = failed_start(gateway_environment(UPSTREAM, None, MISTRAL_AI_API_KEY_FILE=missing))
     assert (ended.returncode, len(ended.stdout.splitlines())) == (2, 1)
     assert str(missing) in ended.stdout
 
@@ -83,7 +82,7 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         store = tmp_path / "store"
-        ended = failed_start(environment(UPSTREAM, GATEWAY_PORT=port, GATEWAY_STORE=store))
+        ended = failed_start(gateway_environment(UPSTREAM, GATEWAY_PORT=port, GATEWAY_STORE=store))
     assert ended.returncode != 0
     assert str(port) in ended.stdout
     assert "Traceback" not in ended.stdout

@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.support.gateway import Stack
 from tests.support.processes import ROOT
-from tests.system.gateway import Stack
 
 OPTIONS = {
     "--phases": "examples,coverage,fuzzing,stateful",

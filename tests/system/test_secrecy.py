@@ -16,9 +16,9 @@ from urllib.parse import quote
 import pytest
 import requests
 
+from tests.support.gateway import Gateway, failed_start, gateway_environment, gateway_process
 from tests.support.processes import run, sandbox_process
 from tests.system.echo import Echo, Received, echo_upstream
-from tests.system.gateway import Gateway, environment, failed_start, gateway_process
 
 MARK = "CANARYq7Zx81mW"
 # With characters that URLs, JSON and base64 write differently.
@@ -201,14 +201,14 @@ def test_failures_of_the_connection_keep_the_key(home: Path, certificate: tuple[
     ids=lambda settings: "+".join(settings),
 )
 def test_a_start_that_fails_keeps_the_key(settings: dict[str, str], home: Path) -> None:
-    ended = failed_start(environment(key=None, **{**chatty(home), **settings}))
+    ended = failed_start(gateway_environment(key=None, **{**chatty(home), **settings}))
     assert ended.returncode == 2
     assert found(ended.stdout) == []
 
 
 @pytest.mark.parametrize("command", ["config", "doctor"])
 def test_the_commands_that_show_the_settings_keep_the_key(command: str, home: Path) -> None:
-    environ = environment("http://127.0.0.1:9/v1", KEY, **chatty(home))
+    environ = gateway_environment("http://127.0.0.1:9/v1", KEY, **chatty(home))
     ended = run([sys.executable, "-m", "service", command], environ)
     assert "MISTRAL_AI_API_KEY" in ended.stdout
     assert found(ended.stdout + ended.stderr) == []

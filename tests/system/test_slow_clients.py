@@ -10,10 +10,11 @@ from collections.abc import Iterator
 import pytest
 import requests
 
+from tests.support.api import JOBS
+from tests.support.gateway import Gateway, gateway_process
 from tests.support.processes import sandbox_process
 from tests.support.tools_available import needed
 from tests.system.front import Front, front
-from tests.system.gateways import JOBS, Gateway, gateway
 from tests.system.tls import plain_door
 
 CONNECTIONS = 150
@@ -28,11 +29,11 @@ LARGE = "/openapi.json"
 
 
 @pytest.fixture(scope="module")
-def rest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+def rest() -> Iterator[Gateway]:
     """A REST service before a sandbox."""
     with (
         sandbox_process(speed=0) as sandbox,
-        gateway(sandbox, tmp_path_factory.mktemp("rest") / "keys.sqlite3") as running,
+        gateway_process(f"{sandbox.url}/v1") as running,
     ):
         yield running
 

@@ -10,9 +10,9 @@ import json
 
 import pytest
 
+from tests.support.api import JOBS, job
 from tests.support.processes import Sandbox
 from tests.system.front import Front
-from tests.system.gateways import JOBS, job
 
 BODY = json.dumps(job("smuggled")).encode()
 HIDDEN = (

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.gateway import Stack
 from tests.system.browser import visited
-from tests.system.gateway import Stack
 
 
 @pytest.fixture(scope="module")

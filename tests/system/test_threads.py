@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.support.processes import Sandbox, start, stop
+from tests.support.api import JOBS
+from tests.support.gateway import Gateway, gateway_process
+from tests.support.processes import Sandbox
 from tests.support.tools_available import needed
-from tests.system.gateway import Gateway, command, environment
-from tests.system.gateways import JOBS
 
 LIMIT = 12
 """Processes and threads that its user may have (RLIMIT_NPROC), of which gunicorn and the logs take some."""
@@ -32,24 +32,17 @@ def limited_gateway(upstream: str, folder: Path) -> Iterator[Gateway]:
         pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
     user = 20_000 + os.getpid() % 20_000
     os.chown(folder, user, user)
-    process = start(
-        [
-            needed("setpriv", "apt-get install util-linux"),
-            *(f"--reuid={user}", f"--regid={user}", "--clear-groups"),
-            # Python may be somewhere in root's home. This capability has nothing to do with limits.
-            *("--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search"),
-            *(needed("prlimit", "apt-get install util-linux"), f"--nproc={LIMIT}"),
-            *command("--bind", "127.0.0.1:0", "--log-level", "info"),
-        ],
-        environment(upstream, WEB_CONCURRENCY=1, GATEWAY_STORE=folder / "keys.sqlite3"),
-    )
-    try:
-        gateway = Gateway(process, 1)
+    limited = [
+        needed("setpriv", "apt-get install util-linux"),
+        *(f"--reuid={user}", f"--regid={user}", "--clear-groups"),
+        # Python may be somewhere in root's home. This capability has nothing to do with limits.
+        *("--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search"),
+        *(needed("prlimit", "apt-get install util-linux"), f"--nproc={LIMIT}"),
+    ]
+    with gateway_process(
+        upstream, within=limited, GATEWAY_STORE=folder / "keys.sqlite3"
+    ) as gateway:
         yield gateway
-        gateway.session.close()
-        gateway.end()
-    finally:
-        stop(process)
 
 
 def test_reads_wait_for_the_threads_that_there_are_and_are_turned_away_after_a_second(

@@ -1,4 +1,4 @@
-"""What the tests of this folder say in one word. Not a test module."""
+"""What tests ask of the API, and what they read of it at the sandbox. Not a test module."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ CREATE = {
     "requests": [{"body": {"a": 1}}],
     "metadata": {"made": "by a test"},
 }
+JOB_ID = "7c3e1f0a-52d4-4b7e-9a61-0f2c8d5b9e14"
+"""A job's, which nobody has made."""
+
 LOST = {"fault": "drop-after", "match": {"method": "POST"}}
 """The job is created, and its answer never comes."""
 
@@ -27,6 +30,16 @@ LOST_BEFORE = {"fault": "drop-before", "match": {"method": "POST"}}
 
 BLIND = {"fault": "html-503", "match": {"method": "GET"}, "times": None}
 """No job can be looked at."""
+
+
+def job(text: str = "Hello") -> dict[str, Any]:
+    """The body of a create for chat completions."""
+    messages = {"messages": [{"role": "user", "content": text}]}
+    return {
+        "endpoint": "/v1/chat/completions",
+        "model": "mistral-small-latest",
+        "requests": [{"custom_id": "1", "body": messages}],
+    }
 
 
 def changed_document(folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
