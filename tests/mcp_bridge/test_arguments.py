@@ -12,9 +12,9 @@ from msgspec import Raw
 
 from mcp_bridge.arguments import LARGE, BadArguments, RestRequest, rest_request
 from mcp_bridge.tools import CallableTool
+from tests.support.api import JOB_ID
 
 Tools = dict[str, CallableTool]
-JOB = "7c3e1f0a-52d4-4b7e-9a61-0f2c8d5b9e14"
 CREATE: dict[str, Any] = {"endpoint": "/v1/embeddings", "requests": [{"body": {"input": "x"}}]}
 
 
@@ -37,8 +37,8 @@ def nested(levels: int) -> Any:
 
 
 def test_a_path_argument_is_put_into_the_path(tools: Tools) -> None:
-    call = rest_request(tools["get-batch-job"], {"job_id": JOB}, "test")
-    assert (call.method, call.target, call.body) == ("GET", f"/v1/batch/jobs/{JOB}", None)
+    call = rest_request(tools["get-batch-job"], {"job_id": JOB_ID}, "test")
+    assert (call.method, call.target, call.body) == ("GET", f"/v1/batch/jobs/{JOB_ID}", None)
 
 
 def test_a_path_argument_cannot_leave_its_place(odd_tools: Tools) -> None:
@@ -130,7 +130,7 @@ def test_text_that_looks_like_json_stays_text_where_text_is_meant(tools: Tools) 
 
 
 def test_null_for_what_may_be_left_out_is_left_out(tools: Tools) -> None:
-    call = rest_request(tools["get-batch-job"], {"job_id": JOB, "inline": None}, "test")
+    call = rest_request(tools["get-batch-job"], {"job_id": JOB_ID, "inline": None}, "test")
     assert query(call) == []
 
 
@@ -175,7 +175,7 @@ def test_a_misspelt_argument_is_answered_with_its_name(
 
 
 def test_an_argument_unlike_any_other_is_answered_with_all_names(tools: Tools) -> None:
-    found = faults(tools["get-batch-job"], {"job_id": JOB, "colour": "red"})
+    found = faults(tools["get-batch-job"], {"job_id": JOB_ID, "colour": "red"})
     assert found == ["colour is not an argument of get-batch-job; it takes job_id, inline"]
 
 
@@ -234,7 +234,7 @@ class TestIdempotencyKey:
     def test_is_sent_for_tools_that_act_again_when_repeated(self, tools: Tools) -> None:
         keyed = {name for name, tool in tools.items() if tool.keyed}
         assert keyed == {"create-batch-job"}
-        for name, given in (("get-batch-job", {"job_id": JOB}), ("list-batch-jobs", {})):
+        for name, given in (("get-batch-job", {"job_id": JOB_ID}), ("list-batch-jobs", {})):
             assert "Idempotency-Key" not in rest_request(tools[name], given, "test").headers
 
     def test_follows_from_the_caller_s_own_when_given_and_from_nothing_else(

@@ -19,10 +19,10 @@ from mcp_bridge.server import build_server
 from openapi.contract import Contract, load
 from tests.mcp_bridge.conftest import DOCUMENTS
 from tests.mcp_bridge.rest import Rest
+from tests.support.api import JOB_ID
 
 pytestmark = pytest.mark.anyio
 Make = Callable[..., AbstractAsyncContextManager[Client]]
-JOB = "7c3e1f0a-52d4-4b7e-9a61-0f2c8d5b9e14"
 CREATE = {"endpoint": "/v1/embeddings", "requests": [{"body": {"input": "x"}}]}
 ERAS = ["legacy", "2026-07-28"]
 
@@ -58,20 +58,20 @@ async def test_the_server_introduces_itself_with_the_document_s_words(
 
 
 async def test_a_call_gives_data_and_the_same_as_text(bridge: Make, rest: Rest, era: str) -> None:
-    rest.answers({"id": JOB, "status": "A_NEW_STATUS", "new": None})
+    rest.answers({"id": JOB_ID, "status": "A_NEW_STATUS", "new": None})
     async with bridge(era) as client:
-        result = await client.call_tool("get-batch-job", {"job_id": JOB})
-    assert result.structured_content == {"id": JOB, "status": "A_NEW_STATUS", "new": None}
-    assert text(result) == f'{{"id":"{JOB}","status":"A_NEW_STATUS","new":null}}'
+        result = await client.call_tool("get-batch-job", {"job_id": JOB_ID})
+    assert result.structured_content == {"id": JOB_ID, "status": "A_NEW_STATUS", "new": None}
+    assert text(result) == f'{{"id":"{JOB_ID}","status":"A_NEW_STATUS","new":null}}'
 
 
 async def test_a_large_answer_is_a_result_like_any_other(
     bridge: Make, rest: Rest, era: str
 ) -> None:
-    rest.answers({"id": JOB, "outputs": [{"a": "x" * 100}] * 10_000})
+    rest.answers({"id": JOB_ID, "outputs": [{"a": "x" * 100}] * 10_000})
     async with bridge(era) as client:
-        result = await client.call_tool("get-batch-job", {"job_id": JOB, "inline": True})
-    assert result.structured_content["id"] == JOB
+        result = await client.call_tool("get-batch-job", {"job_id": JOB_ID, "inline": True})
+    assert result.structured_content["id"] == JOB_ID
     assert "of 10000 items" in result.structured_content["_note"]
 
 
@@ -97,7 +97,7 @@ async def test_an_unknown_tool_is_a_protocol_error_with_the_near_name(
 async def test_a_problem_is_a_result_without_data(bridge: Make, rest: Rest, era: str) -> None:
     rest.answers({"title": "Gone", "status": 404, "source": "upstream"}, 404)
     async with bridge(era) as client:
-        result = await client.call_tool("get-batch-job", {"job_id": JOB})
+        result = await client.call_tool("get-batch-job", {"job_id": JOB_ID})
     assert result.is_error and result.structured_content is None
     assert text(result).startswith("get-batch-job failed: Gone.")
 
@@ -108,7 +108,7 @@ async def test_an_answer_without_json_never_breaks_a_call(
 ) -> None:
     rest.answers(b"", status, location="http://elsewhere.example/")
     async with bridge() as client:
-        result = await client.call_tool("get-batch-job", {"job_id": JOB})
+        result = await client.call_tool("get-batch-job", {"job_id": JOB_ID})
     assert result.is_error == (status != 204)
     assert len(rest.arrived) == 1
 
@@ -129,12 +129,12 @@ async def test_an_answer_to_another_request_is_nobody_s(bridge: Make, rest: Rest
 
 
 @pytest.mark.parametrize(
-    ("tool", "given"), [("get-batch-job", {"job_id": JOB}), ("create-batch-job", CREATE)]
+    ("tool", "given"), [("get-batch-job", {"job_id": JOB_ID}), ("create-batch-job", CREATE)]
 )
 async def test_an_answer_that_is_too_large_is_told_as_that(
     bridge: Make, rest: Rest, tool: str, given: dict[str, Any]
 ) -> None:
-    rest.answers({"id": JOB})
+    rest.answers({"id": JOB_ID})
     async with bridge(max_answer=10) as client:
         result = await client.call_tool(tool, given)
     assert "more than 10 bytes" in text(result)
@@ -145,14 +145,14 @@ async def test_an_answer_that_is_too_large_is_told_as_that(
 async def test_the_bridge_s_own_token_is_in_no_result(bridge: Make, rest: Rest) -> None:
     rest.answers({"id": "Bearer t-12345"})
     async with bridge(rest_token="t-12345") as client:
-        result = await client.call_tool("get-batch-job", {"job_id": JOB})
+        result = await client.call_tool("get-batch-job", {"job_id": JOB_ID})
     assert result.structured_content == {"id": "Bearer ***"}
 
 
 async def test_what_a_model_cannot_be_shown_is_still_delivered(bridge: Make, rest: Rest) -> None:
     rest.answers(b'{"id":"\\ud800","n":1e400,"deep":' + b"[" * 200 + b"]" * 200 + b"}")
     async with bridge() as client:
-        result = await client.call_tool("get-batch-job", {"job_id": JOB})
+        result = await client.call_tool("get-batch-job", {"job_id": JOB_ID})
     assert result.content
 
 
@@ -167,14 +167,14 @@ class TestAnInternalError:
 
     async def test_never_shows_an_exception(self, bridge: Make, broken: None, era: str) -> None:
         async with bridge(era) as client:
-            result = await client.call_tool("get-batch-job", {"job_id": JOB})
+            result = await client.call_tool("get-batch-job", {"job_id": JOB_ID})
         assert result.is_error and "SECRET" not in text(result)
 
     async def test_is_in_the_log_under_the_id_that_the_model_sees(
         self, bridge: Make, broken: None, caplog: pytest.LogCaptureFixture
     ) -> None:
         async with bridge() as client:
-            result = await client.call_tool("get-batch-job", {"job_id": JOB})
+            result = await client.call_tool("get-batch-job", {"job_id": JOB_ID})
         own = [record for record in caplog.records if record.name.startswith("mcp_bridge")]
         (record,) = [record for record in own if record.levelno == logging.ERROR]
         assert record.getMessage().rpartition(" ")[2] in text(result)
@@ -186,7 +186,7 @@ class TestTheRestService:
         trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
         meta: Any = {"traceparent": trace, "tracestate": "a=1", "x-request-id": "agent-7"}
         async with bridge() as client:
-            await client.call_tool("get-batch-job", {"job_id": JOB}, meta=meta)
+            await client.call_tool("get-batch-job", {"job_id": JOB_ID}, meta=meta)
         sent = rest.last.headers
         assert (sent["traceparent"], sent["tracestate"]) == (trace, "a=1")
         assert sent["x-request-id"] == "agent-7"
@@ -196,14 +196,14 @@ class TestTheRestService:
     ) -> None:
         meta: Any = {"traceparent": "x\r\ny: z", "tracestate": 5, "x-request-id": "a b"}
         async with bridge() as client:
-            await client.call_tool("get-batch-job", {"job_id": JOB}, meta=meta)
+            await client.call_tool("get-batch-job", {"job_id": JOB_ID}, meta=meta)
         sent = rest.last.headers
         assert "traceparent" not in sent and "tracestate" not in sent
         assert len(sent["x-request-id"]) == 36
 
     async def test_gets_the_bridge_s_own_token(self, bridge: Make, rest: Rest) -> None:
         async with bridge(rest_token="t-1") as client:
-            await client.call_tool("get-batch-job", {"job_id": JOB})
+            await client.call_tool("get-batch-job", {"job_id": JOB_ID})
         assert rest.last.headers["authorization"] == "Bearer t-1"
 
     async def test_gets_one_key_for_one_action_however_often_it_is_asked_for(
@@ -221,7 +221,7 @@ class TestTheRestService:
         assert result.is_error and "Nothing was sent" in text(result)
 
     @pytest.mark.parametrize(
-        ("tool", "given"), [("get-batch-job", {"job_id": JOB}), ("create-batch-job", CREATE)]
+        ("tool", "given"), [("get-batch-job", {"job_id": JOB_ID}), ("create-batch-job", CREATE)]
     )
     async def test_that_does_not_answer_in_time_is_told_in_time(
         self, bridge: Make, rest: Rest, tool: str, given: dict[str, Any]
@@ -253,7 +253,7 @@ class TestTheRestService:
         async with bridge(era) as client:
             with anyio.CancelScope() as scope:
                 async with anyio.create_task_group() as group:
-                    group.start_soon(client.call_tool, "get-batch-job", {"job_id": JOB})
+                    group.start_soon(client.call_tool, "get-batch-job", {"job_id": JOB_ID})
                     await arrived.wait()
                     scope.cancel()
             with anyio.fail_after(10):

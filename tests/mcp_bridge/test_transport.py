@@ -22,8 +22,8 @@ from mcp_bridge.arguments import LARGE
 from mcp_bridge.config import Settings
 from tests.mcp_bridge.hosting import served
 from tests.mcp_bridge.rest import Rest
+from tests.support.api import JOB_ID
 
-JOB = "7c3e1f0a-52d4-4b7e-9a61-0f2c8d5b9e14"
 MODERN = "2026-07-28"
 META = {
     "io.modelcontextprotocol/protocolVersion": MODERN,
@@ -39,7 +39,7 @@ def message(method: str = "tools/call", **params: Any) -> dict[str, Any]:
     return {"jsonrpc": "2.0", "id": 1, "method": method, "params": {"_meta": META} | params}
 
 
-CALL = message(name="get-batch-job", arguments={"job_id": JOB})
+CALL = message(name="get-batch-job", arguments={"job_id": JOB_ID})
 LATER = message(name="get-batch-job", _meta=dict.fromkeys(META, "2099-01-01"))
 
 
@@ -205,7 +205,7 @@ async def test_a_large_call_needs_no_thread_that_the_system_may_not_have(
     app = create_app(Settings(rest_url=rest_service))
     async with running(app):
         monkeypatch.setattr(threading.Thread, "start", none_left)
-        large = message(name="get-batch-job", arguments={"job_id": JOB, "x": "x" * LARGE})
+        large = message(name="get-batch-job", arguments={"job_id": JOB_ID, "x": "x" * LARGE})
         assert await asked(app, large, HEADERS) == 200
 
 
@@ -306,7 +306,7 @@ def test_an_answer_that_the_sdk_cannot_write_still_ends_in_a_result(
 
 def test_an_argument_that_the_sdk_cannot_write_back_is_refused_all_the_same(url: str) -> None:
     """Of the new era: in the old one the SDK itself takes it for no JSON."""
-    call = message(name="get-batch-job", arguments={"job_id": JOB, "\udfff": 1})
+    call = message(name="get-batch-job", arguments={"job_id": JOB_ID, "\udfff": 1})
     assert exchange(url, call)[2]["result"]["isError"] is True
 
 

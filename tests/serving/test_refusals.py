@@ -18,11 +18,11 @@ import pytest
 
 from serving import lingering
 from serving.lingering import Lingering
+from tests.support.api import JOBS
 from tests.support.bridge import bridge_process
 from tests.support.gateway import Gateway, gateway_process
 from tests.support.tools_available import tool_python
 
-JOBS = "/v1/batch/jobs"
 WRITER, READER = "mbg_writer", "mbg_reader"
 LARGE = b'{"a":"' + b"x" * (4 << 20) + b'"}'
 JSON = {"Content-Type": "application/json"}

@@ -16,10 +16,10 @@ from starlette.types import Message
 from service.request_reader import BODIES
 from serving import body_buffer
 from serving.body_buffer import BodyTooSlow, MemoryBudget, Reservation, pieces, receive_body
+from tests.support.api import JOBS
 from tests.support.gateway import Gateway, gateway_process
 from tests.support.processes import Sandbox
 
-JOBS = "/v1/batch/jobs"
 JSON = {"Content-Type": "application/json"}
 LIMIT = 4 << 20
 HEAD = f"POST {JOBS} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"

@@ -30,7 +30,7 @@ IMPORTS = {
     "sandbox": ("sandbox.app",),
     "service": ("service.app",),
 }
-"""The packages whose commands are run so, and what is imported for them before; none of it reads the environment."""
+"""The packages whose commands are run so, and what is imported for them before. Of the environment it reads nothing but WEB_CONCURRENCY."""
 
 running: set[int] = set()
 """The processes of this one's servers."""
@@ -170,6 +170,8 @@ def next_command(control: socket.socket) -> list[str] | None:
             if _fork_and_wait(*descriptors):
                 os.environ.clear()
                 os.environ.update(environ)
+                if config := sys.modules.get("gunicorn.config"):  # as it would have read it
+                    config.Workers.default = int(environ.get("WEB_CONCURRENCY", 1))
                 words: list[str] = command
                 return words
             os._exit(0)

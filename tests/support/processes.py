@@ -30,7 +30,7 @@ from tests.support.fork_server import ROOT, Forked, ForkServer
 Process = subprocess.Popen[str] | Forked
 # Ports below those that the system gives to clients, a range for each process that runs tests.
 _RUNNER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-_ports = random.sample(range(12_000 + 5_000 * (_RUNNER % 4), 17_000 + 5_000 * (_RUNNER % 4)), 5_000)
+_ports = random.sample(range(12_000 + 2_500 * (_RUNNER % 8), 14_500 + 2_500 * (_RUNNER % 8)), 2_500)
 _OURS = ("BRIDGE_", "GATEWAY_", "SANDBOX_", "MISTRAL_", "WEB_CONCURRENCY", "GUNICORN_")
 READY = re.compile(r"ready on (http://\S+)")
 # Proxies that the environment names are not for loopback.

@@ -15,10 +15,10 @@ from http.client import HTTPResponse
 import pytest
 
 from service.request_reader import BODIES
+from tests.support.api import JOBS
 from tests.support.gateway import Stack, gateway_process
 from tests.support.processes import Sandbox, wait_until
 
-JOBS = "/v1/batch/jobs"
 ID = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
 CREATE = json.dumps({"endpoint": "/v1/ocr", "model": "m", "requests": [{"body": {}}]}).encode()
 UUID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"

@@ -17,6 +17,7 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3 import Retry
 
+from tests.support.api import JOBS
 from tests.support.gateway import (
     KEY,
     Gateway,
@@ -27,7 +28,6 @@ from tests.support.gateway import (
 )
 from tests.support.processes import Sandbox, wait_until
 
-JOBS = "/v1/batch/jobs"
 CREATE = {"endpoint": "/v1/ocr", "model": "m", "requests": [{"body": {}}]}
 UPSTREAM = "http://127.0.0.1:9/v1"
 

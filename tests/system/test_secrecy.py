@@ -16,6 +16,7 @@ from urllib.parse import quote
 import pytest
 import requests
 
+from tests.support.api import JOBS
 from tests.support.gateway import Gateway, failed_start, gateway_environment, gateway_process
 from tests.support.processes import run, sandbox_process
 from tests.system.echo import Echo, Received, echo_upstream
@@ -23,7 +24,6 @@ from tests.system.echo import Echo, Received, echo_upstream
 MARK = "CANARYq7Zx81mW"
 # With characters that URLs, JSON and base64 write differently.
 KEY = f"sk-{MARK}/+=~%&"
-JOBS = "/v1/batch/jobs"
 CREATE = {"endpoint": "/v1/ocr", "model": "m", "requests": [{"body": {"text": "hello"}}]}
 
 
