@@ -83,10 +83,11 @@ class OriginPolicy:
         length = _text(headers, b"content-length")
         has_body = b"transfer-encoding" in headers or length not in ("", "0")
         may_change = scope["method"] not in SAFE  # whether or not anybody will read the body
-        if has_body and may_change and not _is_json(_text(headers, b"content-type")):
-            raise AccessDenied(
-                "unsupported-media-type", 415, "Send Content-Type: application/json.", cors
-            )
+        if has_body and may_change:
+            media_type = _text(headers, b"content-type").partition(";")[0].strip().lower()
+            if media_type != "application/json":
+                detail = "Send Content-Type: application/json."
+                raise AccessDenied("unsupported-media-type", 415, detail, cors)
         return [(name.encode(), value.encode()) for name, value in cors]
 
     def preflight(self, scope: Any) -> Headers:
@@ -156,11 +157,6 @@ def split_host(value: str) -> tuple[str, int | None]:
     if match is None or (port is not None and not 0 < port <= 65535):
         return "", None
     return match[1], port
-
-
-def _is_json(content_type: str) -> bool:
-    """True for the media type of plain JSON, parameters aside."""
-    return content_type.partition(";")[0].strip().lower() == "application/json"
 
 
 def _headers(scope: Any) -> dict[bytes, list[str]]:

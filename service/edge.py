@@ -176,7 +176,17 @@ class Edge:
                 ctx.operation, ctx.path_values = wanted.id, "/".join(values)
         method = scope["method"] if scope["method"] in metrics.METHODS else metrics.OTHER
         route = self.routes.get(ctx.operation) or _page_route(scope["path"])
-        self._count(ctx, (method, route, ctx.status), seconds)
+        metrics.inflight.dec()
+        labels = (method, route, ctx.status)
+        if labels not in self.histograms:  # finding one by its labels costs more than counting
+            self.histograms[labels] = metrics.requests.labels(*labels)
+        self.histograms[labels].observe(seconds)
+        if ctx.idempotency:
+            metrics.idempotency.labels(ctx.idempotency).inc()
+        if ctx.problem and ctx.problem.slug == "create-outcome-unknown":
+            metrics.outcome_unknown.inc()
+        if ctx.problem and (reason := SHED.get(ctx.problem.slug)):
+            metrics.shed.labels(reason).inc()
         fields = _fields(ctx, scope, method, route, seconds)
         level = logging.DEBUG if route in QUIET else logging.INFO
         message = f"{method} {route or '(no route)'} {ctx.status}"
@@ -188,19 +198,6 @@ class Edge:
             _end_span(ctx, method, route)
         # An idle connection keeps its last context; from a problem's traceback hangs all that was read of a refused body.
         ctx.body, ctx.handling, ctx.problem = b"", None, None
-
-    def _count(self, ctx: RequestContext, labels: tuple[str, str, int], seconds: float) -> None:
-        metrics.inflight.dec()
-        if labels not in self.histograms:  # finding one by its labels costs more than counting
-            self.histograms[labels] = metrics.requests.labels(*labels)
-        self.histograms[labels].observe(seconds)
-        if ctx.idempotency:
-            metrics.idempotency.labels(ctx.idempotency).inc()
-        if ctx.problem:
-            if ctx.problem.slug == "create-outcome-unknown":
-                metrics.outcome_unknown.inc()
-            if reason := SHED.get(ctx.problem.slug):
-                metrics.shed.labels(reason).inc()
 
 
 async def _send_problem(problem: Problem, request_id: str, scope: Scope, send: Send) -> None:

@@ -126,31 +126,27 @@ class TLSConnection(_Connection, HTTPSConnection):
     pass
 
 
-class _PlainPool(HTTPConnectionPool):
-    ConnectionCls = PlainConnection
+class _Pool:
+    """Mixin for urllib3's pools, which can keep nothing: then no request meets a connection that its server is about to close."""
 
-
-class _TLSPool(HTTPSConnectionPool):
-    ConnectionCls = TLSConnection
-
-
-class _Fresh:
-    """Mixin for connection pools that keep nothing: no request meets a connection that its server is about to close."""
+    fresh = False
 
     def _get_conn(self, timeout: float | None = None) -> Any:
-        return self._new_conn()  # type: ignore[attr-defined]
+        return self._new_conn() if self.fresh else super()._get_conn(timeout)  # type: ignore[attr-defined, misc]
 
     def _put_conn(self, conn: Any) -> None:
-        if conn is not None:
+        if not self.fresh:
+            super()._put_conn(conn)  # type: ignore[misc]
+        elif conn is not None:
             conn.close()
 
 
-class _FreshPlainPool(_Fresh, _PlainPool):
-    pass
+class _PlainPool(_Pool, HTTPConnectionPool):
+    ConnectionCls = PlainConnection
 
 
-class _FreshTLSPool(_Fresh, _TLSPool):
-    pass
+class _TLSPool(_Pool, HTTPSConnectionPool):
+    ConnectionCls = TLSConnection
 
 
 class Transport(HTTPAdapter):
@@ -165,19 +161,17 @@ class Transport(HTTPAdapter):
         self, base_url: str, context: ssl.SSLContext, *, connections: int, fresh: bool
     ) -> None:
         self.context = context
-        self.pools: dict[str, Any] = {"http": _PlainPool, "https": _TLSPool}
-        if fresh:
-            self.pools = {"http": _FreshPlainPool, "https": _FreshTLSPool}
         super().__init__(pool_connections=1, pool_maxsize=connections, max_retries=0)
         parts = urlsplit(base_url)
         self.origin = f"{parts.scheme}://{parts.netloc}"
         self.pool = self.poolmanager.connection_from_url(self.origin)
+        self.pool.fresh = fresh
 
     def init_poolmanager(
         self, connections: int, maxsize: int, block: bool = False, **kwargs: Any
     ) -> None:
         super().init_poolmanager(connections, maxsize, block, ssl_context=self.context, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = self.pools
+        self.poolmanager.pool_classes_by_scheme = {"http": _PlainPool, "https": _TLSPool}
 
     def get_connection_with_tls_context(self, *_: Any, **__: Any) -> Any:
         """The one pool that there is."""

@@ -224,7 +224,7 @@ class LineHandler(QueueHandler):
             else:
                 # Not after each line while lines are lost all the time: that would take the room of others.
                 if self.lost and (self.queue.empty() or time.monotonic() > self.notice_due):
-                    self._tell_lost()
+                    self._write_notice()
 
     def _next(self) -> str | threading.Event:
         """What is queued next, however long it takes; meanwhile tries to tell of lost lines."""
@@ -232,7 +232,7 @@ class LineHandler(QueueHandler):
             try:
                 line = self.queue.get(timeout=TRY_AGAIN if self.lost else None)
             except Empty:
-                self._tell_lost()
+                self._write_notice()
             else:
                 time.sleep(GATHER)
                 return line
@@ -244,7 +244,7 @@ class LineHandler(QueueHandler):
         self.losing.value = 1.0
         self.on_lost(count)
 
-    def _tell_lost(self) -> None:
+    def _write_notice(self) -> None:
         lost = self.lost
         with suppress(OSError):
             self._write(

@@ -129,11 +129,8 @@ class Value:
         """The sum over all workers, as far as their keys were read."""
         return sum(slot.cells[slot.index[self._key]] for slot in _slots if self._key in slot.index)
 
-    def set_exemplar(self, exemplar: Any) -> None:
-        """Exemplars are not kept."""
-
     def get_exemplar(self) -> None:
-        return None
+        """None: exemplars are not kept."""
 
 
 def make_slots(workers: int) -> None:
