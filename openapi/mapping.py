@@ -63,7 +63,10 @@ def map_inputs(exposed: Exposed, tool: Exposed | None, capability: Capability) -
         for each in exposed.consumed.inputs
         if isinstance(sources[each.name], str) and not _filled_here(each, capability)
     }
-    names = _names(exposed, free, sources)
+    # The REST name of each input: the exposed path's variables first, in their order.
+    of_path = [each for each in free.values() if each.location == "path"]
+    names = _path_names(exposed, of_path, sources)
+    names |= {each: str(sources[each]) for each in free if each not in names}
     arguments = _arguments(tool, free, sources) if tool else {}
     variables = path_variables(exposed.path)
     inputs = [
@@ -155,14 +158,6 @@ def _filled_here(each: Input, capability: Capability) -> bool:
         reason = "callers cannot give Authorization; declare authentication for the upstream's"
         raise CapabilityError(f"{each.place}.name", reason)
     return True
-
-
-def _names(exposed: Exposed, free: Mapping[str, Input], sources: Sources) -> dict[str, str]:
-    """The REST name of each input: the exposed path's variables first, in their order."""
-    of_path = _path_names(
-        exposed, [each for each in free.values() if each.location == "path"], sources
-    )
-    return of_path | {each: str(sources[each]) for each in free if each not in of_path}
 
 
 def _check_unique(names: Mapping[str, str], exposed: Exposed) -> None:

@@ -69,7 +69,13 @@ def _act(document: dict[str, Any], action: dict[str, Any]) -> None:
         for match in reversed(list(matches.values()) if action["remove"] else []):
             del _parent(match)[match.parts[-1]]
         return
-    value = _copied(document, action["copy"]) if "copy" in action else action["update"]
+    value = action.get("update")
+    if "copy" in action:
+        found = list(_JSONPATH.finditer(action["copy"], document))
+        if len(found) != 1:
+            reason = f"copy {action['copy']} matches {len(found)} nodes, must match one"
+            raise OverlayError(reason)
+        value = found[0].obj
     for match in matches.values():
         if isinstance(match.obj, list):
             match.obj.extend(copy.deepcopy(value if isinstance(value, list) else [value]))
@@ -83,13 +89,6 @@ def _parent(match: JSONPathMatch) -> Any:
     if match.parent is None:
         raise OverlayError("the root can only be merged into")
     return match.parent.obj
-
-
-def _copied(document: dict[str, Any], path: str) -> Any:
-    found = list(_JSONPATH.finditer(path, document))
-    if len(found) != 1:
-        raise OverlayError(f"copy {path} matches {len(found)} nodes, must match one")
-    return found[0].obj
 
 
 def _merged(target: Any, value: Any) -> Any:

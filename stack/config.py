@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from access.listen import in_brackets
 from environment import SettingsError, variables
 from openapi import contract
 
@@ -46,7 +47,7 @@ class Endpoint:
     @property
     def url(self) -> str:
         """The origin that a client on this machine calls, without a trailing slash."""
-        return f"http://{f'[{self.reach}]' if ':' in self.reach else self.reach}:{self.port}"
+        return f"http://{in_brackets(self.reach)}:{self.port}"
 
 
 @dataclass(frozen=True)
