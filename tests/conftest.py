@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import json
 import os
 import socket
 import ssl
@@ -16,6 +17,7 @@ import pytest
 import responses
 import trustme
 from anyio.from_thread import start_blocking_portal
+from connexion.spec import OpenAPISpecification
 from starlette.testclient import TestClient
 
 from openapi.contract import Contract, load
@@ -55,7 +57,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="session", autouse=True)
 def read_once() -> Iterator[None]:
-    """A contract and the public authorities are read once, as in any process, although there are many applications in this one."""
+    """A contract, its routes and the public authorities are read once, as in any process, although there are many applications in this one."""
     read = functools.cache(lambda path, content: load(path))
 
     def contract(path: Path) -> Contract:
@@ -69,10 +71,16 @@ def read_once() -> Iterator[None]:
             return make(*arguments, **options)
         return shared(options.get("cafile"), *map(os.environ.get, TRUSTED))
 
+    check = OpenAPISpecification._validate_spec
+    checked = functools.cache(lambda routes: check(json.loads(routes)))
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("service.config.load", contract)
         patch.setattr("mcp_bridge.config.load", contract)
         patch.setattr("ssl.create_default_context", context)
+        patch.setattr(
+            OpenAPISpecification, "_validate_spec", lambda _, routes: checked(json.dumps(routes))
+        )
         yield
 
 

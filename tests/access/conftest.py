@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,29 +54,34 @@ def no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "CHECK_INTERVAL", 0.0)
 
 
+def open_gateway(folder: Path, **settings: Any) -> TestClient:
+    """A client of a gateway that keeps its files in `folder`."""
+    environ = {
+        "MISTRAL_AI_API_KEY": KEY,
+        "GATEWAY_UPSTREAM_URL": f"{UPSTREAM}/v1",
+        "GATEWAY_STORE": str(folder / "keys.sqlite3"),
+        **{name: str(value) for name, value in settings.items()},
+    }
+    return TestClient(create_app(Settings.from_env(environ)), base_url=HOST, follow_redirects=False)
+
+
 @pytest.fixture
 def gateway(tmp_path: Path) -> Gateway:
     """Makes a client: `gateway(GATEWAY_RATE_LIMIT="2/minute")`."""
-
-    def make(**settings: Any) -> TestClient:
-        environ = {
-            "MISTRAL_AI_API_KEY": KEY,
-            "GATEWAY_UPSTREAM_URL": f"{UPSTREAM}/v1",
-            "GATEWAY_STORE": str(tmp_path / "keys.sqlite3"),
-            **{name: str(value) for name, value in settings.items()},
-        }
-        return TestClient(
-            create_app(Settings.from_env(environ)), base_url=HOST, follow_redirects=False
-        )
-
-    return make
+    return partial(open_gateway, tmp_path)
 
 
 @pytest.fixture
 def key_server() -> Iterator[KeyServer]:
     """An issuer's key server."""
+    with serving_keys() as server:
+        yield server
+
+
+@contextmanager
+def serving_keys() -> Iterator[KeyServer]:
     server = KeyServer()
-    thread = threading.Thread(target=server.http.serve_forever, args=(0.05,), daemon=True)
+    thread = threading.Thread(target=server.http.serve_forever, args=(0.005,), daemon=True)
     thread.start()
     try:
         yield server

@@ -94,7 +94,7 @@ class Site:
 @pytest.fixture(scope="module")
 def site() -> Iterator[Site]:
     site = Site()
-    thread = threading.Thread(target=site.http.serve_forever, args=(0.05,), daemon=True)
+    thread = threading.Thread(target=site.http.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     yield site
     site.http.shutdown()

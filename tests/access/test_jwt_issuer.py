@@ -15,7 +15,7 @@ import logging
 import ssl
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, ClassVar
 
 import pytest
@@ -30,7 +30,7 @@ from access.authentication import Authentication
 from access.jwt_issuer import InvalidToken, JwtIssuer, KeysUnavailable, fetch_keys, scopes_of
 from environment import SettingsError
 from tests.access.conftest import Gateway as Make
-from tests.access.conftest import Tokens, bearing
+from tests.access.conftest import Tokens, bearing, open_gateway, serving_keys
 from tests.access.issuer import (
     AUDIENCE,
     EC,
@@ -48,12 +48,21 @@ from tests.conftest import UPSTREAM
 JOBS = "/v1/batch/jobs"
 
 
+SETTINGS = {"GATEWAY_JWT_ISSUER": ISSUER, "GATEWAY_JWT_AUDIENCE": AUDIENCE}
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    with serving_keys() as server:
+        folder = tmp_path_factory.mktemp("gateway")
+        yield open_gateway(folder, **SETTINGS, GATEWAY_JWKS_URL=server.url)
+
+
 @pytest.fixture
-def client(gateway: Make, key_server: KeyServer, mistral: RequestsMock) -> TestClient:
+def client(shared: TestClient, mistral: RequestsMock) -> TestClient:
+    """A client of a gateway of this module's."""
     mistral.get(UPSTREAM + JOBS, json={})
-    return gateway(
-        GATEWAY_JWT_ISSUER=ISSUER, GATEWAY_JWT_AUDIENCE=AUDIENCE, GATEWAY_JWKS_URL=key_server.url
-    )
+    return shared
 
 
 def forged(algorithm: str, secret: bytes = b"") -> str:
@@ -277,12 +286,7 @@ def test_two_subjects_are_two_callers(
     gateway: Make, key_server: KeyServer, mistral: RequestsMock
 ) -> None:
     mistral.get(UPSTREAM + JOBS, json={})
-    client = gateway(
-        GATEWAY_JWT_ISSUER=ISSUER,
-        GATEWAY_JWT_AUDIENCE=AUDIENCE,
-        GATEWAY_JWKS_URL=key_server.url,
-        GATEWAY_RATE_LIMIT="1/hour",
-    )
+    client = gateway(**SETTINGS, GATEWAY_JWKS_URL=key_server.url, GATEWAY_RATE_LIMIT="1/hour")
     assert [status(client, token(sub=name)) for name in ("a", "a", "b")] == [200, 429, 200]
 
 
@@ -297,10 +301,7 @@ def test_tokens_of_a_file_work_beside_it(
     mistral.get(UPSTREAM + JOBS, json={})
     secret = token_file.add("before", "jobs:read")
     client = gateway(
-        GATEWAY_JWT_ISSUER=ISSUER,
-        GATEWAY_JWT_AUDIENCE=AUDIENCE,
-        GATEWAY_JWKS_URL=key_server.url,
-        GATEWAY_TOKENS_FILE=token_file.path,
+        **SETTINGS, GATEWAY_JWKS_URL=key_server.url, GATEWAY_TOKENS_FILE=token_file.path
     )
     assert status(client, secret) == 200
     assert status(client, token_file.add("a", "jobs:read")) == 401  # added a moment ago
@@ -718,9 +719,10 @@ class TestKeys:
 
 
 def test_a_token_that_cannot_be_checked_is_not_called_bad(
-    client: TestClient, key_server: KeyServer
+    gateway: Make, key_server: KeyServer
 ) -> None:
     key_server.answer(b"", 500)
+    client = gateway(**SETTINGS, GATEWAY_JWKS_URL=key_server.url)
     answer = client.get(JOBS, headers=bearing(token()))
     assert answer.status_code == 503
     assert answer.json()["type"] == "/problems#issuer-unreachable"
@@ -747,23 +749,14 @@ def test_a_token_that_cannot_be_checked_is_not_called_bad(
 def test_an_issuer_that_is_not_safe_stops_the_start(
     changes: dict[str, str], said: str, gateway: Make
 ) -> None:
-    whole = {
-        "GATEWAY_JWT_ISSUER": ISSUER,
-        "GATEWAY_JWT_AUDIENCE": AUDIENCE,
-        "GATEWAY_JWKS_URL": "https://issuer.example/keys",
-    }
+    whole = {**SETTINGS, "GATEWAY_JWKS_URL": "https://issuer.example/keys", **changes}
     with pytest.raises(ValueError, match="GATEWAY_JW") as caught:
-        gateway(**{**whole, **changes})
+        gateway(**whole)
     assert said in str(caught.value) and "SECRET" not in str(caught.value)
 
 
 def test_an_issuer_alone_protects_an_open_address(gateway: Make) -> None:
-    gateway(
-        GATEWAY_HOST="0.0.0.0",
-        GATEWAY_JWT_ISSUER=ISSUER,
-        GATEWAY_JWT_AUDIENCE=AUDIENCE,
-        GATEWAY_JWKS_URL="https://issuer.example/keys",
-    )
+    gateway(**SETTINGS, GATEWAY_HOST="0.0.0.0", GATEWAY_JWKS_URL="https://issuer.example/keys")
 
 
 def test_a_bad_setting_is_said_by_the_class_itself() -> None:

@@ -20,21 +20,23 @@ def served(app: Any) -> Iterator[str]:
         uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, timeout_graceful_shutdown=5)
     )
     listening = server.config.bind_socket()
-    started = threading.Event()
-    started_up = server.startup
+    started, ended = threading.Event(), asyncio.Event()
 
-    async def startup(*args: Any, **kwargs: Any) -> None:
-        await started_up(*args, **kwargs)
+    async def until_ended() -> None:
+        """In place of uvicorn's own, which looks ten times a second whether it is to end."""
+        await server.on_tick(0)
+        server.loop = asyncio.get_running_loop()
         started.set()
+        await ended.wait()
 
-    server.startup = startup  # type: ignore[method-assign]
+    server.main_loop = until_ended  # type: ignore[method-assign]
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     assert started.wait(10), "the server did not start"
     try:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
     finally:
-        server.should_exit = True
+        server.loop.call_soon_threadsafe(ended.set)
         thread.join(10)
 
 

@@ -5,6 +5,8 @@ Each case is one edit of a capability that can be derived. Places are written as
 
 from __future__ import annotations
 
+import copy
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from openapi.derive import derive
 
 HERE = Path(__file__).parent
 CASES = yaml.safe_load((HERE / "refusals.yaml").read_text(encoding="utf-8"))
+LIBRARY = load(HERE / "capabilities" / "library.yaml")
 GONE = object()
 
 
@@ -46,13 +49,13 @@ def full(place: str) -> str:
 
 def refusal(tmp_path: Path, case: dict[str, Any]) -> str:
     """The message with which the edited capability is refused."""
-    document = load(HERE / "capabilities" / "library.yaml")
+    document = copy.deepcopy(LIBRARY)
     for place, value in case.get("set", {}).items():
         edit(document, full(place), value)
     for place in case.get("remove", []):
         edit(document, full(place), GONE)
     source = tmp_path / "edited.yaml"
-    source.write_text(yaml.safe_dump(document), encoding="utf-8")
+    source.write_text(json.dumps(document), encoding="utf-8")  # which is YAML
     with pytest.raises(CapabilityError) as refused:
         derive(read(source))
     return str(refused.value)

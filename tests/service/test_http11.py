@@ -87,7 +87,7 @@ def hinting(interim: bytes) -> Behaviour:
 
     def behave(peer: socket.socket, nth: int) -> object:
         peer.sendall(interim)
-        time.sleep(0.1)  # so that it comes by itself
+        time.sleep(0.02)  # so that it comes by itself
         peer.sendall(page(nth))
         return KEEP
 

@@ -38,7 +38,7 @@ def drip(data: bytes) -> Behaviour:
     def behave(peer: socket.socket, _nth: int) -> None:
         for byte in data:
             peer.sendall(bytes([byte]))
-            time.sleep(0.2)
+            time.sleep(0.05)
 
     return behave
 
@@ -46,16 +46,16 @@ def drip(data: bytes) -> Behaviour:
 def begin(head: bytes) -> Behaviour:
     def behave(peer: socket.socket, nth: int) -> None:
         peer.sendall(OK + head)
-        drip(b" " * 99)(peer, nth)
+        drip(b" " * 400)(peer, nth)
 
     return behave
 
 
 DRIPS = [
     pytest.param(drip(OK * 20), id="headers"),
-    pytest.param(begin(b"Content-Length: 99\r\n\r\n"), id="body"),
+    pytest.param(begin(b"Content-Length: 400\r\n\r\n"), id="body"),
     pytest.param(
-        begin(b"Connection: close\r\nContent-Length: 99\r\n\r\n"),
+        begin(b"Connection: close\r\nContent-Length: 400\r\n\r\n"),
         id="body over a connection that closes after it",
     ),
     pytest.param(begin(b"\r\n{}"), id="body without a length"),
@@ -67,7 +67,7 @@ DRIPS = [
 def test_an_answer_that_comes_a_byte_at_a_time_is_a_timeout_at_the_total_limit(
     method: str, behave: Behaviour, gateway: Callable[..., TestClient]
 ) -> None:
-    assert_timeout(method, behave, partial(gateway, read_timeout=20, timeout=1.0))
+    assert_timeout(method, behave, partial(gateway, read_timeout=20, timeout=0.5))
 
 
 SILENT = [

@@ -127,7 +127,7 @@ def eventually(look: Callable[[], T], seconds: float = 15.0) -> T:
 @contextmanager
 def upstream() -> Iterator[Upstream]:
     with Upstream() as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
         thread.start()
         try:
             yield server

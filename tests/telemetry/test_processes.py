@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.processes import ROOT
+from tests.support.processes import ROOT, run
 from tests.telemetry.gateway import JOB, KEY, Gateway, Upstream, eventually, gateway, upstream
 
 JOBS = "/v1/batch/jobs"
@@ -212,14 +212,7 @@ def test_a_log_setting_that_cannot_be_used_is_named_at_start(
         "GATEWAY_STORE": str(tmp_path / "s"),
         name: value,
     }
-    done = subprocess.run(
-        [sys.executable, "-c", "import wsgi"],
-        cwd=ROOT,
-        env=environ,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    done = run([sys.executable, "-m", "gunicorn", "wsgi:app"], environ)
     assert done.returncode == 2
     assert (
         done.stderr.startswith("gateway: cannot start: " + name) and "Traceback" not in done.stderr
@@ -253,7 +246,7 @@ def test_spans_of_request_and_upstream_are_exported_and_agree_with_the_headers(
 ) -> None:
     trace_service = pytest.importorskip("opentelemetry.proto.collector.trace.v1.trace_service_pb2")
     with Collector() as collector:
-        thread = threading.Thread(target=collector.serve_forever, daemon=True)
+        thread = threading.Thread(target=collector.serve_forever, args=(0.01,), daemon=True)
         thread.start()
         settings = {
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector.server_port}",
