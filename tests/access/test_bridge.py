@@ -5,6 +5,7 @@ Expectations: MCP 2026-07-28, "Authorization" and "Streamable HTTP"; RFC 6750; R
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -38,23 +39,52 @@ ALLOWED = {"jobs:read": READS, "jobs:write": ARGUMENTS.keys() - READS, "metrics"
 ERAS = [ROUTED, LEGACY]
 
 
-@pytest.fixture
-def rest() -> Rest:
+@pytest.fixture(scope="module")
+def shared_rest() -> Rest:
     return Rest()
 
 
 @pytest.fixture
-def bridge(rest: Rest) -> Iterator[Open]:
-    """Serves a bridge before `rest`: `bridge(tokens_file=...)`; its URL."""
-    with ExitStack() as running:
-        rest_url = running.enter_context(served(rest))
+def rest(shared_rest: Rest) -> Rest:
+    shared_rest.arrived.clear()
+    return shared_rest
 
+
+@pytest.fixture(scope="module")
+def bridge(shared_rest: Rest) -> Iterator[Open]:
+    """Serves a bridge before `rest`, one for the same settings: `bridge(tokens_file=...)`; its URL."""
+    with ExitStack() as running:
+        rest_url = running.enter_context(served(shared_rest))
+
+        @functools.cache
         def make(**settings: Any) -> str:
             return running.enter_context(
                 served(create_app(Settings(rest_url=rest_url, **settings)))
             )
 
         yield make
+
+
+@pytest.fixture(scope="module")
+def secrets(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, str]]:
+    """The path of a token file, and the tokens in it: one of each scope, and those of other callers."""
+    tokens = Tokens(tmp_path_factory.mktemp("access") / "tokens")
+    scopes = {scope: scope for scope in ALLOWED}
+    scopes |= {"other reader": "jobs:read", "other writer": "jobs:write"}
+    return str(tokens.path), {
+        name: tokens.add(f"caller-{number}", scope)
+        for number, (name, scope) in enumerate(scopes.items())
+    }
+
+
+@pytest.fixture
+def tokens_file(secrets: tuple[str, dict[str, str]]) -> str:
+    return secrets[0]
+
+
+@pytest.fixture
+def tokens(secrets: tuple[str, dict[str, str]]) -> dict[str, str]:
+    return secrets[1]
 
 
 def headers_for(
@@ -83,10 +113,15 @@ def test_the_tools_here_are_those_of_the_contract() -> None:
 @pytest.mark.parametrize("era", ERAS, ids=["modern", "legacy"])
 @pytest.mark.parametrize("scope", ALLOWED)
 def test_a_caller_sees_and_calls_the_tools_of_their_scopes_and_no_others(
-    scope: str, era: dict[str, str], bridge: Open, rest: Rest, token_file: Tokens
+    scope: str,
+    era: dict[str, str],
+    bridge: Open,
+    rest: Rest,
+    tokens_file: str,
+    tokens: dict[str, str],
 ) -> None:
-    secret = token_file.add("agent", scope)
-    url = bridge(tokens_file=str(token_file.path))
+    secret = tokens[scope]
+    url = bridge(tokens_file=tokens_file)
     assert listed(url, secret, era) == ALLOWED[scope]
     for tool in ARGUMENTS:
         rest.arrived.clear()
@@ -106,9 +141,9 @@ def test_without_tokens_everybody_sees_everything(bridge: Open) -> None:
 @pytest.mark.parametrize("era", ERAS, ids=["modern", "legacy"])
 @pytest.mark.parametrize("secret", ["", "mbg_unknown"])
 def test_a_caller_without_a_good_token_is_refused_before_a_tool_is_looked_for(
-    secret: str, era: dict[str, str], bridge: Open, rest: Rest, token_file: Tokens
+    secret: str, era: dict[str, str], bridge: Open, rest: Rest, tokens_file: str
 ) -> None:
-    url = bridge(tokens_file=str(token_file.path))
+    url = bridge(tokens_file=tokens_file)
     for tool in ARGUMENTS:
         status, headers, answer = called(url, tool, secret, era)
         assert (status, answer["status"]) == (401, 401)
@@ -119,38 +154,38 @@ def test_a_caller_without_a_good_token_is_refused_before_a_tool_is_looked_for(
 
 
 def test_a_list_that_depends_on_the_caller_is_not_for_others_to_keep(
-    bridge: Open, token_file: Tokens
+    bridge: Open, tokens_file: str, tokens: dict[str, str]
 ) -> None:
-    secret = token_file.add("agent", "jobs:read")
-    for url, scope in ((bridge(), "public"), (bridge(tokens_file=str(token_file.path)), "private")):
+    secret = tokens["jobs:read"]
+    for url, scope in ((bridge(), "public"), (bridge(tokens_file=tokens_file), "private")):
         _, _, answer = exchange(url, message("tools/list"), headers_for("tools/list", secret))
         assert answer["result"]["cacheScope"] == scope
 
 
 @pytest.mark.parametrize("era", ERAS, ids=["modern", "legacy"])
 def test_the_rest_service_gets_the_bridge_s_token_and_never_the_caller_s(
-    era: dict[str, str], bridge: Open, rest: Rest, token_file: Tokens
+    era: dict[str, str], bridge: Open, rest: Rest, tokens_file: str, tokens: dict[str, str]
 ) -> None:
-    secret = token_file.add("agent", "jobs:read")
-    url = bridge(tokens_file=str(token_file.path), rest_token="mbg_bridge")
+    secret = tokens["jobs:read"]
+    url = bridge(tokens_file=tokens_file, rest_token="mbg_bridge")
     called(url, "get-batch-job", secret, era)
     assert rest.last.headers["authorization"] == "Bearer mbg_bridge"
     assert secret not in str(rest.last)
 
 
 def test_the_same_call_of_two_callers_is_no_repeat_and_of_one_caller_is(
-    bridge: Open, rest: Rest, token_file: Tokens
+    bridge: Open, rest: Rest, tokens_file: str, tokens: dict[str, str]
 ) -> None:
-    one, other = token_file.add("one", "jobs:write"), token_file.add("other", "jobs:write")
-    url = bridge(tokens_file=str(token_file.path))
+    one, other = tokens["jobs:write"], tokens["other writer"]
+    url = bridge(tokens_file=tokens_file)
     for secret in (one, one, other):
         called(url, "create-batch-job", secret)
     keys = [arrived.headers["idempotency-key"] for arrived in rest.arrived]
     assert keys[0] == keys[1] != keys[2]
 
 
-def test_probes_need_no_token(bridge: Open, token_file: Tokens) -> None:
-    url = bridge(tokens_file=str(token_file.path))
+def test_probes_need_no_token(bridge: Open, tokens_file: str) -> None:
+    url = bridge(tokens_file=tokens_file)
     for path in ("/livez", "/readyz"):
         assert exchange(url, b"", {"Host": "10.1.2.3"}, "GET", path)[0] == 200
 
@@ -162,10 +197,10 @@ def test_a_path_that_cannot_be_read_is_refused(path: str, bridge: Open) -> None:
 
 
 def test_one_call_too_many_is_refused_and_told_when_to_come_back(
-    bridge: Open, token_file: Tokens
+    bridge: Open, tokens_file: str, tokens: dict[str, str]
 ) -> None:
-    one, other = token_file.add("one", "jobs:read"), token_file.add("other", "jobs:read")
-    url = bridge(tokens_file=str(token_file.path), rate_limit="1/hour")
+    one, other = tokens["jobs:read"], tokens["other reader"]
+    url = bridge(tokens_file=tokens_file, rate_limit="1/hour")
     status, headers, _ = called(url, "get-batch-job", one)
     assert (status, headers["ratelimit-policy"]) == (200, '"1-in-3600s";q=1;w=3600')
     status, headers, _ = called(url, "get-batch-job", one)
@@ -233,10 +268,10 @@ class TestWithAnIssuer:
         assert status == 503 and 0 < int(headers["retry-after"]) <= RETRY
 
 
-def test_without_an_issuer_there_is_no_metadata(bridge: Open, token_file: Tokens) -> None:
+def test_without_an_issuer_there_is_no_metadata(bridge: Open, tokens_file: str) -> None:
     path = TestWithAnIssuer.METADATA
     assert exchange(bridge(), b"", {}, "GET", path)[0] == 404
-    url = bridge(tokens_file=str(token_file.path))
+    url = bridge(tokens_file=tokens_file)
     assert exchange(url, b"", {}, "GET", path)[0] == 401
 
 
@@ -266,9 +301,9 @@ class TestPages:
         ],
     )
     def test_that_are_foreign_are_refused_before_tokens_are_asked_for(
-        self, headers: dict[str, str], bridge: Open, rest: Rest, token_file: Tokens
+        self, headers: dict[str, str], bridge: Open, rest: Rest, tokens_file: str
     ) -> None:
-        url = bridge(tokens_file=str(token_file.path))
+        url = bridge(tokens_file=tokens_file)
         body = message(name="get-batch-job", arguments={"job_id": JOB})
         sent = {**headers_for("tools/call", "", ROUTED, "get-batch-job"), **headers}
         assert exchange(url, body, sent)[0] in (403, 421)

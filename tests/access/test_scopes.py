@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ from responses import RequestsMock
 
 from openapi.contract import Operation, load
 from tests.access.conftest import Gateway as Make
-from tests.access.conftest import Tokens, bearing
+from tests.access.conftest import Tokens, bearing, open_gateway
 from tests.conftest import UPSTREAM
 
 CONTRACT = load()
@@ -32,6 +34,25 @@ def call(client: Any, operation: Operation, headers: dict[str, str], body: Any =
     )
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str], Make]:
+    """A token of each scope, and a maker of clients of gateways with all of them: one gateway for the same settings."""
+    folder = tmp_path_factory.mktemp("gateway")
+    tokens = Tokens(folder / "tokens")
+    secrets = {scope: tokens.add(scope.replace(":", "-"), scope) for scope in SCOPES}
+    return secrets, functools.cache(partial(open_gateway, folder, GATEWAY_TOKENS_FILE=tokens.path))
+
+
+@pytest.fixture
+def secrets(shared: tuple[dict[str, str], Make]) -> dict[str, str]:
+    return shared[0]
+
+
+@pytest.fixture
+def secured(shared: tuple[dict[str, str], Make]) -> Make:
+    return shared[1]
+
+
 @pytest.fixture
 def upstream(mistral: RequestsMock) -> RequestsMock:
     """Says yes to everything."""
@@ -44,10 +65,9 @@ def upstream(mistral: RequestsMock) -> RequestsMock:
 @pytest.mark.parametrize("scope", SCOPES)
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.id)
 def test_an_operation_needs_its_own_scope_and_no_other_will_do(
-    operation: Operation, scope: str, gateway: Make, token_file: Tokens, upstream: RequestsMock
+    operation: Operation, scope: str, secured: Make, secrets: dict[str, str], upstream: RequestsMock
 ) -> None:
-    secret = token_file.add("a", scope)
-    client = gateway(GATEWAY_TOKENS_FILE=token_file.path)
+    secret, client = secrets[scope], secured()
     # By the capability's own hints: two of its operations change something.
     writes = operation.id in ("createbatchjob", "cancelbatchjob")
     needed = "jobs:write" if writes else "jobs:read"
@@ -63,33 +83,31 @@ def test_an_operation_needs_its_own_scope_and_no_other_will_do(
         assert len(upstream.calls) == 0
 
 
-def test_a_scope_is_asked_for_before_a_body_is_looked_at(gateway: Make, token_file: Tokens) -> None:
-    secret = token_file.add("a", "jobs:read")
-    client = gateway(GATEWAY_TOKENS_FILE=token_file.path)
+def test_a_scope_is_asked_for_before_a_body_is_looked_at(
+    secured: Make, secrets: dict[str, str]
+) -> None:
+    secret, client = secrets["jobs:read"], secured()
     (create,) = (operation for operation in OPERATIONS if operation.body)
     assert call(client, create, bearing(secret), {"not": "valid"}).status_code == 403
 
 
 @pytest.mark.parametrize("path", ["/v1/nothing", "/v1/batch/jobs/not-a-uuid"])
-def test_without_a_token_nothing_is_learnt_of_a_path(
-    path: str, gateway: Make, token_file: Tokens
-) -> None:
-    client = gateway(GATEWAY_TOKENS_FILE=token_file.path)
+def test_without_a_token_nothing_is_learnt_of_a_path(path: str, secured: Make) -> None:
+    client = secured()
     assert client.get(path).status_code == client.post(path).status_code == 401
 
 
 class TestPages:
     @pytest.mark.parametrize("path", ["/livez", "/readyz"])
-    def test_probes_are_open(self, path: str, gateway: Make, token_file: Tokens) -> None:
-        client = gateway(GATEWAY_TOKENS_FILE=token_file.path)
+    def test_probes_are_open(self, path: str, secured: Make) -> None:
+        client = secured()
         assert client.get(path).status_code == 200
 
     @pytest.mark.parametrize("scope", SCOPES)
     def test_metrics_need_a_scope_of_their_own(
-        self, scope: str, gateway: Make, token_file: Tokens
+        self, scope: str, secured: Make, secrets: dict[str, str]
     ) -> None:
-        secret = token_file.add("a", scope)
-        client = gateway(GATEWAY_TOKENS_FILE=token_file.path)
+        secret, client = secrets[scope], secured()
         assert client.get("/metrics").status_code == 401
         answer = client.get("/metrics", headers=bearing(secret))
         assert answer.status_code == (200 if scope == "metrics" else 403)
@@ -109,10 +127,15 @@ class TestPages:
         ],
     )
     def test_for_people_are_open_or_need_any_token(
-        self, path: str, docs: str, host: str, open_to_all: bool, gateway: Make, token_file: Tokens
+        self,
+        path: str,
+        docs: str,
+        host: str,
+        open_to_all: bool,
+        secured: Make,
+        secrets: dict[str, str],
     ) -> None:
-        secret = token_file.add("a", "jobs:read")
-        client = gateway(GATEWAY_TOKENS_FILE=token_file.path, GATEWAY_DOCS=docs, GATEWAY_HOST=host)
+        secret, client = secrets["jobs:read"], secured(GATEWAY_DOCS=docs, GATEWAY_HOST=host)
         served = {200, 307}
         assert (client.get(path).status_code in served) is open_to_all
         assert client.get(path, headers=bearing(secret)).status_code in served
@@ -134,10 +157,8 @@ class TestTheDocument:
         assert "securitySchemes" not in served["components"]
         assert not any("security" in item for item in operations_of(served))
 
-    def test_declares_tokens_and_scopes_where_there_are_some(
-        self, gateway: Make, token_file: Tokens
-    ) -> None:
-        served = gateway(GATEWAY_TOKENS_FILE=token_file.path).get("/openapi.json").json()
+    def test_declares_tokens_and_scopes_where_there_are_some(self, secured: Make) -> None:
+        served = secured().get("/openapi.json").json()
         validate(served)
         scheme = served["components"]["securitySchemes"]["bearer"]
         assert (scheme["type"], scheme["scheme"]) == ("http", "bearer")
@@ -148,14 +169,14 @@ class TestTheDocument:
             assert scope in declared["responses"]["403"]["description"]
             assert "401" in declared["responses"]
 
-    def test_is_the_same_in_both_forms(self, gateway: Make, token_file: Tokens) -> None:
-        client = gateway(GATEWAY_TOKENS_FILE=token_file.path)
+    def test_is_the_same_in_both_forms(self, secured: Make) -> None:
+        client = secured()
         as_yaml = yaml.load(client.get("/openapi.yaml").text, yaml.CSafeLoader)
         assert json.loads(json.dumps(as_yaml, default=str)) == client.get("/openapi.json").json()
 
-    def test_differs_in_nothing_else(self, gateway: Make, token_file: Tokens) -> None:
+    def test_differs_in_nothing_else(self, gateway: Make, secured: Make) -> None:
         plain = gateway().get("/openapi.json").json()
-        secured = gateway(GATEWAY_TOKENS_FILE=token_file.path).get("/openapi.json").json()
+        secured = secured().get("/openapi.json").json()
         del secured["components"]["securitySchemes"]
         for declared in operations_of(secured):
             del declared["security"], declared["responses"]["401"], declared["responses"]["403"]
