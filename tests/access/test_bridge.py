@@ -23,7 +23,8 @@ from tests.access.conftest import Tokens, bearing
 from tests.access.issuer import AUDIENCE, ISSUER, RSA, STRANGER, KeyServer, token
 from tests.mcp_bridge.hosting import served
 from tests.mcp_bridge.rest import Rest
-from tests.mcp_bridge.test_transport import JOB, LEGACY, ROUTED, exchange, message
+from tests.mcp_bridge.test_transport import LEGACY, ROUTED, exchange, message
+from tests.support.api import JOB_ID
 from tests.support.processes import environment, run
 
 Open = Callable[..., str]
@@ -31,8 +32,8 @@ CREATE = {"endpoint": "/v1/embeddings", "model": "m", "requests": [{"body": {"in
 ARGUMENTS = {
     "create-batch-job": CREATE,
     "list-batch-jobs": {},
-    "get-batch-job": {"job_id": JOB},
-    "cancel-batch-job": {"job_id": JOB},
+    "get-batch-job": {"job_id": JOB_ID},
+    "cancel-batch-job": {"job_id": JOB_ID},
 }
 READS = {"list-batch-jobs", "get-batch-job"}
 ALLOWED = {"jobs:read": READS, "jobs:write": ARGUMENTS.keys() - READS, "metrics": set()}
@@ -304,7 +305,7 @@ class TestPages:
         self, headers: dict[str, str], bridge: Open, rest: Rest, tokens_file: str
     ) -> None:
         url = bridge(tokens_file=tokens_file)
-        body = message(name="get-batch-job", arguments={"job_id": JOB})
+        body = message(name="get-batch-job", arguments={"job_id": JOB_ID})
         sent = {**headers_for("tools/call", "", ROUTED, "get-batch-job"), **headers}
         assert exchange(url, body, sent)[0] in (403, 421)
         assert rest.arrived == []
