@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -87,7 +88,6 @@ class Edge:
         self.tracing = tracing
         self.routes = {operation.id: operation.path for operation in contract.operations.values()}
         self.changing = {o.id for o in contract.operations.values() if o.access == "write"}
-        self.histograms: dict[tuple[str, str, int], Any] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -177,10 +177,7 @@ class Edge:
         method = scope["method"] if scope["method"] in metrics.METHODS else metrics.OTHER
         route = self.routes.get(ctx.operation) or _page_route(scope["path"])
         metrics.inflight.dec()
-        labels = (method, route, ctx.status)
-        if labels not in self.histograms:  # finding one by its labels costs more than counting
-            self.histograms[labels] = metrics.requests.labels(*labels)
-        self.histograms[labels].observe(seconds)
+        _histogram(method, route, ctx.status).observe(seconds)
         if ctx.idempotency:
             metrics.idempotency.labels(ctx.idempotency).inc()
         if ctx.problem and ctx.problem.slug == "create-outcome-unknown":
@@ -198,6 +195,12 @@ class Edge:
             _end_span(ctx, method, route)
         # An idle connection keeps its last context; from a problem's traceback hangs all that was read of a refused body.
         ctx.body, ctx.handling, ctx.problem = b"", None, None
+
+
+@cache
+def _histogram(*labels: str | int) -> Any:
+    """The histogram of requests with these labels; kept, since finding one costs more than counting."""
+    return metrics.requests.labels(*labels)
 
 
 async def _send_problem(problem: Problem, request_id: str, scope: Scope, send: Send) -> None:

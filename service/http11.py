@@ -92,14 +92,14 @@ class Response(HTTPResponse):
         """As http.client's, which takes `-5` and `0x5` for the length of a chunk, and any two bytes for its end."""
         if self.fp is None or not self.chunked:
             return super().read(amt)
-        room = sys.maxsize if amt is None else amt
+        wanted = sys.maxsize if amt is None else amt
         pieces = []
-        while room and (size := min(room, self._chunk())):
+        while wanted and (size := min(wanted, self._chunk())):
             piece = self.stream.read(size)
             if len(piece) < size:
                 raise IncompleteRead(piece, size - len(piece))
             pieces.append(piece)
-            room -= size
+            wanted -= size
             self.left -= size
             if not self.left:
                 self.stream.line(_CHUNK_END)

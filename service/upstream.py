@@ -284,22 +284,18 @@ class Attempt:
         _histogram(method, path, status, self.address, kind).observe(seconds)
         if self.status == 429:
             metrics.upstream_ratelimited.inc()
-        if self.span is not None:
-            self._end_span(kind)
-
-    def _end_span(self, kind: str) -> None:
-        operation = self.operation
+        if self.span is None:
+            return
         attributes: spans.Attributes = {
-            "http.request.method": operation.upstream_method,
-            "url.template": operation.upstream_path,
+            "http.request.method": method,
+            "url.template": path,
             "server.address": self.address,
         }
         if self.status:
             attributes["http.response.status_code"] = self.status
         if kind or self.status >= 400:
             attributes["error.type"] = kind or str(self.status)
-        name = f"{operation.upstream_method} {operation.upstream_path}"
-        spans.end(self.span, name, attributes)
+        spans.end(self.span, f"{method} {path}", attributes)
 
 
 @cache
