@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import sqlite3
 import statistics
-import threading
 import uuid
 from collections.abc import Callable
 from contextlib import closing
@@ -356,21 +355,11 @@ def delays(run: Run) -> None:
 def in_flight(run: Run) -> None:
     """Memory of one worker while 500 requests wait for the upstream."""
     wide = GATEWAY.with_settings(GATEWAY_THREADS=512)
-    seen, over = [0.0], threading.Event()
     with upstream.slow(run.folder, 300) as slow, run.started(wide, url=slow.url) as servers:
-
-        def watch() -> None:
-            while not over.wait(0.2):
-                seen.append(servers[wide.name].resident())
-
-        watching = threading.Thread(target=watch)
-        watching.start()
-        try:
-            run.load(servers, 500, more=2, rounds=1)
-        finally:
-            over.set()
-            watching.join()
-    run.figure("500 in flight", "memory of the worker", max(seen), "MiB", at_most=100)
+        servers[wide.name].forget_peak()
+        run.load(servers, 500, more=2, rounds=1)
+        peak = servers[wide.name].peak()
+    run.figure("500 in flight", "memory of the worker", peak, "MiB", at_most=100)
 
 
 Part = Callable[[Run], None]

@@ -40,7 +40,8 @@ def _on_sandbox(settings: Settings) -> bool:
     mark = uuid.uuid4().hex
     try:
         rest.call(settings.rest, "GET", f"{rest.JOBS}?demo_probe={mark}")
-        return mark in rest.text(settings.sandbox, "/sandbox/ledger")
+        _, ledger = rest.exchange(settings.sandbox, "GET", "/sandbox/ledger")
+        return mark.encode() in ledger
     except rest.CallFailed:
         return False
 

@@ -18,14 +18,14 @@ class CallFailed(Exception):
 def answers(endpoint: Endpoint) -> bool:
     """True when the process at `endpoint` says that it serves."""
     try:
-        return _exchange(endpoint, "GET", endpoint.ready, seconds=2)[0] == 200
+        return exchange(endpoint, "GET", endpoint.ready, seconds=2)[0] == 200
     except CallFailed:
         return False
 
 
 def call(endpoint: Endpoint, method: str, path: str, body: Any = None) -> dict[str, Any]:
     """The JSON object that the service answers with; raises CallFailed for anything else."""
-    status, content = _exchange(endpoint, method, path, body)
+    status, content = exchange(endpoint, method, path, body)
     try:
         answer = json.loads(content)
     except ValueError as error:
@@ -40,14 +40,10 @@ def call(endpoint: Endpoint, method: str, path: str, body: Any = None) -> dict[s
     return answer
 
 
-def text(endpoint: Endpoint, path: str) -> str:
-    """What the process at `endpoint` answers to GET, whatever it is; raises CallFailed when it does not answer."""
-    return _exchange(endpoint, "GET", path)[1].decode("utf-8", "replace")
-
-
-def _exchange(
+def exchange(
     endpoint: Endpoint, method: str, path: str, body: Any = None, seconds: float = 60.0
 ) -> tuple[int, bytes]:
+    """Status and content of what the process at `endpoint` answers; raises CallFailed when it does not answer."""
     headers = {"Content-Type": "application/json"} if body is not None else {}
     connection = HTTPConnection(endpoint.reach, endpoint.port, timeout=seconds)
     try:
