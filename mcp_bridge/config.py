@@ -1,4 +1,4 @@
-"""The bridge's settings."""
+"""The bridge's settings: read and checked here; `python -m mcp_bridge.settings` shows them."""
 
 from __future__ import annotations
 

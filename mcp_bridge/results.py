@@ -1,4 +1,4 @@
-"""A REST answer as a tool result: data of a size that a model can take, or a sentence on a failure.
+"""A REST answer as a tool result: data of a size that a model can take (`shortening`), or a sentence on a failure.
 
 Pure. Results are dicts in the wire form of MCP's CallToolResult.
 """
@@ -6,37 +6,20 @@ Pure. Results are dicts in the wire form of MCP's CallToolResult.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
-from contextlib import suppress
-from itertools import accumulate, count, islice, takewhile
 from typing import Any
 
-import msgspec
-from msgspec import Raw
 from pydantic_core import to_json
 
 from mcp_bridge.arguments import LARGE, RestRequest, dotted
-from mcp_bridge.rest_client import Answer, AnswerTooLarge
+from mcp_bridge.rest_client import Answer
+from mcp_bridge.shortening import compact, read_large, refuse, shorten
 from mcp_bridge.tools import KEY, NOTE, CallableTool
-from openapi.json_text import holds_more
-from openapi.partial_json import TooMany, count_objects
-
-LEVELS = 10
-"""Levels at which a result is cut, each of which takes another look at all that is below it."""
-
-MEMBERS = 100
-"""Members of an object up to which none is left out."""
-
-MOST = 300_000
-"""Values that are built of one answer, some 40 MB, and items of a list that are counted."""
 
 SENTENCE = 16_384
 """Characters of each of an answer's own sentences in a failure."""
 
 _SAID_LIMIT = 500
-_FIRST = re.compile(rb"\s*(.)")
-_COMPACT = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
 _REPEAT = (
     "This is the result of an earlier call with the same idempotency key, as it was then; nothing"
     f" was done again. To do it once more on purpose, call with an {KEY} that was never used."
@@ -64,7 +47,10 @@ def success(
     ValueError when the content is not JSON, or nested too deeply to be passed on; AnswerTooLarge when it has too much in it.
     """
     content, headers = answer.content, answer.headers
-    data = _built(content, limit) if content.strip() else None
+    if len(content) < LARGE:
+        data = json.loads(content, parse_constant=refuse) if content.strip() else None
+    else:
+        data = read_large(content, limit)
     result = data if isinstance(data, dict) else {"result": data}
     notes = [_REPEAT] if headers.get("Idempotency-Replayed", "").lower() == "true" else []
     if "Gateway-Warning" in headers:
@@ -149,125 +135,6 @@ def no_response(tool: CallableTool, what: str, checks: str) -> dict[str, Any]:
     return tool_error(f"{failed_how} {_NOT_CALLERS_FAULT} {then}")
 
 
-def shorten(
-    value: Any, budget: int, place: str, cuts: list[str], *, size: int = -1, depth: int = 0
-) -> Any:
-    """`value` with its longest lists, then texts, cut until its JSON has about `budget` characters.
-
-    `cuts` receives a phrase for each cut, by the path `place` to it. `size` is how many characters it has, where that is known.
-    """
-    if (len(compact(value)) if size < 0 else size) <= budget:
-        return value
-    if isinstance(value, dict | list) and depth == LEVELS:
-        cuts.append(f"{place} is left out")
-        return type(value)()
-    if isinstance(value, dict):
-        return _shorten_members(value, budget, place, cuts, depth)
-    if isinstance(value, list):
-        return _shorten_list(value, budget, place, cuts, depth)
-    if isinstance(value, str):
-        room = max(budget - 2, 0)
-        cuts.append(f"{place} has the first {room} of {len(value)} characters")
-        return value[:room]
-    return value
-
-
-def compact(value: Any) -> str:
-    """`value` as JSON without spaces."""
-    return _COMPACT.encode(value)
-
-
-def _shorten_members(
-    value: dict[str, Any], budget: int, place: str, cuts: list[str], depth: int
-) -> dict[str, Any]:
-    """Small members stay whole; the large ones share what these leave. Of very many the first ones stay."""
-    if len(value) > MEMBERS:
-        ends = accumulate(len(compact(name)) + 2 for name in value)
-        first = sum(1 for _ in takewhile(budget.__ge__, ends))
-        if first < len(value):
-            cuts.append(f"{place or 'the result'} has the first {first} of {len(value)} members")
-            value = dict(islice(value.items(), first))
-    sizes = {name: len(compact(member)) for name, member in value.items()}
-    left = budget - sum(len(compact(name)) + 2 for name in value)
-    kept = {}
-    for position, name in enumerate(sorted(value, key=sizes.__getitem__)):
-        share = max(left // (len(value) - position), 0)
-        at = f"{place}.{name}".lstrip(".")
-        kept[name] = shorten(value[name], share, at, cuts, size=sizes[name], depth=depth + 1)
-        left -= min(sizes[name], share)
-    return {name: kept[name] for name in value}
-
-
-def _shorten_list(
-    value: list[Any], budget: int, place: str, cuts: list[str], depth: int
-) -> list[Any]:
-    """The first items that fit; when not even one does, the first one shortened."""
-    kept: list[Any] = []
-    left = budget - 1
-    for item in value:
-        left -= len(compact(item)) + 1
-        if left < 0:
-            break
-        kept.append(item)
-    if not kept and value and isinstance(value[0], dict):
-        at = f"{place}.0".lstrip(".")
-        kept = [shorten(value[0], budget - 2, at, cuts, depth=depth + 1)]
-    total = value.total if isinstance(value, _FirstItems) else len(value)
-    if len(kept) < total:
-        cuts.append(f"{place} has the first {len(kept)} of {total} items")
-    return kept
-
-
-class _FirstItems(list[Any]):
-    """The first items of a list of `total`."""
-
-    total = 0
-
-
-def _built(text: bytes | bytearray | Raw, limit: int, shapes: bytes = b"{[") -> Any:
-    """The JSON `text`. Of a large list of objects, alone or a member, no more items are built than make `limit` characters.
-
-    As objects a list can take a hundred times its size. `shapes`: what `text` may begin with, to be taken apart.
-    """
-    first = _FIRST.match(text)
-    if len(text) >= LARGE and first and first[1] in shapes:
-        with suppress(msgspec.MsgspecError, TooMany):
-            if first[1] == b"{":
-                members = _members(text)
-                return {name: _built(member, limit, b"[") for name, member in members.items()}
-            items = _FirstItems()
-            items.total = count_objects(text, MOST)
-            size = 0
-            for item in msgspec.json.decode(text, type=list[Raw]):
-                items.append(_built(item, limit, b""))
-                size += len(compact(items[-1]))
-                if size > limit:
-                    break
-            return items
-    if holds_more(text, MOST):
-        raise AnswerTooLarge(f"has more than {MOST} values in it")
-    return json.loads(bytes(text) if isinstance(text, Raw) else text, parse_constant=_refuse)
-
-
-class _Name(str):
-    """A member's name, made by a hook, which msgspec calls for each."""
-
-
-def _members(text: bytes | bytearray | Raw) -> dict[str, Raw]:
-    """The members of a JSON object; TooMany when they are."""
-    found = count()
-
-    def named(kind: type[_Name], name: str) -> _Name:
-        if next(found) > MEMBERS:
-            raise TooMany
-        return kind(name)
-
-    return {
-        str(name): member
-        for name, member in msgspec.json.decode(text, type=dict[_Name, Raw], dec_hook=named).items()
-    }
-
-
 def _without(secret: str, value: Any) -> Any:
     """`value` with *** for each `secret` in it: the bridge's own token, should it be echoed."""
     if isinstance(value, str):
@@ -292,10 +159,6 @@ def _sendable(result: dict[str, Any]) -> dict[str, Any]:
 def _encodable(text: str) -> str:
     """`text` with a question mark for each half of a surrogate pair, which JSON can spell and UTF-8 cannot."""
     return text.encode("utf-8", "replace").decode()
-
-
-def _refuse(constant: str) -> Any:
-    raise ValueError(f"{constant} is not JSON")
 
 
 def _problem(content: bytes | bytearray) -> dict[str, Any] | None:

@@ -1,4 +1,7 @@
-"""`python -m mcp_bridge.settings`: the bridge's settings, each with its value and where it comes from; no secret."""
+"""The command `python -m mcp_bridge.settings`: shows the settings that `config` has, each with its value and where it comes from.
+
+No secret is shown.
+"""
 
 from __future__ import annotations
 
