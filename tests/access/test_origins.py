@@ -18,7 +18,7 @@ from access import AccessDenied
 from access.origins import EXPOSED, OriginPolicy, split_host
 from environment import SettingsError
 from openapi.contract import load
-from tests.access.conftest import HOST, Tokens, bearing
+from tests.access.conftest import HOST, Tokens, bearing, open_gateway
 from tests.access.conftest import Gateway as Make
 from tests.conftest import UPSTREAM
 from tests.support.gateway import Gateway, gateway_process
@@ -33,10 +33,11 @@ def slug(answer: Any) -> str:
     return str(answer.json()["type"]).partition("#")[2]
 
 
-@pytest.fixture
-def listed(gateway: Make) -> TestClient:
+@pytest.fixture(scope="module")
+def listed(tmp_path_factory: pytest.TempPathFactory) -> TestClient:
     """A gateway with a public name and one page that may call."""
-    return gateway(GATEWAY_ALLOWED_HOSTS="gw.example", GATEWAY_ALLOWED_ORIGINS=APP)
+    names = {"GATEWAY_ALLOWED_HOSTS": "gw.example", "GATEWAY_ALLOWED_ORIGINS": APP}
+    return open_gateway(tmp_path_factory.mktemp("gateway"), **names)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,19 +25,25 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             metafunc.parametrize(name, files, ids=lambda path: path.stem)
 
 
+@functools.cache
+def derived_once(capability: Path) -> dict[str, Any]:
+    return derive(read(capability))
+
+
 @pytest.fixture
 def derived() -> Callable[[str], dict[str, Any]]:
     """The document derived from the capability of that name."""
-    return lambda name: derive(read(CAPABILITIES / f"{name}.yaml"))
+    return lambda name: copy.deepcopy(derived_once(CAPABILITIES / f"{name}.yaml"))
 
 
-@pytest.fixture
-def running(tmp_path: Path) -> Callable[[Path], Contract]:
+@pytest.fixture(scope="session")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Contract]:
     """The contract that both processes would run on for that capability file."""
 
+    @functools.cache
     def load_derived(capability: Path) -> Contract:
-        document = tmp_path / "openapi.yaml"
-        document.write_text(render(derive(read(capability)), "a test"), encoding="utf-8")
+        document = tmp_path_factory.mktemp(capability.stem) / "openapi.yaml"
+        document.write_text(render(derived_once(capability), "a test"), encoding="utf-8")
         return load(document)
 
     return load_derived

@@ -44,10 +44,10 @@ def job(text: str = "Hello") -> dict[str, Any]:
 
 def changed_document(folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
     """A document of the gateway's with something changed, for GATEWAY_OPENAPI."""
-    document = yaml.safe_load(DEFAULT_DOCUMENT.read_text())
+    document = yaml.load(DEFAULT_DOCUMENT.read_bytes(), yaml.CSafeLoader)
     change(document)
     path = folder / "openapi.yaml"
-    path.write_text(yaml.safe_dump(document, sort_keys=False))
+    path.write_text(yaml.dump(document, Dumper=yaml.CSafeDumper, sort_keys=False))
     return path
 
 
