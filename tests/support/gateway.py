@@ -152,10 +152,9 @@ class Stack:
 def gateway_environment(
     upstream: str = "", key: str | None = KEY, **settings: Any
 ) -> dict[str, str]:
-    """As `environment`, with an upstream and a key."""
-    return environment(
-        GATEWAY_UPSTREAM_URL=upstream or None, MISTRAL_AI_API_KEY=key or None, **settings
-    )
+    """As `environment`, with an upstream and a key, unless `settings` have others."""
+    usual = {"GATEWAY_UPSTREAM_URL": upstream or None, "MISTRAL_AI_API_KEY": key or None}
+    return environment(**{**usual, **settings})
 
 
 def command(*arguments: str) -> list[str]:
