@@ -120,6 +120,22 @@ def test_ten_thousand_requests_are_passed_on_as_they_came(bridge: Measured) -> N
     assert grown < 5 * len(arguments)  # before the arguments stayed text it was seven times
 
 
+@pytest.mark.parametrize("items", [b'{"a":1,"b":[2]}', b"[]"], ids=["objects", "lists"])
+def test_an_answer_takes_a_few_times_its_size_and_not_what_it_is_as_objects(
+    bridge: Bridge, items: bytes
+) -> None:
+    content = b'{"id": "1", "outputs": [%b]}' % repeated(items, SIZE)
+    memory = Memory(bridge.workers)
+    bridge.rest.answers(content)
+    try:
+        status, answer = bridge.call(create(b'{"body": {}}'))
+    finally:
+        bridge.rest.answers({"id": "1", "status": "QUEUED"}).arrived.clear()
+    grown = memory.peak - memory.start
+    assert status == 200 and len(json.dumps(answer)) < 200_000
+    assert grown < 4 * len(content) + 16 * MEBIBYTE
+
+
 def test_what_nobody_looks_at_is_not_built(bridge: Measured) -> None:
     arguments = create(b'{"body": {"a": [%b]}}' % repeated(b"{}", SIZE // 2))
     memory = Memory(bridge.workers)
