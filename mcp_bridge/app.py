@@ -17,8 +17,9 @@ from starlette.types import ASGIApp
 from mcp_bridge.config import Settings
 from mcp_bridge.edge import METADATA_PATH, PATH, Edge, ResourceMetadata, admission
 from mcp_bridge.message_reader import MessageReader
-from mcp_bridge.rest_client import NoAnswer, NotSent, RestClient
+from mcp_bridge.rest_client import NoAnswer, NotSent, RestClient, RestRequest
 from mcp_bridge.server import build_server
+from serving.body_buffer import Reservation
 from telemetry import logs
 
 _PROBE_SECONDS = 2.0
@@ -72,6 +73,7 @@ async def _live(_: Request) -> Response:
 async def _is_ready(rest_url: str) -> bool:
     try:
         async with RestClient(rest_url, "", _PROBE_SECONDS) as rest:
-            return (await rest.send("GET", "/readyz", {})).status == 200
+            answer = await rest.send(RestRequest("GET", "/readyz", {}), Reservation(rest.budget))
+            return answer.status == 200
     except (NotSent, NoAnswer):
         return False

@@ -11,7 +11,6 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -19,6 +18,7 @@ import msgspec
 from msgspec import Raw
 from pydantic_core import PydanticSerializationError, to_json
 
+from mcp_bridge.rest_client import RestRequest
 from mcp_bridge.tools import KEY, KEY_HEADER, Argument, CallableTool
 from openapi.contract import Schema
 from openapi.json_text import holds_more, values_in
@@ -38,16 +38,6 @@ class BadArguments(ValueError):
     def __init__(self, violations: list[str]) -> None:
         super().__init__("; ".join(violations))
         self.violations = violations
-
-
-@dataclass(frozen=True)
-class RestRequest:
-    """One request of the REST service; `target` is path and query, percent-encoded."""
-
-    method: str
-    target: str
-    headers: Mapping[str, str]
-    body: bytes | None
 
 
 def rest_request(tool: CallableTool, given: Mapping[str, Any] | Raw, caller: str) -> RestRequest:

@@ -65,6 +65,16 @@ class _Unanswered(NoAnswer):
 
 
 @dataclass(frozen=True)
+class RestRequest:
+    """One request of the REST service; `target` is path and query, percent-encoded."""
+
+    method: str
+    target: str
+    headers: Mapping[str, str]
+    body: bytes | None = None
+
+
+@dataclass(frozen=True)
 class Answer:
     """An HTTP response; `headers` are found in any case."""
 
@@ -117,57 +127,41 @@ class RestClient:
         for session in self.sessions:
             await session.close()
 
-    async def send(
-        self,
-        method: str,
-        target: str,
-        headers: Mapping[str, str],
-        body: bytes | None = None,
-        reservation: Reservation | None = None,
-    ) -> Answer:
-        """The answer to one request; NotSent or NoAnswer without one. `target` is path and query, percent-encoded.
-
-        The memory of a large answer is taken by `reservation` (None: until it is here), which the caller releases.
-        """
-        own = Reservation(self.budget)
-        repeatable = method in _SAFE or KEY_HEADER.lower() in map(str.lower, headers)
+    async def send(self, request: RestRequest, reservation: Reservation) -> Answer:
+        """The answer to `request`; NotSent or NoAnswer without one. The caller releases the memory of a large one."""
+        repeatable = request.method in _SAFE or KEY_HEADER.lower() in map(
+            str.lower, request.headers
+        )
         end = asyncio.get_running_loop().time() + self.timeout
         try:
             async with asyncio.timeout(WAITING * self.timeout):
                 await self.slots.acquire()
         except TimeoutError as error:
             raise NotSent("too many calls are under way") from error
+        kept, fresh = self.sessions
         try:
             async with asyncio.timeout_at(end):
-                kept, fresh = self.sessions
-                request = method, target, headers, body, reservation or own
                 try:
-                    return await self._exchange(kept, *request)
+                    return await self._exchange(kept, request, reservation)
                 except _Unanswered:
                     if not repeatable:
                         raise
-                return await self._exchange(fresh, *request)
+                return await self._exchange(fresh, request, reservation)
         except TimeoutError as error:
             raise NoAnswer(f"did not answer within {self.timeout:g} seconds") from error
         finally:
-            own.release()
             self.slots.release()
 
     async def _exchange(
-        self,
-        session: aiohttp.ClientSession,
-        method: str,
-        target: str,
-        headers: Mapping[str, str],
-        body: bytes | None,
-        reservation: Reservation,
+        self, session: aiohttp.ClientSession, request: RestRequest, reservation: Reservation
     ) -> Answer:
+        body = request.body
         try:
-            url = URL(self.url + target, encoded=True)  # else yarl would encode it again
+            url = URL(self.url + request.target, encoded=True)  # else yarl would encode it again
             # A large one in pieces, between which an early answer is read.
             data = io.BytesIO(body) if body and len(body) > LARGE else body or None
             async with session.request(
-                method, url, headers=headers, data=data, allow_redirects=False
+                request.method, url, headers=request.headers, data=data, allow_redirects=False
             ) as response:
                 content = await self._read(cast(_Response, response), reservation)
         # ValueError: no URL, or a header with a line break in it.

@@ -11,8 +11,8 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from mcp_bridge.arguments import LARGE, RestRequest, dotted
-from mcp_bridge.rest_client import Answer
+from mcp_bridge.arguments import LARGE, dotted
+from mcp_bridge.rest_client import Answer, RestRequest
 from mcp_bridge.shortening import compact, read_large, refuse, shorten
 from mcp_bridge.tools import KEY, NOTE, CallableTool
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
@@ -21,9 +21,9 @@ from msgspec import Raw
 
 from access.token_file import LOCAL, Grant
 from mcp_bridge import edge
-from mcp_bridge.arguments import LARGE, BadArguments, RestRequest, rest_request
+from mcp_bridge.arguments import LARGE, BadArguments, rest_request
 from mcp_bridge.config import Settings
-from mcp_bridge.rest_client import AnswerTooLarge, NoAnswer, NotSent, RestClient
+from mcp_bridge.rest_client import AnswerTooLarge, NoAnswer, NotSent, RestClient, RestRequest
 from mcp_bridge.results import (
     http_error,
     invalid_arguments,
@@ -160,10 +160,8 @@ class Bridge:
         reservation = Reservation(rest.budget)
         reading: asyncio.Future[dict[str, Any]] | None = None
         try:
-            headers = {**request.headers, **call.headers}
-            answer = await rest.send(
-                request.method, request.target, headers, request.body, reservation
-            )
+            sent = replace(request, headers={**request.headers, **call.headers})
+            answer = await rest.send(sent, reservation)
             if not 200 <= answer.status < 300:
                 return http_error(tool, answer, self.checks, self.secret)
             limit = self.settings.result_limit

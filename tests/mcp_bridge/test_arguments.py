@@ -10,7 +10,8 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 from msgspec import Raw
 
-from mcp_bridge.arguments import LARGE, BadArguments, RestRequest, rest_request
+from mcp_bridge.arguments import LARGE, BadArguments, rest_request
+from mcp_bridge.rest_client import RestRequest
 from mcp_bridge.tools import CallableTool
 from tests.support.api import JOB_ID
 

@@ -21,7 +21,14 @@ import pytest
 import trustme
 
 from mcp_bridge import rest_client
-from mcp_bridge.rest_client import Answer, AnswerTooLarge, NoAnswer, NotSent, RestClient
+from mcp_bridge.rest_client import (
+    Answer,
+    AnswerTooLarge,
+    NoAnswer,
+    NotSent,
+    RestClient,
+    RestRequest,
+)
 from serving.body_buffer import Reservation
 from tests.support.processes import ROOT
 
@@ -115,17 +122,23 @@ async def connected(
 async def ask(
     client: RestClient, method: str = "GET", headers: Mapping[str, str] = {}, content: bytes = b""
 ) -> Answer:
-    return await client.send(method, "/v1/x?y=1", headers, content)
+    request = RestRequest(method, "/v1/x?y=1", headers, content)
+    reservation = Reservation(client.budget)
+    try:
+        return await client.send(request, reservation)
+    finally:
+        reservation.release()
 
 
 async def test_a_request_is_sent_as_it_is() -> None:
     server = Server(OK)
     async with connected(server) as client:
         target = "/v1/a%2Fb%2e%3f?x=%20%c3%a9&y=a+b&z"
-        await client.send("POST", target, {"X-A": "b c"}, b"\r\nbody")
+        request = RestRequest("POST", target, {"X-A": "b c"}, b"\r\nbody")
+        await client.send(request, Reservation(client.budget))
         host = client.url.removeprefix("http://").encode()
-    ((_, request),) = server.arrived
-    head, body = request.split(b"\r\n\r\n", 1)
+    ((_, arrived),) = server.arrived
+    head, body = arrived.split(b"\r\n\r\n", 1)
     assert body == b"\r\nbody"
     assert head.split(b"\r\n") == [
         b"POST %b HTTP/1.1" % target.encode(), b"Host: " + host, b"X-A: b c", b"Content-Length: 6"
@@ -308,7 +321,7 @@ class TestALargeAnswer:
         server = Server(*[large + b"x" * self.LARGE] * 3)
         async with connected(server, max_answer=self.LARGE) as client:
             reservation = Reservation(client.budget)
-            await client.send("GET", "/", {}, None, reservation)
+            await client.send(RestRequest("GET", "/", {}), reservation)
             with pytest.raises(NoAnswer, match="memory"):
                 await ask(client)
             reservation.release()

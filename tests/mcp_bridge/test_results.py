@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from mcp_bridge.arguments import RestRequest
-from mcp_bridge.rest_client import Answer, AnswerTooLarge
+from mcp_bridge.rest_client import Answer, AnswerTooLarge, RestRequest
 from mcp_bridge.results import http_error, success
 from mcp_bridge.shortening import MOST, compact, shorten
 from mcp_bridge.tools import CallableTool
