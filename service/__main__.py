@@ -131,7 +131,7 @@ def _doctor(chosen: argparse.Namespace) -> int:
         )
     examinations = {
         "settings": _settings,
-        "key": _answer if chosen.ask_upstream else _key,
+        "key": _ask_upstream if chosen.ask_upstream else _key,
         "store": _store,
         "upstream": _connection,
     }
@@ -177,7 +177,7 @@ def _connection(settings: Settings) -> str:
             return f"{host}:{port} accepts connections, {secure.version()}"
 
 
-def _answer(settings: Settings) -> str:
+def _ask_upstream(settings: Settings) -> str:
     """Sends the first reading operation that needs no input."""
     operation = next(
         o
