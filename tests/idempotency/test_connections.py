@@ -7,78 +7,37 @@ from __future__ import annotations
 
 import json
 import socket
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 
 from tests.idempotency.conftest import Clock, MakeGateway
-from tests.service import upstream as scripts
-from tests.support.api import CREATE, JOBS, keyed
-
-
-class Upstream(ThreadingHTTPServer):
-    """Answers everything with a job, keeps every connection open, and notes (method, client's port) of each request."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.seen: list[tuple[str, int]] = []
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self) -> None:
-        assert isinstance(self.server, Upstream)
-        self.server.seen.append((self.command, self.client_address[1]))
-        self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", "12")
-        self.end_headers()
-        self.wfile.write(b'{"id":"new"}')
-        self.close_connection = False  # whatever the client asked for
-
-    do_GET = do_POST
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Nothing."""
-
-
-@pytest.fixture
-def upstream() -> Iterator[Upstream]:
-    server = Upstream()
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+from tests.support.api import CREATE, JOB_ID, JOBS, keyed
+from tests.support.upstreams import KEEP, Upstream, echo_upstream
 
 
 @pytest.mark.parametrize("key", [None, "key"])
 def test_every_create_has_a_connection_of_its_own_and_reads_share_one(
-    gateway: MakeGateway, upstream: Upstream, key: str | None
+    gateway: MakeGateway, key: str | None
 ) -> None:
-    client = gateway(f"http://127.0.0.1:{upstream.server_port}/v1")
-    for number in range(3):
-        client.get(JOBS)
-        client.post(JOBS, json=CREATE, headers=keyed(f"{key}-{number}") if key else {})
-    ports = {method: [p for m, p in upstream.seen if m == method] for method in ("GET", "POST")}
+    with echo_upstream() as upstream:
+        upstream.answer = lambda _: (200, "application/json", b'{"id":"new"}')
+        client = gateway(f"http://127.0.0.1:{upstream.port}/v1")
+        for number in range(3):
+            client.get(JOBS)
+            client.post(JOBS, json=CREATE, headers=keyed(f"{key}-{number}") if key else {})
+    ports = {
+        method: [request.peer for request in upstream.received if request.method == method]
+        for method in ("GET", "POST")
+    }
     assert len(set(ports["POST"])) == 3
     assert len(set(ports["GET"])) == 1
     assert not set(ports["GET"]) & set(ports["POST"])
 
 
-ID = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
-
-
-class Forgetful(scripts.Upstream):
+class Forgetful(Upstream):
     """Carries out every POST and answers none; says `interim` before any other answer, and lists nothing while it is `late`."""
 
     interim = b""
@@ -92,7 +51,7 @@ class Forgetful(scripts.Upstream):
     def serve(self, peer: socket.socket, _nth: int) -> object:
         head, _, body = self.received[-1].partition(b"\r\n\r\n")
         if head.startswith(b"POST"):
-            self.jobs = [{"id": ID, **json.loads(body or b"{}")}]
+            self.jobs = [{"id": JOB_ID, **json.loads(body or b"{}")}]
             return None
         listed = [] if self.late else self.jobs
         listing = {"data": listed, "total": len(listed)}
@@ -101,7 +60,7 @@ class Forgetful(scripts.Upstream):
         time.sleep(0.1 if self.interim else 0)  # so that it comes by itself
         answer = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
         peer.sendall(answer % len(content) + content)
-        return scripts.KEEP
+        return KEEP
 
     def asked(self, method: bytes) -> list[int]:
         """The connections of the requests of a method."""
@@ -140,5 +99,5 @@ def test_a_lost_create_is_found_and_not_bought_again_though_lists_come_after_a_h
     forgetful.late = False
     clock.advance(3600)
     answer = client.post(JOBS, json=CREATE, headers=keyed())
-    assert (answer.status_code, answer.json()["id"]) == (200, ID)
+    assert (answer.status_code, answer.json()["id"]) == (200, JOB_ID)
     assert len(forgetful.asked(b"POST")) == 1

@@ -18,7 +18,7 @@ from starlette.testclient import TestClient
 from service.app import create_app
 from service.config import Settings
 from service.upstream_connection import CancellableRequest, Deadline, PlainConnection
-from tests.service.upstream import KEEP, Behaviour, Upstream
+from tests.support.upstreams import KEEP, Behaviour, Upstream
 
 JOBS = "/v1/batch/jobs"
 CREATE = {"endpoint": "/v1/ocr"}

@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 from service.app import create_app
 from service.config import Settings
 from service.upstream_connection import CancellableRequest, Deadline
-from tests.service.upstream import Behaviour, upstream
+from tests.support.upstreams import Behaviour, upstream
 
 ID = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
 CREATE = {"endpoint": "/v1/ocr"}

@@ -19,7 +19,7 @@ import yaml
 
 from tests.support.gateway import Gateway, failed_start, gateway_environment, gateway_process
 from tests.support.processes import ROOT, run
-from tests.system.echo import Echo, Received, echo_upstream
+from tests.support.upstreams import Echo, Received, echo_upstream
 
 CAPABILITIES = ROOT / "tests" / "openapi" / "capabilities"
 CALLS = yaml.safe_load((CAPABILITIES / "calls.yaml").read_text(encoding="utf-8"))

@@ -17,9 +17,9 @@ import requests
 
 from service import flask_dispatch
 from tests.idempotency.conftest import door, settings_for
-from tests.service.upstream import upstream
 from tests.support.api import CREATE, JOBS, job, keyed
 from tests.support.processes import wait_until
+from tests.support.upstreams import upstream
 from tests.system.hosts import MIDDLE, Token, gateway_on, hosts
 
 HOST = "api.example"

@@ -19,7 +19,7 @@ import requests
 from tests.support.api import JOBS
 from tests.support.gateway import Gateway, failed_start, gateway_environment, gateway_process
 from tests.support.processes import run, sandbox_process
-from tests.system.echo import Echo, Received, echo_upstream
+from tests.support.upstreams import Echo, Received, echo_upstream
 
 MARK = "CANARYq7Zx81mW"
 # With characters that URLs, JSON and base64 write differently.

@@ -1,4 +1,4 @@
-"""An upstream that says byte for byte what a test wants. Not a test module."""
+"""Upstreams of the tests' own: one that says byte for byte what a test wants, one that speaks HTTP. Not a test module."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from email.message import Message
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 KEEP = object()
 """What a behaviour returns whose connection is to be kept for another request."""
@@ -115,3 +118,74 @@ def _some(peer: socket.socket) -> bytes:
     if not (data := peer.recv(65536)):
         raise ConnectionError
     return data
+
+
+@dataclass(frozen=True)
+class Received:
+    """One request: `target` is the raw request target, percent-encoding untouched; `peer` the port that it came from."""
+
+    method: str
+    target: str
+    headers: Message
+    body: bytes
+    peer: int
+
+
+Answer = Callable[[Received], tuple[int, str, bytes]]
+
+
+def ok(_: Received) -> tuple[int, str, bytes]:
+    """The answer that says nothing."""
+    return 200, "application/json", b"{}"
+
+
+@dataclass
+class Echo:
+    """A running upstream, which remembers what it receives; `answer` may be exchanged."""
+
+    port: int
+    received: list[Received] = field(default_factory=list)
+    answer: Answer = ok
+
+
+@contextmanager
+def echo_upstream(tls: ssl.SSLContext | None = None) -> Iterator[Echo]:
+    """The upstream on a free port, over TLS when a context is given. It keeps connections open, whatever its client asks for."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def __getattr__(self, name: str) -> Callable[[], None]:
+            if name.startswith("do_"):
+                return self.take
+            raise AttributeError(name)
+
+        def take(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            peer = self.client_address[1]
+            request = Received(self.command, self.path, self.headers, body, peer)
+            echo.received.append(request)
+            status, content_type, content = echo.answer(request)
+            self.send_response(status)
+            self.send_header("Content-Type", content_type)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+            self.close_connection = False
+
+        def log_message(self, *_: object) -> None:
+            """Says nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    if tls:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+    echo = Echo(server.server_port)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    try:
+        yield echo
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
