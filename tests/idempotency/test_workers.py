@@ -77,7 +77,7 @@ class Callers:
             while time.monotonic() < end:
                 if self._call(session, gateway.url + self._path):
                     return True
-                time.sleep(0.3)
+                time.sleep(0.5)
         return False
 
     def _call(self, session: requests.Session, url: str) -> bool:

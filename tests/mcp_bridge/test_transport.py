@@ -23,6 +23,7 @@ from mcp_bridge.config import Settings
 from tests.mcp_bridge.hosting import served
 from tests.mcp_bridge.rest import Rest
 from tests.support.api import JOB_ID
+from tests.support.asgi import call, started
 
 MODERN = "2026-07-28"
 META = {
@@ -191,7 +192,7 @@ async def test_white_space_around_a_header_is_no_part_of_it() -> None:
     """RFC 9110 section 5.5; httptools, for one, hands it on."""
     padded = {name: f" \t{value}  " for name, value in HEADERS.items()}
     app = create_app(Settings())
-    async with running(app):
+    async with started(app):
         assert await asked(app, message(name="get-batch-job", arguments={"bad": 1}), padded) == 200
 
 
@@ -203,37 +204,17 @@ async def test_a_large_call_needs_no_thread_that_the_system_may_not_have(
         raise RuntimeError("can't start new thread")
 
     app = create_app(Settings(rest_url=rest_service))
-    async with running(app):
+    async with started(app):
         monkeypatch.setattr(threading.Thread, "start", none_left)
         large = message(name="get-batch-job", arguments={"job_id": JOB_ID, "x": "x" * LARGE})
         assert await asked(app, large, HEADERS) == 200
 
 
-async def asked(app: Any, call: Any, headers: dict[str, str]) -> int:
+async def asked(app: Any, message: Any, headers: dict[str, str]) -> int:
     """The status of the application's answer to a message."""
-    raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-    scope = {
-        "type": "http", "http_version": "1.1", "method": "POST", "path": "/mcp", "raw_path": b"/mcp",
-        "query_string": b"", "headers": [*raw, (b"host", b" localhost ")], "client": None,
-    }  # fmt: skip
-    sent: list[Any] = []
-    body = [{"type": "http.request", "body": json.dumps(call).encode(), "more_body": False}]
-
-    async def receive() -> Any:
-        return body.pop() if body else await anyio.sleep_forever()
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    await app(scope, receive, send)
-    return int(sent[0]["status"])
-
-
-def running(app: Any) -> Any:
-    """The application between its start-up and its shutdown."""
-    while not hasattr(app, "router"):
-        app = app.app
-    return app.router.lifespan_context(app)
+    headers = {**headers, "Host": " localhost "}
+    status, _ = await call(app, "POST", "/mcp", headers, json.dumps(message).encode())
+    return status
 
 
 class TestProbes:

@@ -17,6 +17,7 @@ from service.request_reader import BODIES
 from serving import body_buffer
 from serving.body_buffer import BodyTooSlow, MemoryBudget, Reservation, pieces, receive_body
 from tests.support.api import JOBS
+from tests.support.asgi import call
 from tests.support.gateway import Gateway, gateway_process
 from tests.support.processes import Sandbox
 
@@ -134,26 +135,13 @@ def test_a_slow_body_is_answered_408_and_can_be_sent_again(
 ) -> None:
     monkeypatch.setattr(body_buffer, "SECONDS", 0.1)
     headers = {"host": "localhost", "content-type": "application/json", "content-length": "9"}
-    scope = {
-        "type": "http",
-        "http_version": "1.1",
-        "method": "POST",
-        "path": JOBS,
-        "raw_path": JOBS.encode(),
-        "query_string": b"",
-        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
-    }
-    sent: list[Message] = []
 
-    async def receive() -> Message:
+    async def silence() -> Message:
         return await asyncio.get_running_loop().create_future()
 
-    async def send(message: Message) -> None:
-        sent.append(message)
-
-    asyncio.run(app(scope, receive, send))
-    problem = json.loads(sent[1]["body"])
-    assert (sent[0]["status"], problem["type"]) == (408, "/problems#request-timeout")
+    status, content = asyncio.run(call(app, "POST", JOBS, headers, receive=silence))
+    problem = json.loads(content)
+    assert (status, problem["type"]) == (408, "/problems#request-timeout")
     assert problem["retryable"] is True
 
 

@@ -11,13 +11,12 @@ import asyncio
 import json
 import logging
 import os
-import subprocess
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
@@ -27,11 +26,14 @@ import mcp_bridge.app
 import mcp_bridge.config
 import service.app
 import service.config
+from access.token_file import make_token
 from service.edge import start_logging
+from tests.support import asgi
+from tests.support.api import JOB_ID, JOBS
+from tests.support.upstreams import Answered, Received, echo_upstream
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("access", "mcp_bridge", "openapi", "service", "telemetry")
-JOB_ID = "0b0a3d2c-6f3e-4a52-9c1d-2f4e5a6b7c8d"
 JOB = {"id": JOB_ID, "object": "batch", "status": "QUEUED", "model": "m", "created_at": 1}
 CREATE = {"endpoint": "/v1/chat/completions", "model": "m", "input_files": [JOB_ID]}
 
@@ -111,79 +113,19 @@ _OWN = tuple(f"{ROOT}/{package}/" for package in PACKAGES)
 _LOG_THREADS = {"log", "lines"}
 
 
-class _Next(BaseHTTPRequestHandler):
-    """The server behind the one that is followed: Mistral's, or the REST service."""
-
-    protocol_version = "HTTP/1.1"
-    recorder: _Recorder
-
-    def do_GET(self) -> None:
-        self.recorder.sent = True
-        content = json.dumps(JOB).encode()
-        self.rfile.read(int(self.headers.get("Content-Length", "0")))
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(content)))
-        self.send_header("X-Request-ID", self.headers.get("X-Request-ID", ""))
-        self.end_headers()
-        self.wfile.write(content)
-
-    do_POST = do_GET
-
-    def log_message(self, *_: Any) -> None:
-        pass
+def _answer(recorder: _Recorder, request: Received) -> Answered:
+    """Of the server behind the one that is followed: Mistral's, or the REST service."""
+    recorder.sent = True
+    repeated = {"X-Request-ID": request.headers.get("X-Request-ID", "")}
+    return 200, "application/json", json.dumps(JOB).encode(), repeated
 
 
-@contextmanager
-def _next_server(recorder: _Recorder) -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Next", (_Next,), {"recorder": recorder}))
-    server.daemon_threads = True  # kept connections outlast what is followed
-    serving = threading.Thread(target=server.serve_forever, args=(0.05,))
-    serving.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        serving.join()
-
-
-async def _call(app: Any, method: str, path: str, headers: dict[str, str], body: bytes) -> int:
-    """The status of `app`'s answer to a request as a server hands it on."""
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0"},
-        "http_version": "1.1",
-        "method": method,
-        "scheme": "http",
-        "path": path,
-        "raw_path": path.encode(),
-        "root_path": "",
-        "query_string": b"",
-        "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
-        "client": ("127.0.0.1", 1),
-        "server": ("127.0.0.1", 8080),
-    }
-    status = 0
-    messages = iter([{"type": "http.request", "body": body, "more_body": False}])
-
-    async def receive() -> dict[str, Any]:
-        for message in messages:
-            return message
-        return await asyncio.Future()  # the client stays
-
-    async def send(message: dict[str, Any]) -> None:
-        nonlocal status
-        status = message.get("status", status)
-
-    await app(scope, receive, send)
-    return status
-
-
-async def _followed(recorder: _Recorder, request: Callable[[], Awaitable[int]]) -> Way:
+async def _followed(
+    recorder: _Recorder, request: Callable[[], Awaitable[tuple[int, bytes]]]
+) -> Way:
     for _ in range(2):
         recorder.calls, recorder.frames, recorder.sent, recorder.on = [], set(), False, True
-        status = await request()
+        status, _ = await request()
         await asyncio.sleep(0)
         recorder.on = False
         recorder.frames.clear()
@@ -195,26 +137,11 @@ async def _followed(recorder: _Recorder, request: Callable[[], Awaitable[int]]) 
 def follow() -> dict[str, Way]:
     """The ways of a GET with a token, of a keyed create, and of a tool call in the bridge."""
     recorder = _Recorder()
-    with TemporaryDirectory() as folder, _next_server(recorder) as url:
+    with TemporaryDirectory() as folder, echo_upstream() as upstream:
+        upstream.answer = partial(_answer, recorder)
+        url = f"http://127.0.0.1:{upstream.port}"
         tokens = Path(folder) / "tokens"
-        command = [
-            "-m",
-            "service",
-            "token",
-            "somebody",
-            "--scope",
-            "jobs:read",
-            "--scope",
-            "jobs:write",
-        ]
-        made = subprocess.run(
-            [sys.executable, *command, "--file", tokens],
-            cwd=ROOT,
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-        token = made.stdout.split()[0]
+        token, _ = make_token("somebody", ["jobs:read", "jobs:write"], file=tokens)
         bearer = {"Host": "127.0.0.1:8080", "Authorization": f"Bearer {token}"}
         threading.setprofile(recorder)  # for the threads that start from now on
         sys.setprofile(recorder)
@@ -242,17 +169,17 @@ async def _ways(
     keys = iter(range(9))
     body = json.dumps(CREATE).encode()
 
-    def get() -> Awaitable[int]:
-        return _call(rest, "GET", f"/v1/batch/jobs/{JOB_ID}", bearer, b"")
+    def get() -> Awaitable[tuple[int, bytes]]:
+        return asgi.call(rest, "GET", f"{JOBS}/{JOB_ID}", bearer)
 
-    def create() -> Awaitable[int]:
+    def create() -> Awaitable[tuple[int, bytes]]:
         headers = {
             **bearer,
             "Content-Type": "application/json",
             "Content-Length": str(len(body)),
             "Idempotency-Key": f"k{next(keys)}",
         }
-        return _call(rest, "POST", "/v1/batch/jobs", headers, body)
+        return asgi.call(rest, "POST", JOBS, headers, body)
 
     ways = {
         "GET a job": await _followed(recorder, get),
@@ -270,7 +197,7 @@ async def _ways(
         }
     ).encode()
 
-    def tool_call() -> Awaitable[int]:
+    def tool_call() -> Awaitable[tuple[int, bytes]]:
         headers = {
             **bearer,
             "Content-Type": "application/json",
@@ -278,35 +205,11 @@ async def _ways(
             "MCP-Protocol-Version": "2025-06-18",
             "Content-Length": str(len(message)),
         }
-        return _call(bridge, "POST", "/mcp", headers, message)
+        return asgi.call(bridge, "POST", "/mcp", headers, message)
 
-    async with _started(bridge):
+    async with asgi.started(bridge):
         ways["tool get-batch-job, in the bridge"] = await _followed(recorder, tool_call)
     return ways
-
-
-class _started:
-    """ASGI's lifespan around a block."""
-
-    def __init__(self, app: Any) -> None:
-        self.messages: asyncio.Queue[dict[str, str]] = asyncio.Queue()
-        self.ready = asyncio.Event()
-        self.app = app
-
-    async def __aenter__(self) -> None:
-        self.running = asyncio.create_task(
-            self.app({"type": "lifespan", "asgi": {"version": "3.0"}}, self.messages.get, self.send)
-        )
-        self.messages.put_nowait({"type": "lifespan.startup"})
-        await self.ready.wait()
-
-    async def __aexit__(self, *_: object) -> None:
-        self.messages.put_nowait({"type": "lifespan.shutdown"})
-        await self.running
-
-    async def send(self, message: dict[str, Any]) -> None:
-        """What the application says: started, or ended."""
-        self.ready.set()
 
 
 @contextmanager
@@ -337,11 +240,11 @@ def main() -> None:
         for name, way in ways.items():
             print(f"\n{name}")
             last = ""
-            for call in way.calls:
-                if call.file != last:
-                    print(f"\n{'  ' if call.sent else ''}{call.file}: ", end="")
-                print(call.function, end=" ")
-                last = call.file
+            for each in way.calls:
+                if each.file != last:
+                    print(f"\n{'  ' if each.sent else ''}{each.file}: ", end="")
+                print(each.function, end=" ")
+                last = each.file
             print()
 
 

@@ -161,3 +161,4 @@ def gateway_on(
         within += ["sh", "-c", script, "sh"]
     with gateway_process(upstream, within=within, host=host.address, **settings) as gateway:
         yield gateway.address
+        gateway.kill()  # rather than wait for what it waits for
