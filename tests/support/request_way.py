@@ -16,7 +16,7 @@ import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
@@ -30,7 +30,6 @@ from access.token_file import make_token
 from service.edge import start_logging
 from tests.support import asgi
 from tests.support.api import JOB_ID, JOBS
-from tests.support.upstreams import Answered, Received, echo_upstream
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("access", "mcp_bridge", "openapi", "service", "telemetry")
@@ -113,11 +112,41 @@ _OWN = tuple(f"{ROOT}/{package}/" for package in PACKAGES)
 _LOG_THREADS = {"log", "lines"}
 
 
-def _answer(recorder: _Recorder, request: Received) -> Answered:
-    """Of the server behind the one that is followed: Mistral's, or the REST service."""
-    recorder.sent = True
-    repeated = {"X-Request-ID": request.headers.get("X-Request-ID", "")}
-    return 200, "application/json", json.dumps(JOB).encode(), repeated
+class _Next(BaseHTTPRequestHandler):
+    """The server behind the one that is followed: Mistral's, or the REST service."""
+
+    protocol_version = "HTTP/1.1"
+    recorder: _Recorder
+
+    def do_GET(self) -> None:
+        self.recorder.sent = True
+        content = json.dumps(JOB).encode()
+        self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("X-Request-ID", self.headers.get("X-Request-ID", ""))
+        self.end_headers()
+        self.wfile.write(content)
+
+    do_POST = do_GET
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@contextmanager
+def _next_server(recorder: _Recorder) -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Next", (_Next,), {"recorder": recorder}))
+    server.daemon_threads = True  # kept connections outlast what is followed
+    serving = threading.Thread(target=server.serve_forever, args=(0.05,))
+    serving.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        serving.join()
 
 
 async def _followed(
@@ -137,9 +166,7 @@ async def _followed(
 def follow() -> dict[str, Way]:
     """The ways of a GET with a token, of a keyed create, and of a tool call in the bridge."""
     recorder = _Recorder()
-    with TemporaryDirectory() as folder, echo_upstream() as upstream:
-        upstream.answer = partial(_answer, recorder)
-        url = f"http://127.0.0.1:{upstream.port}"
+    with TemporaryDirectory() as folder, _next_server(recorder) as url:
         tokens = Path(folder) / "tokens"
         token, _ = make_token("somebody", ["jobs:read", "jobs:write"], file=tokens)
         bearer = {"Host": "127.0.0.1:8080", "Authorization": f"Bearer {token}"}

@@ -131,13 +131,10 @@ class Received:
     peer: int
 
 
-Answered = tuple[int, str, bytes] | tuple[int, str, bytes, dict[str, str]]
-"""Status, media type, content, and what other headers."""
-
-Answer = Callable[[Received], Answered]
+Answer = Callable[[Received], tuple[int, str, bytes]]
 
 
-def ok(_: Received) -> Answered:
+def ok(_: Received) -> tuple[int, str, bytes]:
     """The answer that says nothing."""
     return 200, "application/json", b"{}"
 
@@ -168,11 +165,10 @@ def echo_upstream(tls: ssl.SSLContext | None = None) -> Iterator[Echo]:
             peer = self.client_address[1]
             request = Received(self.command, self.path, self.headers, body, peer)
             echo.received.append(request)
-            status, content_type, content, *more = echo.answer(request)
+            status, content_type, content = echo.answer(request)
             self.send_response(status)
-            headers = {"Content-Type": content_type, "Content-Length": str(len(content))}
-            for name, value in {**headers, **(more[0] if more else {})}.items():
-                self.send_header(name, value)
+            self.send_header("Content-Type", content_type)
+            self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)
             self.close_connection = False
