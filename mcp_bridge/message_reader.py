@@ -182,7 +182,13 @@ def _take_arguments(content: bytearray) -> tuple[bytes, Raw | None]:
     try:
         check_utf8(content)
         message = msgspec.json.decode(content, type=_Message)
-        if _is_call(message.method) and message.params is not UNSET:
+        method = message.method
+        is_call = (
+            isinstance(method, Raw)
+            and len(method) < SMALL
+            and msgspec.json.decode(method) == "tools/call"
+        )
+        if is_call and message.params is not UNSET:
             params = msgspec.json.decode(message.params, type=_Params)
             if params.arguments is not UNSET:
                 taken, params.arguments = params.arguments, Raw(b"{}")
@@ -197,11 +203,3 @@ def _take_arguments(content: bytearray) -> tuple[bytes, Raw | None]:
     if len(small) >= SMALL:
         raise _Refused(413, INVALID_REQUEST, "only the arguments of a tool's call may be large.")
     return small, taken
-
-
-def _is_call(method: Raw | UnsetType) -> bool:
-    return (
-        isinstance(method, Raw)
-        and len(method) < SMALL
-        and msgspec.json.decode(method) == "tools/call"
-    )

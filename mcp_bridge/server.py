@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -52,11 +52,9 @@ def build_server(
     contract: Contract, settings: Settings, reading: ThreadPoolExecutor | None = None
 ) -> Server[RestClient]:
     """A server of the contract's tools; `reading` has the one thread that reads what is large, None for one of its own."""
-    tools = build_tools(contract)
-    listing = {"tools": [tool.listing() for tool in tools.values()], "resultType": "complete"}
     # Not anyio's threads: its futures are in a cycle with the exception and all that was read, until it is collected.
     reading = reading or ThreadPoolExecutor(1, "reading")
-    bridge = Bridge(tools, settings, contract.scopes, reading)
+    bridge = Bridge(contract, settings, reading)
 
     @asynccontextmanager
     async def connected(_: Any) -> AsyncIterator[RestClient]:
@@ -81,44 +79,41 @@ def build_server(
             "server/discover": CacheHint(ttl_ms=3_600_000, scope="public"),
         },
         # Without this the SDK runs tools/list before every call.
-        get_tool_input_schema=lambda name: tools[name].input_schema if name in tools else None,
+        get_tool_input_schema=bridge.input_schemas.get,
     )
-
-    async def list_tools(context: Context, params: PaginatedRequestParams) -> dict[str, Any]:
-        caller = edge.current().caller if context.request is not None else LOCAL
-        if caller is LOCAL:
-            return listing
-        allowed = [tool for tool in tools.values() if not bridge.missing_scope(caller, tool)]
-        return {**listing, "tools": [tool.listing() for tool in allowed]}
-
     if find_spec("opentelemetry.sdk") is None:
         server.middleware.clear()  # the SDK's one writes spans, which then go nowhere
 
     # Not by the constructor, whose handlers return models: the wire form saves a dump per call.
-    server.add_request_handler("tools/list", PaginatedRequestParams, list_tools)
+    server.add_request_handler("tools/list", PaginatedRequestParams, bridge.list_tools)
     server.add_request_handler("tools/call", CallToolRequestParams, bridge.call_tool)
     return server
 
 
 class Bridge:
-    """Calls tools at the REST service; every failure but that of an unknown tool is a result."""
+    """Lists the contract's tools and calls them at the REST service; every failure but that of an unknown tool is a result."""
 
-    def __init__(
-        self,
-        tools: dict[str, CallableTool],
-        settings: Settings,
-        scopes: Mapping[str, str],
-        reading: ThreadPoolExecutor,
-    ) -> None:
-        """`scopes` names what reading and writing need."""
-        self.tools = tools
+    def __init__(self, contract: Contract, settings: Settings, reading: ThreadPoolExecutor) -> None:
+        self.tools = build_tools(contract)
+        self.input_schemas = {name: tool.input_schema for name, tool in self.tools.items()}
+        self.listings = {name: tool.listing() for name, tool in self.tools.items()}
         self.settings = settings
-        self.scopes = scopes
+        self.scopes = contract.scopes
         self.reading = reading
         # A shorter one may be a word of its own.
         self.secret = settings.rest_token if len(settings.rest_token) >= SECRET else ""
-        read_only = [name for name, tool in tools.items() if tool.declared.read_only]
+        read_only = [name for name, tool in self.tools.items() if tool.declared.read_only]
         self.checks = " or ".join(read_only) or "the operator"
+
+    async def list_tools(self, context: Context, _: PaginatedRequestParams) -> dict[str, Any]:
+        """The result of tools/list: what the caller may call."""
+        caller = edge.current().caller if context.request is not None else LOCAL
+        allowed = [
+            self.listings[name]
+            for name, tool in self.tools.items()
+            if caller is LOCAL or not self.missing_scope(caller, tool)
+        ]
+        return {"tools": allowed, "resultType": "complete"}
 
     async def call_tool(self, context: Context, params: CallToolRequestParams) -> dict[str, Any]:
         """The result of one tools/call; MCPError for a tool that does not exist."""
