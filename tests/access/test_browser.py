@@ -17,12 +17,12 @@ from urllib.parse import quote
 
 import pytest
 
+from tests.support.api import JOBS
 from tests.support.gateway import Gateway, gateway_process
 from tests.support.processes import Sandbox, sandbox_process
 from tests.support.tools_available import needed
 
 PAGE = Path(__file__).with_name("page.html")
-JOBS = "/v1/batch/jobs"
 REBOUND = "rebound.example"
 FLAGS = [
     "--headless",

@@ -44,9 +44,7 @@ from tests.access.issuer import (
     token,
 )
 from tests.conftest import UPSTREAM
-
-JOBS = "/v1/batch/jobs"
-
+from tests.support.api import JOBS
 
 SETTINGS = {"GATEWAY_JWT_ISSUER": ISSUER, "GATEWAY_JWT_AUDIENCE": AUDIENCE}
 

@@ -21,11 +21,11 @@ from openapi.contract import load
 from tests.access.conftest import HOST, Tokens, bearing, open_gateway
 from tests.access.conftest import Gateway as Make
 from tests.conftest import UPSTREAM
+from tests.support.api import JOB_ID, JOBS
 from tests.support.gateway import Gateway, gateway_process
 from tests.support.processes import ROOT, Sandbox, sandbox_process
 
-JOBS = "/v1/batch/jobs"
-CANCEL = f"{JOBS}/7c9e6679-7425-40de-944b-e07fc1f90ae7/cancel"
+CANCEL = f"{JOBS}/{JOB_ID}/cancel"
 APP = "https://app.example"
 
 
@@ -394,7 +394,7 @@ def test_every_operation_is_behind_the_origin_policy(
     listed: TestClient, mistral: RequestsMock
 ) -> None:
     for operation in load().operations.values():
-        path = operation.path.replace("{job-id}", "7c9e6679-7425-40de-944b-e07fc1f90ae7")
+        path = operation.path.replace("{job-id}", JOB_ID)
         for headers in ({"Host": "evil.example"}, {"Sec-Fetch-Site": "cross-site"}):
             answer = listed.request(operation.method, path, headers=headers)
             assert answer.status_code in (403, 421)

@@ -23,10 +23,9 @@ from access.redis_window import RedisWindow
 from tests.access.conftest import Gateway as Make
 from tests.access.conftest import Tokens, bearing
 from tests.conftest import UPSTREAM
+from tests.support.api import JOBS
 from tests.support.processes import free_port
 from tests.support.tools_available import needed
-
-JOBS = "/v1/batch/jobs"
 
 
 @pytest.fixture(autouse=True)

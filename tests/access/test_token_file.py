@@ -33,9 +33,9 @@ from service.config import Settings
 from tests.access.conftest import Gateway as Make
 from tests.access.conftest import Tokens, bearing
 from tests.conftest import KEY, UPSTREAM
+from tests.support.api import JOBS
 from tests.support.processes import run
 
-JOBS = "/v1/batch/jobs"
 GOOD = {"name": "a", "sha256": "0" * 64, "scopes": ["jobs:read"]}
 
 
@@ -235,12 +235,6 @@ class TestCalling:
         token_file.path.write_bytes(harm + b"\n" + token_file.path.read_bytes().splitlines()[2])
         assert client.get(JOBS, headers=bearing(gone)).status_code == 401
         assert client.get(JOBS, headers=bearing(kept)).status_code == 200
-
-    def test_needs_no_token_where_there_is_no_file(
-        self, gateway: Make, mistral: RequestsMock
-    ) -> None:
-        mistral.get(UPSTREAM + JOBS, json={})
-        assert gateway().get(JOBS).status_code == 200
 
 
 def test_a_file_is_looked_at_once_a_second_at_most(token_file: Tokens) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 from sandbox.app import create_app
 from sandbox.config import Settings, key_digests
+from tests.support.api import JOBS
 
-JOBS = "/v1/batch/jobs"
 CHAT = "/v1/chat/completions"
 
 

@@ -16,8 +16,7 @@ from service.config import Settings
 from service.request_reader import LARGE
 from serving.body_buffer import MemoryBudget, OutOfMemory, Reservation
 from tests.conftest import UPSTREAM
-
-JOBS = "/v1/batch/jobs"
+from tests.support.api import JOBS
 
 
 def test_a_body_for_which_there_is_no_memory_is_refused_until_another_has_gone() -> None:

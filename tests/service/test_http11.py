@@ -18,9 +18,9 @@ from starlette.testclient import TestClient
 from service.app import create_app
 from service.config import Settings
 from service.upstream_connection import CancellableRequest, Deadline, PlainConnection
+from tests.support.api import JOBS
 from tests.support.upstreams import KEEP, Behaviour, Upstream
 
-JOBS = "/v1/batch/jobs"
 CREATE = {"endpoint": "/v1/ocr"}
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 HINTS = b"HTTP/1.1 103 Early Hints\r\nLink: </a>; rel=preload\r\n\r\n"

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from tests.support.api import JOBS
 from tests.support.gateway import Stack, gateway_process
 from tests.support.memory import HOSTILE, MEBIBYTE, SIZE, Memory, container_limit, create, repeated
 from tests.support.processes import sandbox_process
 
-JOBS = "/v1/batch/jobs"
 HEADERS = {"Content-Type": "application/json"}
 
 

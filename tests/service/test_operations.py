@@ -17,9 +17,9 @@ from service.app import create_app
 from service.config import Settings
 from service.request_reader import _typed
 from tests.conftest import KEY, UPSTREAM
+from tests.support.api import JOB_ID
 
 JOBS = f"{UPSTREAM}/v1/batch/jobs"
-ID = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
 CREATE = {
     "endpoint": "/v1/chat/completions",
     "model": "m",
@@ -38,7 +38,7 @@ def last(mistral: RequestsMock) -> Any:
 def test_every_operation_reaches_its_upstream_path(
     operation: Any, mistral: RequestsMock, client: TestClient
 ) -> None:
-    path = operation.path.replace("{job-id}", ID)
+    path = operation.path.replace("{job-id}", JOB_ID)
     mistral.add(operation.upstream_method, f"{UPSTREAM}{path}", json={"ok": 1})
     body = CREATE if operation.body else None
     answer = client.request(operation.method, path, json=body)
@@ -98,9 +98,9 @@ def test_list_filters_reach_the_upstream_as_they_were_sent(
 
 
 def test_inline_reaches_the_upstream(mistral: RequestsMock, client: TestClient) -> None:
-    mistral.get(f"{JOBS}/{ID}", json={})
-    client.get(f"/v1/batch/jobs/{ID}?inline=true")
-    assert last(mistral).url == f"{JOBS}/{ID}?inline=true"
+    mistral.get(f"{JOBS}/{JOB_ID}", json={})
+    client.get(f"/v1/batch/jobs/{JOB_ID}?inline=true")
+    assert last(mistral).url == f"{JOBS}/{JOB_ID}?inline=true"
 
 
 def test_head_answers_as_get_without_a_body(mistral: RequestsMock, client: TestClient) -> None:
@@ -114,7 +114,7 @@ def test_head_answers_as_get_without_a_body(mistral: RequestsMock, client: TestC
 
 
 def test_options_names_the_methods_of_a_path(client: TestClient) -> None:
-    answer = client.options(f"/v1/batch/jobs/{ID}/cancel")
+    answer = client.options(f"/v1/batch/jobs/{JOB_ID}/cancel")
     assert (answer.status_code, answer.headers["allow"]) == (204, "OPTIONS, POST")
 
 
@@ -125,20 +125,14 @@ def test_options_names_the_methods_of_a_path(client: TestClient) -> None:
             b'{"endpoint": "/v1/ocr", "endpoint": "/v1/embeddings", "requests": [{"body": {}}]}',
             b'{"endpoint":"/v1/embeddings","requests":[{"body":{}}]}',
         ),
-        (
-            b'{"endpoint": "/v1/ocr", "metadata": {"a": "", "\\u0061": "b"}}',
-            b'{"endpoint":"/v1/ocr","metadata":{"a":"b"}}',
-        ),
+        (b'{"endpoint": "/v1/ocr", "metadata": {"a": "", "\\u0061": "b"}}', b'{"endpoint":"/v1/ocr","metadata":{"a":"b"}}'),
         (
             b'{"endpoint": "/v1/ocr", "requests": [{"body": {"x":  1}}, {"body": 1, "body": {"x":  2}}]}',
             b'{"endpoint":"/v1/ocr","requests":[{"body":{"x":  1}},{"body":{"x":  2}}]}',
         ),
-        (
-            b'{"endpoint": "/v1/ocr", "tomorrow": 1, "tomorrow":  2}',
-            b'{"endpoint":"/v1/ocr","tomorrow":2}',
-        ),
+        (b'{"endpoint": "/v1/ocr", "tomorrow": 1, "tomorrow":  2}', b'{"endpoint":"/v1/ocr","tomorrow":2}'),
     ],
-)
+)  # fmt: skip
 def test_of_a_repeated_member_the_one_that_was_checked_is_sent_alone(
     repeated: bytes, sent: bytes, mistral: RequestsMock, client: TestClient
 ) -> None:
@@ -194,11 +188,11 @@ def test_requests_are_answered_without_connexions_view_and_the_context_that_it_n
 
     app = create_app(settings)
     client = TestClient(app, base_url="http://127.0.0.1:8080")
-    mistral.get(f"{JOBS}/{ID}", json={})
-    client.get(f"/v1/batch/jobs/{ID}")  # the first request puts the pieces together
+    mistral.get(f"{JOBS}/{JOB_ID}", json={})
+    client.get(f"/v1/batch/jobs/{JOB_ID}")  # the first request puts the pieces together
     app.app.view_functions.update(dict.fromkeys(app.app.view_functions, view))
     for method in ("GET", "HEAD"):
-        assert client.request(method, f"/v1/batch/jobs/{ID}").status_code == 200
+        assert client.request(method, f"/v1/batch/jobs/{JOB_ID}").status_code == 200
 
 
 def posted(client: TestClient, body: bytes) -> httpx.Response:

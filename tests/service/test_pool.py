@@ -30,17 +30,6 @@ from service.translation import UpstreamRequest
 from service.upstream_connection import CancellableRequest, Deadline, DeadlineWatchdog
 
 
-def test_no_thread_is_started_before_a_call_needs_it() -> None:
-    before = threading.active_count()
-    pool = ThreadPool(3)
-    assert threading.active_count() == before
-
-    async def twice() -> set[str]:
-        return {await pool.submit(name_of_thread) for _ in range(2)}
-
-    assert len(asyncio.run(twice())) == 1
-
-
 def test_calls_run_at_once_up_to_the_limit_and_the_rest_waits_its_turn() -> None:
     pool, together = ThreadPool(3), threading.Barrier(3)
 
@@ -73,19 +62,6 @@ def system(monkeypatch: pytest.MonkeyPatch) -> System:
     return System(monkeypatch)
 
 
-def test_calls_wait_for_the_threads_that_there_are_when_the_system_has_no_more(
-    system: System,
-) -> None:
-    pool = ThreadPool(3)
-
-    async def one_and_more() -> set[str]:
-        names = {await pool.submit(name_of_thread)}
-        system.threads = False
-        return names | set(await asyncio.gather(*(pool.submit(name_of_thread) for _ in range(9))))
-
-    assert asyncio.run(one_and_more()) == {"request-0"}
-
-
 def test_a_pool_grows_again_after_the_system_had_no_threads(system: System) -> None:
     pool, together = ThreadPool(3), threading.Barrier(3)
 
@@ -112,21 +88,6 @@ def test_nothing_is_begun_when_there_is_no_thread_at_all(system: System) -> None
         return await pool.submit(name_of_thread)
 
     assert (asyncio.run(never_and_then()), begun) == ("request-0", [])
-
-
-def test_a_cancelled_call_is_not_begun() -> None:
-    pool, go_on = ThreadPool(1), threading.Event()
-    begun: list[str] = []
-
-    async def cancel() -> None:
-        busy = pool.submit(lambda: go_on.wait(10))
-        pool.submit(lambda: begun.append("cancelled")).cancel()
-        go_on.set()
-        await busy
-        await pool.submit(lambda: begun.append("wanted"))
-
-    asyncio.run(cancel())
-    assert begun == ["wanted"]
 
 
 def test_an_exception_reaches_whoever_awaits_the_call_and_spares_the_thread() -> None:

@@ -15,10 +15,10 @@ from openapi.contract import load
 from service.problems import PROBLEMS, Problem
 from service.translation import parse_answer
 from tests.conftest import UPSTREAM
+from tests.support.api import JOB_ID
 
 ROOT = Path(__file__).parents[2]
 JOBS = f"{UPSTREAM}/v1/batch/jobs"
-ID = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
 MEMBERS = {
     "type",
     "title",
@@ -51,41 +51,17 @@ def slug(answer: Any) -> str:
 @pytest.mark.parametrize(
     ("status", "body", "expected", "kind", "retryable"),
     [
-        (
-            400,
-            {"object": "error", "message": "no", "type": "invalid_model", "code": "1500"},
-            400,
-            "upstream-rejected",
-            False,
-        ),
+        (400, {"object": "error", "message": "no", "type": "invalid_model", "code": "1500"}, 400, "upstream-rejected", False),
         (401, {"detail": "Unauthorized"}, 502, "upstream-refused-key", False),
-        (
-            402,
-            {"detail": "You cannot launch batch jobs this big with your free trial."},
-            402,
-            "upstream-rejected",
-            False,
-        ),
-        (
-            403,
-            {"message": "tier", "type": "tier_not_allowed", "code": "1910"},
-            502,
-            "upstream-refused-key",
-            False,
-        ),
+        (402, {"detail": "You cannot launch batch jobs this big with your free trial."}, 402, "upstream-rejected", False),
+        (403, {"message": "tier", "type": "tier_not_allowed", "code": "1910"}, 502, "upstream-refused-key", False),
         (404, {"detail": "Not Found"}, 404, "upstream-rejected", False),
-        (
-            422,
-            {"detail": [{"type": "x", "loc": ["body", "endpoint"], "msg": "bad"}]},
-            422,
-            "upstream-rejected",
-            False,
-        ),
+        (422, {"detail": [{"type": "x", "loc": ["body", "endpoint"], "msg": "bad"}]}, 422, "upstream-rejected", False),
         (429, {"message": "Rate limit exceeded"}, 429, "rate-limited", True),
         (500, {"message": "oops"}, 500, "upstream-failed", True),
         (503, {"message": "oops"}, 503, "upstream-failed", True),
     ],
-)
+)  # fmt: skip
 def test_an_upstream_error_keeps_its_status_unless_it_concerns_the_key(
     status: int,
     body: Any,
@@ -185,20 +161,8 @@ HOSTILE = [
     ("invalid UTF-8", b'{"endpoint":"\xff"}', JSON, 400, "malformed-request"),
     ("UTF-16", '{"endpoint":"/v1/ocr"}'.encode("utf-16"), JSON, 400, "malformed-request"),
     ("byte order mark", b"\xef\xbb\xbf{}", JSON, 400, "malformed-request"),
-    (
-        "deep nesting",
-        b'{"metadata":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
-        JSON,
-        400,
-        "malformed-request",
-    ),
-    (
-        "deep nesting in an open object",
-        b'{"requests":[{"body":{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}}]}",
-        JSON,
-        400,
-        "malformed-request",
-    ),
+    ("deep nesting", b'{"metadata":' + b"[" * 100_000 + b"]" * 100_000 + b"}", JSON, 400, "malformed-request"),
+    ("deep nesting in an open object", b'{"requests":[{"body":{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}}]}", JSON, 400, "malformed-request"),
     (
         "deep nesting where it does not belong",
         b'{"endpoint":"/v1/ocr","requests":[{"body":' + b"[" * 300 + b"]" * 300 + b"}]}",
@@ -206,49 +170,19 @@ HOSTILE = [
         422,
         "validation-failed",
     ),
-    (
-        "a number of 5,000 digits",
-        b'{"timeout_hours":' + b"9" * 5000 + b"}",
-        JSON,
-        400,
-        "malformed-request",
-    ),
-    (
-        "NaN",
-        b'{"endpoint":"/v1/ocr","requests":[{"body":{"t":NaN}}]}',
-        JSON,
-        400,
-        "malformed-request",
-    ),
+    ("a number of 5,000 digits", b'{"timeout_hours":' + b"9" * 5000 + b"}", JSON, 400, "malformed-request"),
+    ("NaN", b'{"endpoint":"/v1/ocr","requests":[{"body":{"t":NaN}}]}', JSON, 400, "malformed-request"),
     ("a lone surrogate", b'{"endpoint":"\\ud800"}', JSON, 400, "malformed-request"),
     ("trailing garbage", b"{} {}", JSON, 400, "malformed-request"),
     ("no body", b"", JSON, 400, "malformed-request"),
     ("null", b"null", JSON, 422, "validation-failed"),
     ("an array", b"[]", JSON, 422, "validation-failed"),
-    (
-        "text",
-        b'{"endpoint":"/v1/ocr"}',
-        {"content-type": "text/plain"},
-        415,
-        "unsupported-media-type",
-    ),
+    ("text", b'{"endpoint":"/v1/ocr"}', {"content-type": "text/plain"}, 415, "unsupported-media-type"),
     ("no content type", b'{"endpoint":"/v1/ocr"}', {}, 415, "unsupported-media-type"),
-    (
-        "a form",
-        b"endpoint=x",
-        {"content-type": "application/x-www-form-urlencoded"},
-        415,
-        "unsupported-media-type",
-    ),
-    (
-        "a charset",
-        b"{}",
-        {"content-type": "application/json; charset=utf-16"},
-        415,
-        "unsupported-media-type",
-    ),
+    ("a form", b"endpoint=x", {"content-type": "application/x-www-form-urlencoded"}, 415, "unsupported-media-type"),
+    ("a charset", b"{}", {"content-type": "application/json; charset=utf-16"}, 415, "unsupported-media-type"),
     ("gzip", b"\x1f\x8b\x08", {**JSON, "content-encoding": "gzip"}, 415, "unsupported-media-type"),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -276,11 +210,11 @@ def test_a_hostile_body_is_refused_and_nothing_is_sent(
         ("/v1/batch/jobs/%2e%2e", 422, "validation-failed"),
         ("/v1/batch/jobs/..%2fmodels", 404, "not-found"),
         ("/v1/batch/jobs/%252e%252e", 422, "validation-failed"),
-        (f"/v1/batch/jobs/{ID}%3Fx=1", 422, "validation-failed"),
-        (f"/v1/batch/jobs/{ID}%23f", 422, "validation-failed"),
-        (f"/v1/batch/jobs/{ID}%00", 400, "malformed-request"),
-        (f"/v1/batch/jobs/{ID}%0d%0aX:1", 400, "malformed-request"),
-        (f"/v1/batch/jobs/{ID}/", 404, "not-found"),
+        (f"/v1/batch/jobs/{JOB_ID}%3Fx=1", 422, "validation-failed"),
+        (f"/v1/batch/jobs/{JOB_ID}%23f", 422, "validation-failed"),
+        (f"/v1/batch/jobs/{JOB_ID}%00", 400, "malformed-request"),
+        (f"/v1/batch/jobs/{JOB_ID}%0d%0aX:1", 400, "malformed-request"),
+        (f"/v1/batch/jobs/{JOB_ID}/", 404, "not-found"),
         ("/v1/batch/jobs/", 404, "not-found"),
         ("/v1/batch/jobs/%D9%A1", 422, "validation-failed"),
         ("/v2/batch/jobs", 404, "not-found"),
@@ -294,7 +228,7 @@ def test_a_hostile_body_is_refused_and_nothing_is_sent(
         ("/v1/batch/jobs?created_after=yesterday", 422, "validation-failed"),
         ("/v1/batch/jobs?created_after=2026-13-01", 422, "validation-failed"),
         ("/v1/batch/jobs?created_after=2026-11-24T24:00", 422, "validation-failed"),
-        (f"/v1/batch/jobs/{ID}?inlin=true", 422, "validation-failed"),
+        (f"/v1/batch/jobs/{JOB_ID}?inlin=true", 422, "validation-failed"),
     ],
 )
 def test_a_hostile_path_or_query_is_refused_and_nothing_is_sent(

@@ -18,9 +18,8 @@ from starlette.testclient import TestClient
 from openapi.contract import load
 from openapi.json_text import UNREADABLE, legible, read_json
 from tests.conftest import KEY, UPSTREAM
+from tests.support.api import JOB_ID, JOBS
 
-JOBS = "/v1/batch/jobs"
-ID = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
 CREATE = {"endpoint": "/v1/ocr", "requests": [{"body": {"a": 1}}]}
 HALF = rb'{"id":"a\ud83d", "object":"batch",  "\ude00":["\\ud83d","\ud83d\ude00","\uD83Dx"]}'
 
@@ -31,7 +30,7 @@ HALF = rb'{"id":"a\ud83d", "object":"batch",  "\ude00":["\\ud83d","\ud83d\ude00"
 def test_a_success_that_has_one_passes_byte_for_byte(
     operation: Any, mistral: RequestsMock, client: TestClient
 ) -> None:
-    path = operation.path.replace("{job-id}", ID)
+    path = operation.path.replace("{job-id}", JOB_ID)
     mistral.add(operation.upstream_method, UPSTREAM + path, HALF, content_type="application/json")
     answer = client.request(operation.method, path, json=CREATE if operation.body else None)
     assert (answer.status_code, answer.content) == (200, HALF)

@@ -17,7 +17,6 @@ from service.config import Settings
 from service.upstream_connection import CancellableRequest, Deadline
 from tests.support.upstreams import Behaviour, upstream
 
-ID = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
 CREATE = {"endpoint": "/v1/ocr"}
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 

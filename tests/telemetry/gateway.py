@@ -15,10 +15,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tests.support.api import JOB_ID
 from tests.support.processes import Process, children, free_port, start, stop
 
 KEY = 'sk-CANARY-0123456789-"\\x'
-JOB = {"id": "7c9e6679-7425-40de-944b-e07fc1f90ae7", "object": "batch", "status": "QUEUED"}
+JOB = {"id": JOB_ID, "object": "batch", "status": "QUEUED"}
 T = TypeVar("T")
 
 

@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
+from tests.support.api import JOBS
 from tests.support.tools_available import needed
 from tests.telemetry.gateway import JOB, Gateway, Upstream, eventually, gateway, upstream
 
-JOBS = "/v1/batch/jobs"
 CREATE = {"endpoint": "/v1/ocr", "model": "m", "input_files": [JOB["id"]]}
 CREATED = 'http_server_request_duration_seconds_count{http_request_method="POST",http_response_status_code="200",http_route="/v1/batch/jobs"}'
 LOST = 'gateway_log_lines_dropped_total{log="audit"}'

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import pytest
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Counter, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 
 from telemetry import metrics
@@ -30,11 +30,6 @@ def slots(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture
 def counter(registry: None) -> Counter:
     return Counter("test_calls", "Calls", ("kind",), registry=metrics.REGISTRY)
-
-
-@pytest.fixture
-def gauge(registry: None) -> Gauge:
-    return Gauge("test_running", "Calls that run", registry=metrics.REGISTRY)
 
 
 @pytest.fixture
@@ -98,14 +93,6 @@ def test_a_histogram_of_all_workers_is_one(registry: None) -> None:
         assert buckets == [1, 2, 3]
         assert shown[f"test_took_count/{kind}"] == 3
         assert shown[f"test_took_sum/{kind}"] == 5.0
-
-
-def test_what_an_ended_worker_had_under_way_is_forgotten(gauge: Gauge) -> None:
-    gauge.inc()
-    assert worker(1, gauge.inc) == 0
-    assert page()["test_running"] == 2
-    metrics.clear_gauges(1)
-    assert page()["test_running"] == 1
 
 
 def test_a_worker_whose_memory_for_metrics_is_full_goes_on_and_the_page_says_what_it_is(

@@ -13,10 +13,10 @@ from starlette.testclient import TestClient
 
 from telemetry.metrics import REGISTRY
 from tests.conftest import KEY, UPSTREAM
+from tests.support.api import JOB_ID
 
 JOBS = f"{UPSTREAM}/v1/batch/jobs"
-ID = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
-CREATE = {"endpoint": "/v1/ocr", "model": "m", "input_files": [ID]}
+CREATE = {"endpoint": "/v1/ocr", "model": "m", "input_files": [JOB_ID]}
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = f"00-{TRACE}-00f067aa0ba902b7-01"
 FIELDS = {
@@ -62,9 +62,9 @@ def audited() -> Any:
 def test_a_request_has_one_line_with_what_became_of_it(
     told: list[dict[str, Any]], mistral: RequestsMock, client: TestClient
 ) -> None:
-    mistral.get(f"{JOBS}/{ID}", json={"id": ID})
+    mistral.get(f"{JOBS}/{JOB_ID}", json={"id": JOB_ID})
     answer = client.get(
-        f"/v1/batch/jobs/{ID}", headers={"X-Request-ID": "mine", "traceparent": PARENT}
+        f"/v1/batch/jobs/{JOB_ID}", headers={"X-Request-ID": "mine", "traceparent": PARENT}
     )
     (line,) = told
     assert line.keys() == {"level", *FIELDS, "upstream_status", "upstream_seconds"}
@@ -169,16 +169,16 @@ def test_a_changing_call_has_an_audit_line_and_a_reading_one_has_none(
     audited: list[dict[str, Any]], mistral: RequestsMock, client: TestClient
 ) -> None:
     mistral.get(JOBS, json={})
-    mistral.get(f"{JOBS}/{ID}", json={"id": ID})
-    mistral.post(JOBS, json={"id": ID, "prompt": "CANARY"})
-    mistral.post(f"{JOBS}/{ID}/cancel", json={"id": ID})
+    mistral.get(f"{JOBS}/{JOB_ID}", json={"id": JOB_ID})
+    mistral.post(JOBS, json={"id": JOB_ID, "prompt": "CANARY"})
+    mistral.post(f"{JOBS}/{JOB_ID}/cancel", json={"id": JOB_ID})
     client.get("/v1/batch/jobs")
-    client.get(f"/v1/batch/jobs/{ID}")
+    client.get(f"/v1/batch/jobs/{JOB_ID}")
     created = client.post("/v1/batch/jobs", json=CREATE)
-    client.post(f"/v1/batch/jobs/{ID}/cancel")
+    client.post(f"/v1/batch/jobs/{JOB_ID}/cancel")
     assert [(line["operation"], line["outcome"], line["id"]) for line in audited] == [
-        ("createbatchjob", "done", ID),
-        ("cancelbatchjob", "done", ID),
+        ("createbatchjob", "done", JOB_ID),
+        ("cancelbatchjob", "done", JOB_ID),
     ]
     assert audited[0].keys() == {
         "level", *FIELDS, "upstream_status", "upstream_seconds", "id", "request_bytes",
@@ -191,20 +191,20 @@ def test_a_changing_call_has_an_audit_line_and_a_reading_one_has_none(
 def test_an_audit_line_names_its_job_though_the_answer_has_half_of_a_surrogate_pair(
     audited: list[dict[str, Any]], mistral: RequestsMock, client: TestClient
 ) -> None:
-    body = rf'{{"id":"{ID}","model":"\ud83d"}}'
+    body = rf'{{"id":"{JOB_ID}","model":"\ud83d"}}'
     mistral.post(JOBS, body=body, content_type="application/json")
     assert client.post("/v1/batch/jobs", json=CREATE).text == body
-    assert audited[0]["id"] == ID
+    assert audited[0]["id"] == JOB_ID
 
 
 def test_a_refused_changing_call_is_audited_with_what_it_was_about(
     audited: list[dict[str, Any]], mistral: RequestsMock, client: TestClient
 ) -> None:
-    mistral.post(f"{JOBS}/{ID}/cancel", status=404, json={"id": "of the error"})
-    client.post(f"/v1/batch/jobs/{ID}/cancel")
+    mistral.post(f"{JOBS}/{JOB_ID}/cancel", status=404, json={"id": "of the error"})
+    client.post(f"/v1/batch/jobs/{JOB_ID}/cancel")
     client.post("/v1/batch/jobs", json={"endpoint": 1})
     assert [(line["id"], line["outcome"], line["problem"]) for line in audited] == [
-        (ID, "refused", "upstream-rejected"),
+        (JOB_ID, "refused", "upstream-rejected"),
         ("", "refused", "validation-failed"),
     ]
 
@@ -212,13 +212,13 @@ def test_a_refused_changing_call_is_audited_with_what_it_was_about(
 def test_a_call_that_is_turned_away_at_the_door_is_audited_too(
     audited: list[dict[str, Any]], told: list[dict[str, Any]], client: TestClient
 ) -> None:
-    client.post(f"/v1/batch/jobs/{ID}/cancel", headers={"Origin": "https://elsewhere.example"})
-    client.get(f"/v1/batch/jobs/{ID}", headers={"Origin": "https://elsewhere.example"})
+    client.post(f"/v1/batch/jobs/{JOB_ID}/cancel", headers={"Origin": "https://elsewhere.example"})
+    client.get(f"/v1/batch/jobs/{JOB_ID}", headers={"Origin": "https://elsewhere.example"})
     client.post("/v1/batch/jobs/nowhere/at/all", headers={"Origin": "https://elsewhere.example"})
     (line,) = audited
     assert (line["operation"], line["id"], line["problem"]) == (
         "cancelbatchjob",
-        ID,
+        JOB_ID,
         "cross-origin",
     )
     assert [each["route"] for each in told] == [
@@ -229,7 +229,7 @@ def test_a_call_that_is_turned_away_at_the_door_is_audited_too(
 def test_a_key_has_its_outcome_in_line_and_metric(
     audited: list[dict[str, Any]], mistral: RequestsMock, client: TestClient
 ) -> None:
-    mistral.post(JOBS, json={"id": ID})
+    mistral.post(JOBS, json={"id": JOB_ID})
     before = {
         name: _value("gateway_idempotency_total", outcome=name) for name in ("first", "replayed")
     }
