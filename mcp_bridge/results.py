@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic_core import to_json
@@ -38,43 +39,108 @@ _ADVICE = {
 }
 
 
-def success(
-    tool: CallableTool, request: RestRequest, answer: Answer, limit: int, secret: str = ""
-) -> dict[str, Any]:
-    """The result for a 2xx answer, its JSON of about `limit` characters at most, without `secret`.
+@dataclass(frozen=True)
+class Results:
+    """Makes the results of calls, their JSON of about `limit` characters at most, and none with `secret`, the bridge's own token.
 
-    A first member `_note` says that this is a repeat, or what was left out and how to get it.
-    ValueError when the content is not JSON, or nested too deeply to be passed on; AnswerTooLarge when it has too much in it.
+    `checks` names the tools that show whether a call took effect.
     """
-    content, headers = answer.content, answer.headers
-    if len(content) < LARGE:
-        data = json.loads(content, parse_constant=refuse) if content.strip() else None
-    else:
-        data = read_large(content, limit)
-    result = data if isinstance(data, dict) else {"result": data}
-    notes = [_REPEAT] if headers.get("Idempotency-Replayed", "").lower() == "true" else []
-    if "Gateway-Warning" in headers:
-        notes.append(f"The gateway warns: {_without(secret, headers['Gateway-Warning'])}.")
-    if secret and compact(secret)[1:-1] in compact(result):
-        result = _without(secret, result)
-    if len(compact(result)) > limit:
-        cuts: list[str] = []
-        result = shorten(result, limit, "", cuts)
-        notes += [f"Shortened: {'; '.join(cuts)}.", tool.declared.shortened]
-        notes.append(_whole(request))
-    if notes:
-        result = {NOTE: " ".join(filter(None, notes)), **result}
-    result = _sendable(result)
-    return {
-        "content": [{"type": "text", "text": compact(result)}],
-        "structuredContent": result,
-        "isError": False,
-        "resultType": "complete",
-    }
 
+    checks: str
+    limit: int
+    secret: str = field(default="", repr=False)
 
-def _whole(request: RestRequest) -> str:
-    return f"The REST service gives the whole answer: {request.method} {request.target}"
+    def success(self, tool: CallableTool, request: RestRequest, answer: Answer) -> dict[str, Any]:
+        """The result for a 2xx answer.
+
+        A first member `_note` says that this is a repeat, or what was left out and how to get it.
+        ValueError when the content is not JSON, or nested too deeply to be passed on; AnswerTooLarge when it has too much in it.
+        """
+        content, headers = answer.content, answer.headers
+        if len(content) < LARGE:
+            data = json.loads(content, parse_constant=refuse) if content.strip() else None
+        else:
+            data = read_large(content, self.limit)
+        result = data if isinstance(data, dict) else {"result": data}
+        notes = [_REPEAT] if headers.get("Idempotency-Replayed", "").lower() == "true" else []
+        if "Gateway-Warning" in headers:
+            notes.append(f"The gateway warns: {_without(self.secret, headers['Gateway-Warning'])}.")
+        if self.secret and compact(self.secret)[1:-1] in compact(result):
+            result = _without(self.secret, result)
+        if len(compact(result)) > self.limit:
+            cuts: list[str] = []
+            result = shorten(result, self.limit, "", cuts)
+            notes += [f"Shortened: {'; '.join(cuts)}.", tool.declared.shortened]
+            notes.append(_whole(request))
+        if notes:
+            result = {NOTE: " ".join(filter(None, notes)), **result}
+        result = _sendable(result)
+        return {
+            "content": [{"type": "text", "text": compact(result)}],
+            "structuredContent": result,
+            "isError": False,
+            "resultType": "complete",
+        }
+
+    def http_error(self, tool: CallableTool, answer: Answer) -> dict[str, Any]:
+        """The result for any other answer: what happened, whose fault, whether and when to call again."""
+        status = answer.status
+        problem = _problem(answer.content) or {
+            "title": "the REST service's answer is no problem document",
+            "retryable": status == 429 or (status >= 500 and tool.operation.safe),
+        }
+        problem = _without(self.secret, problem)
+        upstream = problem.get("upstream_status")
+        worst = min(status, upstream) if isinstance(upstream, int) else status
+        asked = f"; the upstream answered {upstream}" if upstream else ""
+        parts = [
+            f"{tool.declared.name} failed: {_ended(problem.get('title'))}",
+            _faults(problem) or _ended(problem.get("detail")),
+            _said(problem),
+            f"(HTTP {status} from the gateway{asked}.)",
+            _ADVICE.get(status) or (_CALLERS_FAULT if 400 <= status < 500 else _NOT_CALLERS_FAULT),
+            self._repeat(tool, problem, worst < 500, answer.headers),
+            f"Request id: {problem['request_id']}." if "request_id" in problem else "",
+        ]
+        return tool_error(
+            _without(self.secret, " ".join(part[:SENTENCE] for part in parts if part))
+        )
+
+    def too_large(self, tool: CallableTool, request: RestRequest, what: str) -> dict[str, Any]:
+        """The result for a success that `what` ("has more than ...")."""
+        less = tool.declared.shortened or "Ask for less in one call."
+        then = f"{less} {_whole(request)}." if tool.operation.safe else self._unclear(tool)
+        return tool_error(f"{tool.declared.name} failed: the REST service's answer {what}. {then}")
+
+    def no_response(self, tool: CallableTool, what: str) -> dict[str, Any]:
+        """The result when the REST service `what` ("did not answer ...") after the request was sent."""
+        then = "It changes nothing, so call again." if tool.operation.safe else self._unclear(tool)
+        failed_how = f"{tool.declared.name} failed: the gateway's REST service {what}."
+        return tool_error(f"{failed_how} {_NOT_CALLERS_FAULT} {then}")
+
+    def _repeat(
+        self,
+        tool: CallableTool,
+        problem: Mapping[str, Any],
+        certain: bool,
+        headers: Mapping[str, str],
+    ) -> str:
+        """Whether to call again, and when; `certain` when a call that fails so has done nothing."""
+        after = headers.get("Retry-After", "")
+        if problem.get("retryable") is True:
+            when = (
+                f"in {after} seconds" if after.isdigit() else f"after {after}" if after else "soon"
+            )
+            return f"The same call can work {when}."
+        if certain or tool.operation.safe:
+            return "The same call would fail again."
+        return self._unclear(tool)
+
+    def _unclear(self, tool: CallableTool) -> str:
+        if tool.keyed:
+            same = "calling again with the same arguments sends the same key and does not act twice"
+            return f"It may have taken effect: {same}; or check with {self.checks}."
+        return f"It may have taken effect: before any repeat, check with {self.checks}."
 
 
 def tool_error(sentence: str) -> dict[str, Any]:
@@ -95,44 +161,8 @@ def invalid_arguments(tool: CallableTool, violations: list[str]) -> dict[str, An
     )
 
 
-def http_error(tool: CallableTool, answer: Answer, checks: str, secret: str = "") -> dict[str, Any]:
-    """The result for any other answer: what happened, whose fault, whether and when to call again; without `secret`.
-
-    `checks` names the tools that show whether a call took effect.
-    """
-    status = answer.status
-    problem = _problem(answer.content) or {
-        "title": "the REST service's answer is no problem document",
-        "retryable": status == 429 or (status >= 500 and tool.operation.safe),
-    }
-    problem = _without(secret, problem)
-    upstream = problem.get("upstream_status")
-    worst = min(status, upstream) if isinstance(upstream, int) else status
-    asked = f"; the upstream answered {upstream}" if upstream else ""
-    parts = [
-        f"{tool.declared.name} failed: {_ended(problem.get('title'))}",
-        _faults(problem) or _ended(problem.get("detail")),
-        _said(problem),
-        f"(HTTP {status} from the gateway{asked}.)",
-        _ADVICE.get(status) or (_CALLERS_FAULT if 400 <= status < 500 else _NOT_CALLERS_FAULT),
-        _repeat(tool, problem, worst < 500, answer.headers, checks),
-        f"Request id: {problem['request_id']}." if "request_id" in problem else "",
-    ]
-    return tool_error(_without(secret, " ".join(part[:SENTENCE] for part in parts if part)))
-
-
-def too_large(tool: CallableTool, request: RestRequest, what: str, checks: str) -> dict[str, Any]:
-    """The result for a success that `what` ("has more than ...")."""
-    less = tool.declared.shortened or "Ask for less in one call."
-    then = f"{less} {_whole(request)}." if tool.operation.safe else _unclear(tool, checks)
-    return tool_error(f"{tool.declared.name} failed: the REST service's answer {what}. {then}")
-
-
-def no_response(tool: CallableTool, what: str, checks: str) -> dict[str, Any]:
-    """The result when the REST service `what` ("did not answer ...") after the request was sent."""
-    then = "It changes nothing, so call again." if tool.operation.safe else _unclear(tool, checks)
-    failed_how = f"{tool.declared.name} failed: the gateway's REST service {what}."
-    return tool_error(f"{failed_how} {_NOT_CALLERS_FAULT} {then}")
+def _whole(request: RestRequest) -> str:
+    return f"The REST service gives the whole answer: {request.method} {request.target}"
 
 
 def _without(secret: str, value: Any) -> Any:
@@ -187,30 +217,6 @@ def _said(problem: Mapping[str, Any]) -> str:
     if not upstream or "upstream said" in str(problem.get("detail")):
         return ""
     return f"The upstream said: {compact(upstream)[:_SAID_LIMIT]}"
-
-
-def _repeat(
-    tool: CallableTool,
-    problem: Mapping[str, Any],
-    certain: bool,
-    headers: Mapping[str, str],
-    checks: str,
-) -> str:
-    """Whether to call again, and when; `certain` when a call that fails so has done nothing."""
-    after = headers.get("Retry-After", "")
-    if problem.get("retryable") is True:
-        when = f"in {after} seconds" if after.isdigit() else f"after {after}" if after else "soon"
-        return f"The same call can work {when}."
-    if certain or tool.operation.safe:
-        return "The same call would fail again."
-    return _unclear(tool, checks)
-
-
-def _unclear(tool: CallableTool, checks: str) -> str:
-    if tool.keyed:
-        same = "calling again with the same arguments sends the same key and does not act twice"
-        return f"It may have taken effect: {same}; or check with {checks}."
-    return f"It may have taken effect: before any repeat, check with {checks}."
 
 
 def _ended(text: Any) -> str:

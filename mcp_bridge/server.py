@@ -24,14 +24,7 @@ from mcp_bridge import edge
 from mcp_bridge.arguments import LARGE, BadArguments, rest_request
 from mcp_bridge.config import Settings
 from mcp_bridge.rest_client import AnswerTooLarge, NoAnswer, NotSent, RestClient, RestRequest
-from mcp_bridge.results import (
-    http_error,
-    invalid_arguments,
-    no_response,
-    success,
-    too_large,
-    tool_error,
-)
+from mcp_bridge.results import Results, invalid_arguments, tool_error
 from mcp_bridge.tools import CallableTool, build_tools
 from openapi.contract import Contract
 from openapi.validation import near_name
@@ -100,10 +93,13 @@ class Bridge:
         self.settings = settings
         self.scopes = contract.scopes
         self.reading = reading
-        # A shorter one may be a word of its own.
-        self.secret = settings.rest_token if len(settings.rest_token) >= SECRET else ""
         read_only = [name for name, tool in self.tools.items() if tool.declared.read_only]
-        self.checks = " or ".join(read_only) or "the operator"
+        self.results = Results(
+            checks=" or ".join(read_only) or "the operator",
+            limit=settings.result_limit,
+            # A shorter one may be a word of its own.
+            secret=settings.rest_token if len(settings.rest_token) >= SECRET else "",
+        )
 
     async def list_tools(self, context: Context, _: PaginatedRequestParams) -> dict[str, Any]:
         """The result of tools/list: what the caller may call."""
@@ -130,7 +126,7 @@ class Bridge:
         except Exception:  # the outermost edge: the SDK tells older clients an exception's text
             log.exception("%s broke in the bridge, request %s", params.name, call.request_id)
             how = f"may have been asked when the bridge broke (its log: {call.request_id})"
-            result = no_response(tool, how, self.checks)
+            result = self.results.no_response(tool, how)
         _log_call(tool, call, result, time.monotonic() - started)
         return result
 
@@ -158,11 +154,10 @@ class Bridge:
             sent = replace(request, headers={**request.headers, **call.headers})
             answer = await rest.send(sent, reservation)
             if not 200 <= answer.status < 300:
-                return http_error(tool, answer, self.checks, self.secret)
-            limit = self.settings.result_limit
+                return self.results.http_error(tool, answer)
+            read = partial(self.results.success, tool, request, answer)
             if len(answer.content) < LARGE:
-                return success(tool, request, answer, limit, self.secret)
-            read = partial(success, tool, request, answer, limit, self.secret)
+                return read()
             reading = asyncio.get_running_loop().run_in_executor(self.reading, read)
             # Goes on when the client leaves: until it has ended, the answer is in memory.
             return await asyncio.shield(reading)
@@ -172,11 +167,11 @@ class Bridge:
                 " at fault. The same call can work soon; if not, the service has to be started."
             )
         except AnswerTooLarge as error:
-            return too_large(tool, request, str(error), self.checks)
+            return self.results.too_large(tool, request, str(error))
         except NoAnswer as error:
-            return no_response(tool, str(error), self.checks)
+            return self.results.no_response(tool, str(error))
         except (ValueError, RecursionError):
-            return no_response(tool, "answered with what cannot be passed on", self.checks)
+            return self.results.no_response(tool, "answered with what cannot be passed on")
         finally:
             reservation.release(reading)
 

@@ -10,7 +10,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from mcp_bridge.rest_client import Answer, AnswerTooLarge, RestRequest
-from mcp_bridge.results import http_error, success
+from mcp_bridge.results import Results
 from mcp_bridge.shortening import MOST, compact, shorten
 from mcp_bridge.tools import CallableTool
 from service.problems import PROBLEMS
@@ -25,7 +25,7 @@ SECRET = "bridge/token+1"
 def result(tool: CallableTool, answer: Any, limit: int = LIMIT, **headers: str) -> dict[str, Any]:
     names = {name.replace("_", "-"): value for name, value in headers.items()}
     content = answer if isinstance(answer, bytes) else json.dumps(answer, indent=2).encode()
-    made = success(tool, CALL, Answer(200, names, content), limit, SECRET)
+    made = Results(CHECKS, limit, SECRET).success(tool, CALL, Answer(200, names, content))
     Draft202012Validator(tool.output_schema).validate(made["structuredContent"])
     assert json.loads(made["content"][0]["text"]) == made["structuredContent"]
     assert made["isError"] is False
@@ -50,7 +50,7 @@ def said(tool: CallableTool, answer: Any, status: int = 0, **headers: str) -> st
     names = {name.replace("_", "-"): value for name, value in headers.items()}
     content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
     answered = Answer(status or answer["status"], names, content)
-    made = http_error(tool, answered, CHECKS, SECRET)
+    made = Results(CHECKS, LIMIT, SECRET).http_error(tool, answered)
     assert made["isError"] is True and "structuredContent" not in made
     (block,) = made["content"]
     return str(block["text"])
@@ -73,7 +73,7 @@ class TestSuccess:
     @pytest.mark.parametrize("answer", [b"<html>", b'{"a": NaN}', b'{"a":', b"\xff"])
     def test_that_is_not_json_is_none(self, tools: Tools, answer: bytes) -> None:
         with pytest.raises(ValueError):
-            success(tools["get-batch-job"], CALL, Answer(200, {}, answer), LIMIT)
+            Results(CHECKS, LIMIT).success(tools["get-batch-job"], CALL, Answer(200, {}, answer))
 
     def test_of_a_repeat_says_so_and_how_to_ask_for_another(self, tools: Tools) -> None:
         made = result(tools["create-batch-job"], {"id": "1"}, Idempotency_Replayed="true")
@@ -174,7 +174,9 @@ class TestShortening:
         many = b"[" + b"1," * MOST + b"1]"
         for content in (self.dense(), many, b'{"a":[%b]}' % many, b'{"a":{"b":%b}}' % many):
             with pytest.raises(AnswerTooLarge):
-                success(tools["get-batch-job"], CALL, Answer(200, {}, content), LIMIT)
+                Results(CHECKS, LIMIT).success(
+                    tools["get-batch-job"], CALL, Answer(200, {}, content)
+                )
 
 
 class TestTheBridgesOwnToken:
