@@ -88,16 +88,3 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     for module in ("idempotency", "sqlite_store"):
         monkeypatch.setattr(f"service.{module}.time", clock)
     return clock
-
-
-@pytest.fixture
-def waiting() -> Callable[[Callable[[], Any]], Any]:
-    """Asks until what it asks is true, ten seconds long; returns the last answer."""
-
-    def wait(ask: Callable[[], Any], seconds: float = 10) -> Any:
-        end = time.monotonic() + seconds
-        while not (answer := ask()) and time.monotonic() < end:
-            time.sleep(0.02)
-        return answer
-
-    return wait

@@ -30,7 +30,7 @@ from tests.idempotency.fault_proxy import (
 )
 from tests.support.api import CREATE, JOBS, creates, jobs, keyed
 from tests.support.gateway import Gateway, gateway_process
-from tests.support.processes import Sandbox, store_file
+from tests.support.processes import Sandbox, store_file, wait_until
 from tests.support.tools_available import tool_python
 
 # Short limits, so that a lost answer is given up soon; the lease of a killed call is the timeout and five seconds.
@@ -199,7 +199,7 @@ def test_the_official_sdk_with_its_retries_on(
         assert line.proxy.creates + early == report["calls"]
 
 
-def test_a_client_that_leaves_loses_nothing_but_its_answer(line: Line, waiting: Any) -> None:
+def test_a_client_that_leaves_loses_nothing_but_its_answer(line: Line) -> None:
     key = str(uuid.uuid4())
     line.sandbox.faults({"fault": "latency", "match": {"method": "POST"}, "seconds": 0.3})
     body = json.dumps(CREATE).encode()
@@ -209,15 +209,15 @@ def test_a_client_that_leaves_loses_nothing_but_its_answer(line: Line, waiting: 
     )
     with socket.create_connection(("127.0.0.1", line.gateway.port)) as client:
         client.sendall(head.encode() + body)
-        assert waiting(lambda: creates(line.sandbox))
-    assert waiting(lambda: jobs(line.sandbox))
+        wait_until(lambda: creates(line.sandbox))
+    wait_until(lambda: jobs(line.sandbox))
     answers: list[requests.Response] = []
 
     def call() -> bool:
         answers.append(line.gateway.post(JOBS, CREATE, headers=keyed(key)))
         return answers[-1].ok
 
-    assert waiting(call)
+    wait_until(call)
     assert answers[-1].headers["Idempotency-Replayed"] == "true"
     assert [job["id"] for job in jobs(line.sandbox)] == [answers[-1].json()["id"]]
     assert len(creates(line.sandbox)) == 1

@@ -19,7 +19,7 @@ from starlette.testclient import TestClient
 from access.token_file import make_token
 from tests.idempotency.conftest import Clock, MakeGateway
 from tests.support.api import CREATE, JOBS, creates, jobs, keyed, keyed_cancel
-from tests.support.processes import Sandbox
+from tests.support.processes import Sandbox, wait_until
 
 
 @pytest.fixture
@@ -203,14 +203,14 @@ def test_what_was_created_at_one_upstream_is_not_replayed_for_another(
 
 
 def test_a_call_while_the_first_is_under_way_is_told_to_come_again(
-    gateway: MakeGateway, sandbox: Sandbox, waiting: Any
+    gateway: MakeGateway, sandbox: Sandbox
 ) -> None:
     sandbox.faults({"fault": "latency", "match": {"method": "POST"}, "seconds": 2.0})
     one, two = gateway(), gateway()
     two.get("/livez")  # so that it is there before the first call has ended
     with ThreadPoolExecutor() as pool:
         first = pool.submit(one.post, JOBS, json=CREATE, headers=keyed())
-        waiting(lambda: creates(sandbox))
+        wait_until(lambda: creates(sandbox))
         early = two.post(JOBS, json=CREATE, headers=keyed())
         other = two.post(JOBS, json=OTHERS[0], headers=keyed())
     assert (early.status_code, early.headers["Retry-After"]) == (409, "1")
@@ -283,14 +283,14 @@ def test_a_key_that_has_expired_is_new_and_its_record_is_gone(
 
 
 def test_a_key_is_not_forgotten_while_its_call_is_under_way_however_short_the_expiry(
-    gateway: MakeGateway, sandbox: Sandbox, clock: Clock, waiting: Any
+    gateway: MakeGateway, sandbox: Sandbox, clock: Clock
 ) -> None:
     sandbox.faults({"fault": "latency", "match": {"method": "POST"}, "seconds": 2.0})
     one, two = (gateway(GATEWAY_KEY_EXPIRY=1) for _ in range(2))
     two.get("/livez")
     with ThreadPoolExecutor() as pool:
         first = pool.submit(one.post, JOBS, json=CREATE, headers=keyed())
-        waiting(lambda: creates(sandbox))
+        wait_until(lambda: creates(sandbox))
         clock.advance(10)
         assert two.post(JOBS, json=CREATE, headers=keyed()).status_code == 409
     assert first.result().status_code == 200

@@ -24,7 +24,7 @@ from tests.support.api import (
     tag,
     without_recovery,
 )
-from tests.support.processes import Sandbox, sandbox_process
+from tests.support.processes import Sandbox, sandbox_process, wait_until
 
 pytestmark = pytest.mark.usefixtures("clock")
 
@@ -111,9 +111,7 @@ def test_what_was_not_found_in_the_same_request_is_found_by_the_next_call(
     assert len(creates(sandbox)) == 1
 
 
-def test_a_job_that_is_late_in_the_list_is_found_once_it_is_there(
-    gateway: MakeGateway, waiting: Any
-) -> None:
+def test_a_job_that_is_late_in_the_list_is_found_once_it_is_there(gateway: MakeGateway) -> None:
     with sandbox_process(list_lag_seconds=3) as sandbox:
         client = gateway(f"{sandbox.url}/v1")
         sandbox.faults(LOST)
@@ -123,7 +121,7 @@ def test_a_job_that_is_late_in_the_list_is_found_once_it_is_there(
             answers.append(client.post(JOBS, json=CREATE, headers=keyed()))
             return bool(answers[-1].status_code == 200)
 
-        assert waiting(call)
+        wait_until(call)
         first, *others, last = answers
         assert problem(first) == (504, "create-outcome-unknown")
         assert {problem(answer) for answer in others} <= {(409, "outcome-still-unknown")}

@@ -187,14 +187,14 @@ def test_readiness_says_that_the_store_fails_and_that_it_works_again(
 
 
 def test_an_answer_that_cannot_be_recorded_is_given_all_the_same_and_found_by_its_tag_later(
-    gateway: MakeGateway, sandbox: Sandbox, store: Path, clock: Clock, waiting: Any
+    gateway: MakeGateway, sandbox: Sandbox, store: Path, clock: Clock
 ) -> None:
     client = gateway()
     client.post(JOBS, json=CREATE, headers=keyed("another"))
     sandbox.faults({"fault": "latency", "match": {"method": "POST"}, "seconds": 2.0})
     with ThreadPoolExecutor() as pool:
         first = pool.submit(client.post, JOBS, json=CREATE, headers=keyed())
-        waiting(lambda: creates(sandbox)[1:])
+        wait_until(lambda: creates(sandbox)[1:])
         with locked(store):
             made = first.result()
         assert client.get("/readyz").json()["checks"]["store"] == "unavailable"
@@ -223,7 +223,7 @@ def test_a_claim_that_took_all_the_time_is_the_stores_failure_and_leaves_the_key
 
 
 def test_an_answer_is_recorded_although_the_store_was_locked_just_then(
-    gateway: MakeGateway, sandbox: Sandbox, store: Path, waiting: Any, tmp_path: Path
+    gateway: MakeGateway, sandbox: Sandbox, store: Path, tmp_path: Path
 ) -> None:
     # So that nothing but the record knows the job.
     client = gateway(GATEWAY_OPENAPI=without_recovery(tmp_path))
@@ -231,7 +231,7 @@ def test_an_answer_is_recorded_although_the_store_was_locked_just_then(
     sandbox.faults({"fault": "latency", "match": {"method": "POST"}, "seconds": 0.5})
     with ThreadPoolExecutor() as pool:
         first = pool.submit(client.post, JOBS, json=CREATE, headers=keyed())
-        waiting(lambda: creates(sandbox)[1:])
+        wait_until(lambda: creates(sandbox)[1:])
         with locked(store):
             wait([first], timeout=0.5 + BUSY + 0.5)  # its first try has failed by then
     again = client.post(JOBS, json=CREATE, headers=keyed())
@@ -240,7 +240,7 @@ def test_an_answer_is_recorded_although_the_store_was_locked_just_then(
 
 
 def test_a_refusal_is_told_although_its_key_cannot_be_freed(
-    gateway: MakeGateway, sandbox: Sandbox, store: Path, waiting: Any
+    gateway: MakeGateway, sandbox: Sandbox, store: Path
 ) -> None:
     client = gateway()
     client.post(JOBS, json=CREATE, headers=keyed("another"))
@@ -254,11 +254,11 @@ def test_a_refusal_is_told_although_its_key_cannot_be_freed(
         }
         body.pop("requests")
         first = pool.submit(client.post, JOBS, json=body, headers=keyed())
-        waiting(lambda: creates(sandbox)[1:])
+        wait_until(lambda: creates(sandbox)[1:])
         with locked(store):
             assert first.result().status_code == 404
     assert len(jobs(sandbox)) == 1
-    corrected = waiting(lambda: created(client.post(JOBS, json=CREATE, headers=keyed())))
+    corrected = wait_until(lambda: created(client.post(JOBS, json=CREATE, headers=keyed())))
     assert "Idempotency-Replayed" not in corrected.headers
 
 

@@ -18,7 +18,7 @@ from tests.idempotency.redis_proxy import redis_proxy
 from tests.idempotency.redis_server import redis_server
 from tests.support.api import CREATE, JOBS, creates, jobs, keyed
 from tests.support.gateway import Gateway, gateway_process
-from tests.support.processes import Sandbox
+from tests.support.processes import Sandbox, wait_until
 
 CALLERS = 50
 LIMITS: dict[str, Any] = {
@@ -119,12 +119,12 @@ def test_fifty_callers_of_four_workers_get_one_job(
 
 @pytest.mark.parametrize("processed", [True, False], ids=["carried out", "not yet carried out"])
 def test_fifty_callers_get_one_job_although_all_workers_are_killed_while_it_is_made(
-    start: Start, sandbox: Sandbox, store: Path, waiting: Any, processed: bool
+    start: Start, sandbox: Sandbox, store: Path, processed: bool
 ) -> None:
     slow_create(sandbox, processed=processed)
     gateways = start(store, 4)
     callers = Callers(gateways, seconds=(3 if processed else 1.5) * LEASE)
-    assert waiting(lambda: jobs(sandbox) if processed else creates(sandbox))
+    wait_until(lambda: jobs(sandbox) if processed else creates(sandbox))
     before = gateways[0].workers
     gateways[0].kill_workers()
     if not processed:
@@ -141,28 +141,28 @@ def test_fifty_callers_get_one_job_although_all_workers_are_killed_while_it_is_m
 
 
 def test_workers_killed_again_and_again_make_no_second_job(
-    start: Start, sandbox: Sandbox, store: Path, waiting: Any
+    start: Start, sandbox: Sandbox, store: Path
 ) -> None:
     slow_create(sandbox, processed=True)
     gateways = start(store, 4)
     callers = Callers(gateways)
-    assert waiting(lambda: jobs(sandbox))
+    wait_until(lambda: jobs(sandbox))
     for _ in range(4):
         gateways[0].kill_workers()
-        waiting(lambda: len(gateways[0].workers) == 4)
+        wait_until(lambda: len(gateways[0].workers) == 4)
         time.sleep(1)  # so that callers are under way again
     assert one_job_for_all(callers, sandbox)
     assert len(creates(sandbox)) == 1
 
 
 def test_two_hosts_that_share_a_redis_make_one_job_although_one_is_killed(
-    start: Start, sandbox: Sandbox, tmp_path: Path, waiting: Any
+    start: Start, sandbox: Sandbox, tmp_path: Path
 ) -> None:
     slow_create(sandbox, processed=True)
     with redis_server(tmp_path) as url:
         gateways = start(url, 2, 2)
         callers = Callers(gateways)
-        assert waiting(lambda: jobs(sandbox))
+        wait_until(lambda: jobs(sandbox))
         for gateway in gateways:
             gateway.kill_workers()
         assert one_job_for_all(callers, sandbox)
@@ -171,13 +171,13 @@ def test_two_hosts_that_share_a_redis_make_one_job_although_one_is_killed(
 
 
 def test_fifty_callers_of_two_hosts_get_one_job_although_redis_stands_still_for_longer_than_they_wait(
-    start: Start, sandbox: Sandbox, tmp_path: Path, waiting: Any
+    start: Start, sandbox: Sandbox, tmp_path: Path
 ) -> None:
     with redis_server(tmp_path) as url, redis_proxy(url) as proxy:
         gateways = start(proxy.url, 2, 2)
         proxy.interfere("stopped", at=20)
         callers = Callers(gateways)
-        assert waiting(lambda: 503 in callers.statuses)
+        wait_until(lambda: 503 in callers.statuses)
         proxy.stop_interfering()
         assert one_job_for_all(callers, sandbox)
         assert callers.statuses <= {200, 409, 503}

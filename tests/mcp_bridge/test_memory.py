@@ -69,8 +69,17 @@ def bridge() -> Iterator[Measured]:
         yield Measured(running, rest)
 
 
-@pytest.mark.parametrize("modern", [True, False], ids=["2026", "2025"])
-@pytest.mark.parametrize("kind", ["objects", "empty objects", "numbers for objects", "members"])
+# Of either era alike: a message's arguments are taken out before anything asks for its version.
+@pytest.mark.parametrize(
+    ("kind", "modern"),
+    [
+        ("objects", True),
+        ("objects", False),
+        ("empty objects", True),
+        ("numbers for objects", True),
+        ("members", True),
+    ],
+)
 def test_arguments_that_are_refused_take_no_more_than_twice_their_size(
     bridge: Measured, kind: str, modern: bool
 ) -> None:

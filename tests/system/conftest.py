@@ -17,7 +17,7 @@ def running_stack() -> Iterator[Stack]:
     """A sandbox whose clock stands still, and the REST service with two workers before it; tests take `stack`, which cleans up before them."""
     with (
         sandbox_process(speed=0, trial_requests=5) as sandbox,
-        gateway_process(f"{sandbox.url}/v1", WEB_CONCURRENCY=2, anew=True) as gateway,
+        gateway_process(f"{sandbox.url}/v1", WEB_CONCURRENCY=2) as gateway,
     ):
         yield Stack(gateway, sandbox)
 

@@ -154,7 +154,7 @@ def test_the_life_of_a_job_keeps_the_key(home: Path) -> None:
 def test_an_upstream_that_gives_the_key_back_does_not_spread_it(home: Path) -> None:
     with echo_upstream() as echo:
         echo.answer = answer_with_the_key
-        options = {"key": KEY, "log_level": "debug", "anew": True, **chatty(home)}
+        options = {"key": KEY, "log_level": "debug", **chatty(home)}
         with gateway_process(f"http://127.0.0.1:{echo.port}/v1", **options) as gateway:
             answers = [gateway.get(f"{JOBS}?echo={quote(name)}") for name in ECHOES]
             assert all(answer.status_code >= 400 for answer in answers)
@@ -177,7 +177,7 @@ def test_failures_of_the_connection_keep_the_key(home: Path, certificate: tuple[
     with echo_upstream(context) as echo:
         untrusted = f"https://localhost:{echo.port}/v1"
         for upstream in (untrusted, "http://127.0.0.1:9/v1"):
-            options = {"key": KEY, "log_level": "debug", "anew": True, **chatty(home)}
+            options = {"key": KEY, "log_level": "debug", **chatty(home)}
             with gateway_process(upstream, **options) as gateway:
                 answers = [gateway.get(JOBS), gateway.post(JOBS, CREATE)]
                 assert [answer.status_code for answer in answers] == [502, 502]
@@ -191,6 +191,8 @@ def test_failures_of_the_connection_keep_the_key(home: Path, certificate: tuple[
         {"MISTRAL_AI_API_KEY": f" {KEY}"},
         {"MISTRAL_AI_API_KEY": f"{KEY}\n"},
         {"MISTRAL_AI_API_KEY": f"'{KEY}'"},
+        {"MISTRAL_AI_API_KEY": f'"{KEY}"'},
+        {"MISTRAL_AI_API_KEY": f"{KEY}\tx"},
         {"MISTRAL_AI_API_KEY": f"Bearer {KEY}"},
         {"MISTRAL_AI_API_KEY": f"{KEY}é"},
         {"MISTRAL_AI_API_KEY": KEY, "MISTRAL_AI_API_KEY_FILE": "/nowhere"},
@@ -201,8 +203,10 @@ def test_failures_of_the_connection_keep_the_key(home: Path, certificate: tuple[
     ids=lambda settings: "+".join(settings),
 )
 def test_a_start_that_fails_keeps_the_key(settings: dict[str, str], home: Path) -> None:
+    """One line names the variable that is wrong, and shows no key that was pasted wrongly."""
     ended = failed_start(gateway_environment(key=None, **{**chatty(home), **settings}))
-    assert ended.returncode == 2
+    assert (ended.returncode, len(ended.stdout.splitlines())) == (2, 1)
+    assert [*settings][-1] in ended.stdout or "/nowhere" in ended.stdout
     assert found(ended.stdout) == []
 
 
