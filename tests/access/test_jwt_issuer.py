@@ -46,6 +46,8 @@ from tests.access.issuer import (
 from tests.conftest import UPSTREAM
 from tests.support.api import JOBS
 
+pytestmark = pytest.mark.anyio
+
 SETTINGS = {"GATEWAY_JWT_ISSUER": ISSUER, "GATEWAY_JWT_AUDIENCE": AUDIENCE}
 
 
@@ -116,6 +118,7 @@ class Trickle:
         while not gone.done():
             writer.write(b" ")
             await asyncio.wait({gone}, timeout=0.01)
+        gone.exception()  # it may have left by a reset
         self.left.set()
 
 
@@ -318,89 +321,71 @@ class TestKeys:
     def issuer(self, url: str) -> JwtIssuer:
         return JwtIssuer(ISSUER, AUDIENCE, url, ["RS256", "ES256"], clock=lambda: self.now)
 
-    def test_are_fetched_once_however_many_tokens_come(self, key_server: KeyServer) -> None:
-        async def calls() -> None:
-            issuer = self.issuer(key_server.url)
-            await asyncio.gather(*(issuer.grant(token()) for _ in range(5)))
-            await issuer.grant(token(EC))
-
-        asyncio.run(calls())
+    async def test_are_fetched_once_however_many_tokens_come(self, key_server: KeyServer) -> None:
+        issuer = self.issuer(key_server.url)
+        await asyncio.gather(*(issuer.grant(token()) for _ in range(5)))
+        await issuer.grant(token(EC))
         assert key_server.asked == 1
 
-    def test_are_fetched_again_for_a_new_one(self, key_server: KeyServer) -> None:
+    async def test_are_fetched_again_for_a_new_one(self, key_server: KeyServer) -> None:
         new = rsa_key("rsa-2")
-
-        async def calls() -> None:
-            issuer = self.issuer(key_server.url)
+        issuer = self.issuer(key_server.url)
+        await issuer.grant(token())
+        key_server.publish(new)
+        self.now += jwt_issuer.RETRY
+        await issuer.grant(token(new))
+        with pytest.raises(InvalidToken):  # the old one is gone
             await issuer.grant(token())
-            key_server.publish(new)
-            self.now += jwt_issuer.RETRY
-            await issuer.grant(token(new))
-            with pytest.raises(InvalidToken):  # the old one is gone
-                await issuer.grant(token())
-
-        asyncio.run(calls())
         assert key_server.asked == 2
 
-    def test_are_not_fetched_for_every_unknown_name(self, key_server: KeyServer) -> None:
-        async def calls() -> None:
-            issuer = self.issuer(key_server.url)
-            await issuer.grant(token())
-            self.now += jwt_issuer.RETRY
-            for number in range(20):
-                with pytest.raises(InvalidToken):
-                    await issuer.grant(token(STRANGER, header={"kid": f"made-up-{number}"}))
-
-        asyncio.run(calls())
+    async def test_are_not_fetched_for_every_unknown_name(self, key_server: KeyServer) -> None:
+        issuer = self.issuer(key_server.url)
+        await issuer.grant(token())
+        self.now += jwt_issuer.RETRY
+        for number in range(20):
+            with pytest.raises(InvalidToken):
+                await issuer.grant(token(STRANGER, header={"kid": f"made-up-{number}"}))
         assert key_server.asked == 2
 
-    def test_are_renewed_beside_the_calls_that_still_use_them(self, key_server: KeyServer) -> None:
-        async def calls() -> None:
-            issuer = self.issuer(key_server.url)
-            await issuer.grant(token())
-            self.now += jwt_issuer.FRESH
-            await issuer.grant(token())
-            assert issuer.fetching
-            await issuer.fetching
-
-        asyncio.run(calls())
-        assert key_server.asked == 2
-
-    def test_that_were_withdrawn_while_nobody_called_are_not_used_again(
+    async def test_are_renewed_beside_the_calls_that_still_use_them(
         self, key_server: KeyServer
     ) -> None:
-        async def calls() -> None:
-            issuer = self.issuer(key_server.url)
-            await issuer.grant(token())
-            key_server.publish(EC)
-            self.now += jwt_issuer.MAX_AGE
-            for key in (RSA, STRANGER):
-                with pytest.raises(InvalidToken):
-                    await issuer.grant(token(key))
-            await issuer.grant(token(EC))
-
-        asyncio.run(calls())
+        issuer = self.issuer(key_server.url)
+        await issuer.grant(token())
+        self.now += jwt_issuer.FRESH
+        await issuer.grant(token())
+        assert issuer.fetching
+        await issuer.fetching
         assert key_server.asked == 2
 
-    def test_that_are_too_old_make_nobody_wait_for_an_issuer_that_did_not_answer(
+    async def test_that_were_withdrawn_while_nobody_called_are_not_used_again(
+        self, key_server: KeyServer
+    ) -> None:
+        issuer = self.issuer(key_server.url)
+        await issuer.grant(token())
+        key_server.publish(EC)
+        self.now += jwt_issuer.MAX_AGE
+        for key in (RSA, STRANGER):
+            with pytest.raises(InvalidToken):
+                await issuer.grant(token(key))
+        await issuer.grant(token(EC))
+        assert key_server.asked == 2
+
+    async def test_that_are_too_old_make_nobody_wait_for_an_issuer_that_did_not_answer(
         self, key_server: KeyServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(jwt_issuer, "FETCH_SECONDS", 0.1)
-
-        async def calls() -> None:
-            issuer = self.issuer(key_server.url)
+        issuer = self.issuer(key_server.url)
+        await issuer.grant(token())
+        self.now += jwt_issuer.MAX_AGE
+        async with answering(Trickle()) as issuer.keys_url:
             await issuer.grant(token())
-            self.now += jwt_issuer.MAX_AGE
-            async with answering(Trickle()) as issuer.keys_url:
-                await issuer.grant(token())
-                assert issuer.fetching
-                assert issuer.fetching.done()
-                self.now += jwt_issuer.RETRY
-                await issuer.grant(token())
-                assert not issuer.fetching.done()
-                await issuer.fetching
-
-        asyncio.run(calls())
+            assert issuer.fetching
+            assert issuer.fetching.done()
+            self.now += jwt_issuer.RETRY
+            await issuer.grant(token())
+            assert not issuer.fetching.done()
+            await issuer.fetching
 
     def test_are_not_shown_with_what_may_be_a_secret_in_their_url(
         self, key_server: KeyServer, caplog: pytest.LogCaptureFixture
@@ -423,39 +408,32 @@ class TestKeys:
             (404, b""),
         ],
     )
-    def test_stay_good_for_a_day_when_they_cannot_be_fetched(
+    async def test_stay_good_for_a_day_when_they_cannot_be_fetched(
         self, answer: tuple[int, bytes], key_server: KeyServer
     ) -> None:
-        async def calls() -> None:
-            issuer = self.issuer(key_server.url)
+        issuer = self.issuer(key_server.url)
+        await issuer.grant(token())
+        key_server.answer(answer[1], answer[0])
+        self.now += jwt_issuer.STALE - 1
+        await issuer.grant(token())
+        assert issuer.fetching
+        await issuer.fetching
+        self.now += 1
+        with pytest.raises(KeysUnavailable):
             await issuer.grant(token())
-            key_server.answer(answer[1], answer[0])
-            self.now += jwt_issuer.STALE - 1
-            await issuer.grant(token())
-            assert issuer.fetching
-            await issuer.fetching
-            self.now += 1
-            with pytest.raises(KeysUnavailable):
-                await issuer.grant(token())
 
-        asyncio.run(calls())
-
-    def test_that_were_never_had_make_a_token_uncheckable_until_they_are(
+    async def test_that_were_never_had_make_a_token_uncheckable_until_they_are(
         self, key_server: KeyServer
     ) -> None:
         key_server.answer(b"", 500)
-
-        async def calls() -> None:
-            issuer = self.issuer(key_server.url)
-            with pytest.raises(KeysUnavailable):
-                await issuer.grant(token())
-            key_server.publish(RSA)
-            with pytest.raises(KeysUnavailable):  # not asked again at once
-                await issuer.grant(token())
-            self.now += jwt_issuer.RETRY
+        issuer = self.issuer(key_server.url)
+        with pytest.raises(KeysUnavailable):
             await issuer.grant(token())
-
-        asyncio.run(calls())
+        key_server.publish(RSA)
+        with pytest.raises(KeysUnavailable):  # not asked again at once
+            await issuer.grant(token())
+        self.now += jwt_issuer.RETRY
+        await issuer.grant(token())
         assert key_server.asked == 2
 
     def test_of_a_kind_that_nobody_knows_do_no_harm_beside_the_others(
@@ -483,20 +461,16 @@ class TestKeys:
     }
 
     @pytest.mark.parametrize("odd", ODD.values(), ids=ODD.keys())
-    def test_that_are_odd_do_no_harm_beside_a_good_one(
+    async def test_that_are_odd_do_no_harm_beside_a_good_one(
         self, odd: Any, key_server: KeyServer, caplog: pytest.LogCaptureFixture
     ) -> None:
         key_server.answer(jwks(odd, RSA.published()))
-
-        async def calls() -> None:
-            issuer = self.issuer(key_server.url)
-            for _ in range(3):
-                await issuer.grant(token())
-                assert issuer.fetching
-                await issuer.fetching
-                self.now += jwt_issuer.FRESH
-
-        asyncio.run(calls())
+        issuer = self.issuer(key_server.url)
+        for _ in range(3):
+            await issuer.grant(token())
+            assert issuer.fetching
+            await issuer.fetching
+            self.now += jwt_issuer.FRESH
         assert key_server.asked == 3
         [said] = [record for record in caplog.records if record.name == "access.jwt_issuer"]
         assert said.levelno == logging.WARNING and "number 1 (" in said.getMessage()
@@ -538,41 +512,35 @@ class TestKeys:
         with pytest.raises(InvalidToken):
             asyncio.run(self.issuer(key_server.url).grant(token(EC, header={"kid": None})))
 
-    def test_that_trickle_hold_nobody_beyond_the_limit_and_others_not_at_all(
+    async def test_that_trickle_hold_nobody_beyond_the_limit_and_others_not_at_all(
         self, key_server: KeyServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        async def calls() -> None:
-            issuer = self.issuer(key_server.url)
+        issuer = self.issuer(key_server.url)
+        await issuer.grant(token())
+        monkeypatch.setattr(jwt_issuer, "FETCH_SECONDS", 0.2)
+        self.now += jwt_issuer.RETRY
+        trickle = Trickle()
+        async with asyncio.timeout(60), answering(trickle) as issuer.keys_url:
+            threads = threading.enumerate()
+            secret = token(STRANGER, header={"kid": "new"})
+            waiting = [asyncio.create_task(issuer.grant(secret)) for _ in range(3)]
+            await trickle.asked.wait()
             await issuer.grant(token())
-            monkeypatch.setattr(jwt_issuer, "FETCH_SECONDS", 0.2)
-            self.now += jwt_issuer.RETRY
-            trickle = Trickle()
-            async with asyncio.timeout(60), answering(trickle) as issuer.keys_url:
-                threads = threading.enumerate()
-                secret = token(STRANGER, header={"kid": "new"})
-                waiting = [asyncio.create_task(issuer.grant(secret)) for _ in range(3)]
-                await trickle.asked.wait()
-                await issuer.grant(token())
-                assert not any(task.done() for task in waiting)
-                assert threading.enumerate() == threads
-                ends = await asyncio.gather(*waiting, return_exceptions=True)
-                assert [type(end) for end in ends] == [InvalidToken] * 3
-                await trickle.left.wait()
+            assert not any(task.done() for task in waiting)
+            assert threading.enumerate() == threads
+            ends = await asyncio.gather(*waiting, return_exceptions=True)
+            assert [type(end) for end in ends] == [InvalidToken] * 3
+            await trickle.left.wait()
 
-        asyncio.run(calls())
-
-    def test_are_had_by_others_although_the_one_that_asked_first_has_left(
+    async def test_are_had_by_others_although_the_one_that_asked_first_has_left(
         self, key_server: KeyServer
     ) -> None:
-        async def calls() -> None:
-            issuer = self.issuer(key_server.url)
-            first, second = (asyncio.create_task(issuer.grant(token())) for _ in range(2))
-            await asyncio.sleep(0)  # both wait now
-            first.cancel()
-            assert (await second).name == "jwt:pipeline"
-            assert first.cancelled()
-
-        asyncio.run(calls())
+        issuer = self.issuer(key_server.url)
+        first, second = (asyncio.create_task(issuer.grant(token())) for _ in range(2))
+        await asyncio.sleep(0)  # both wait now
+        first.cancel()
+        assert (await second).name == "jwt:pipeline"
+        assert first.cancelled()
         assert key_server.asked == 1
 
     def test_are_fetched_again_when_a_fetch_ended_with_its_loop(
@@ -592,36 +560,31 @@ class TestKeys:
         self.now += jwt_issuer.RETRY
         assert asyncio.run(issuer.grant(token())).name == "jwt:pipeline"
 
-    def test_are_fetched_for_the_first_token_after_a_quiet_day(self, key_server: KeyServer) -> None:
-        async def calls() -> None:
-            issuer = self.issuer(key_server.url)
-            await issuer.grant(token())
-            self.now += jwt_issuer.STALE
-            await issuer.grant(token())
-
-        asyncio.run(calls())
+    async def test_are_fetched_for_the_first_token_after_a_quiet_day(
+        self, key_server: KeyServer
+    ) -> None:
+        issuer = self.issuer(key_server.url)
+        await issuer.grant(token())
+        self.now += jwt_issuer.STALE
+        await issuer.grant(token())
         assert key_server.asked == 2
 
-    def test_that_cannot_be_had_are_worth_asking_for_again_when_the_answer_says(
+    async def test_that_cannot_be_had_are_worth_asking_for_again_when_the_answer_says(
         self, key_server: KeyServer
     ) -> None:
         key_server.answer(b"", 500)
+        authentication = Authentication(None, self.issuer(key_server.url))
+        headers = [(b"authorization", f"Bearer {token()}".encode())]
+        for waited, said in [(0.0, jwt_issuer.RETRY), (12.5, jwt_issuer.RETRY - 12)]:
+            self.now += waited
+            with pytest.raises(AccessDenied) as caught:
+                await authentication.grant(headers)
+            assert dict(caught.value.headers)["Retry-After"] == f"{said:.0f}"
+        key_server.publish(RSA)
+        self.now += jwt_issuer.RETRY - 12
+        await authentication.grant(headers)
 
-        async def calls() -> None:
-            authentication = Authentication(None, self.issuer(key_server.url))
-            headers = [(b"authorization", f"Bearer {token()}".encode())]
-            for waited, said in [(0.0, jwt_issuer.RETRY), (12.5, jwt_issuer.RETRY - 12)]:
-                self.now += waited
-                with pytest.raises(AccessDenied) as caught:
-                    await authentication.grant(headers)
-                assert dict(caught.value.headers)["Retry-After"] == f"{said:.0f}"
-            key_server.publish(RSA)
-            self.now += jwt_issuer.RETRY - 12
-            await authentication.grant(headers)
-
-        asyncio.run(calls())
-
-    def test_are_not_taken_for_had_by_answers_that_only_announce_one(self) -> None:
+    async def test_are_not_taken_for_had_by_answers_that_only_announce_one(self) -> None:
         async def hint(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             # RFC 8297, RFC 2518 section 10.1; RFC 9110 section 15.2: any number of them, and unknown ones too
             for head in (b"103 Early Hints\r\nLink: </x>", b"102 Processing", b"199 New"):
@@ -630,11 +593,8 @@ class TestKeys:
             body = jwks(RSA.published())
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
 
-        async def calls() -> None:
-            async with answering(hint) as url:
-                assert (await self.issuer(url).grant(token())).name == "jwt:pipeline"
-
-        asyncio.run(calls())
+        async with answering(hint) as url:
+            assert (await self.issuer(url).grant(token())).name == "jwt:pipeline"
 
     @pytest.mark.parametrize("code", [202, 203, 206, 404, 503])
     def test_are_had_by_a_whole_good_answer_alone(self, code: int, key_server: KeyServer) -> None:
@@ -642,17 +602,14 @@ class TestKeys:
         with pytest.raises(OSError, match=str(code)):
             fetch(key_server.url)
 
-    def test_are_not_had_when_the_answer_is_cut(self) -> None:
+    async def test_are_not_had_when_the_answer_is_cut(self) -> None:
         async def cut(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             body = jwks(RSA.published())
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (len(body) + 1) + body)
 
-        async def calls() -> None:
-            async with answering(cut) as url:
-                with pytest.raises(KeysUnavailable):
-                    await self.issuer(url).grant(token())
-
-        asyncio.run(calls())
+        async with answering(cut) as url:
+            with pytest.raises(KeysUnavailable):
+                await self.issuer(url).grant(token())
 
     def test_are_not_blown_up_by_an_answer_that_is_compressed_unasked(
         self, key_server: KeyServer
@@ -668,7 +625,7 @@ class TestKeys:
             monkeypatch.setenv(name, f"http://127.0.0.1:{closed_port}")
         assert b"rsa-1" in fetch(key_server.url)
 
-    def test_are_fetched_with_trust_that_is_read_once(
+    async def test_are_fetched_with_trust_that_is_read_once(
         self, key_server: KeyServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         made: list[ssl.SSLContext] = []
@@ -679,14 +636,10 @@ class TestKeys:
             return made[-1]
 
         monkeypatch.setattr(ssl, "create_default_context", counted)
-
-        async def calls() -> None:
-            issuer = self.issuer(key_server.url)
-            for _ in range(2):
-                await issuer.grant(token())
-                self.now += jwt_issuer.STALE
-
-        asyncio.run(calls())
+        issuer = self.issuer(key_server.url)
+        for _ in range(2):
+            await issuer.grant(token())
+            self.now += jwt_issuer.STALE
         assert (key_server.asked, len(made)) == (2, 1)
 
     def test_are_not_had_by_a_redirect(self, key_server: KeyServer) -> None:

@@ -27,6 +27,8 @@ from tests.support.api import JOBS
 from tests.support.processes import free_port
 from tests.support.tools_available import needed
 
+pytestmark = pytest.mark.anyio
+
 
 @pytest.fixture(autouse=True)
 def jobs(mistral: RequestsMock) -> None:
@@ -175,60 +177,48 @@ async def close(*used: RateLimit) -> None:
         await shared_window(rates).client.aclose()
 
 
-def test_processes_that_share_a_redis_count_together_and_do_without_it_when_it_fails(
+async def test_processes_that_share_a_redis_count_together_and_do_without_it_when_it_fails(
     redis: tuple[str, subprocess.Popen[bytes]],
 ) -> None:
     url, process = redis
-
-    async def calls() -> None:
-        one, other = RateLimit("2/hour", url), RateLimit("2/hour", url)
-        assert '"2-in-3600s";r=1' in dict(await one.count("a"))["RateLimit"]
-        assert '"2-in-3600s";r=0' in dict(await other.count("a"))["RateLimit"]
-        with pytest.raises(AccessDenied, match="too-many-requests"):
-            await one.count("a")
-        process.kill()
-        process.wait()
-        assert await one.count("a") == []
-        await close(one, other)
-
-    asyncio.run(calls())
+    one, other = RateLimit("2/hour", url), RateLimit("2/hour", url)
+    assert '"2-in-3600s";r=1' in dict(await one.count("a"))["RateLimit"]
+    assert '"2-in-3600s";r=0' in dict(await other.count("a"))["RateLimit"]
+    with pytest.raises(AccessDenied, match="too-many-requests"):
+        await one.count("a")
+    process.kill()
+    process.wait()
+    assert await one.count("a") == []
+    await close(one, other)
 
 
 @pytest.mark.parametrize("ahead", [60, -60])
-def test_hosts_whose_clocks_differ_go_by_the_clock_of_redis(
+async def test_hosts_whose_clocks_differ_go_by_the_clock_of_redis(
     ahead: float, redis: tuple[str, subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url, _ = redis
     right = time.time
-
-    async def calls() -> None:
-        wrong_host, right_host = RateLimit("2/minute", url), RateLimit("2/minute", url)
-        monkeypatch.setattr(time, "time", lambda: right() + ahead)
-        await wrong_host.count("a")
-        monkeypatch.setattr(time, "time", right)
+    wrong_host, right_host = RateLimit("2/minute", url), RateLimit("2/minute", url)
+    monkeypatch.setattr(time, "time", lambda: right() + ahead)
+    await wrong_host.count("a")
+    monkeypatch.setattr(time, "time", right)
+    await right_host.count("a")
+    with pytest.raises(AccessDenied) as caught:
         await right_host.count("a")
-        with pytest.raises(AccessDenied) as caught:
-            await right_host.count("a")
-        assert 50 <= int(dict(caught.value.headers)["Retry-After"]) <= 60
-        await close(wrong_host, right_host)
-
-    asyncio.run(calls())
+    assert 50 <= int(dict(caught.value.headers)["Retry-After"]) <= 60
+    await close(wrong_host, right_host)
 
 
-def test_calls_that_redis_dated_before_its_clock_was_set_back_do_not_count(
+async def test_calls_that_redis_dated_before_its_clock_was_set_back_do_not_count(
     redis: tuple[str, subprocess.Popen[bytes]],
 ) -> None:
     url, _ = redis
-
-    async def calls() -> None:
-        rates = RateLimit("2/minute", url)
-        await rates.count("a")
-        client = shared_window(rates).client
-        [key] = await client.keys()
-        assert 0 < await client.pttl(key) <= 60_000  # it does not stay
-        [date] = await client.lrange(key, 0, -1)
-        await client.rpush(key, int(date) + 3_600_000_000)
-        assert '"2-in-60s";r=0' in dict(await rates.count("a"))["RateLimit"]
-        await close(rates)
-
-    asyncio.run(calls())
+    rates = RateLimit("2/minute", url)
+    await rates.count("a")
+    client = shared_window(rates).client
+    [key] = await client.keys()
+    assert 0 < await client.pttl(key) <= 60_000  # it does not stay
+    [date] = await client.lrange(key, 0, -1)
+    await client.rpush(key, int(date) + 3_600_000_000)
+    assert '"2-in-60s";r=0' in dict(await rates.count("a"))["RateLimit"]
+    await close(rates)

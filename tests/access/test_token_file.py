@@ -36,6 +36,8 @@ from tests.conftest import KEY, UPSTREAM
 from tests.support.api import JOBS
 from tests.support.processes import run
 
+pytestmark = pytest.mark.anyio
+
 GOOD = {"name": "a", "sha256": "0" * 64, "scopes": ["jobs:read"]}
 
 
@@ -364,7 +366,7 @@ def test_a_revoked_token_is_refused_to_all_who_come_while_the_file_is_read(
     assert [type(end) for end in asyncio.run(calls())] == [AccessDenied] * 5
 
 
-def test_a_reading_that_lasts_holds_nobody_beyond_a_limit(
+async def test_a_reading_that_lasts_holds_nobody_beyond_a_limit(
     token_file: Tokens, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a network's file system that has gone away."""
@@ -382,30 +384,25 @@ def test_a_reading_that_lasts_holds_nobody_beyond_a_limit(
 
     monkeypatch.setattr(reading, "content", late)
     monkeypatch.setattr(reading, "MAX_WAIT", 0.05)
-
-    async def calls() -> None:
-        nonlocal now
-        now = reading.CHECK_INTERVAL
-        try:
-            await found.refresh()
+    now = reading.CHECK_INTERVAL
+    try:
+        await found.refresh()
+        assert found.find(secret)
+        for _ in range(3):
+            now += reading.CHECK_INTERVAL
+            later = asyncio.create_task(found.refresh())
+            await asyncio.sleep(0)
+            assert later.done()  # without any waiting
             assert found.find(secret)
-            for _ in range(3):
-                now += reading.CHECK_INTERVAL
-                later = asyncio.create_task(found.refresh())
-                await asyncio.sleep(0)
-                assert later.done()  # without any waiting
-                assert found.find(secret)
-            assert found.reading and not found.reading.done()
-        finally:
-            back.set()
-        await found.reading
-        assert not found.find(secret)
-
-    asyncio.run(calls())
+        assert found.reading and not found.reading.done()
+    finally:
+        back.set()
+    await found.reading
+    assert not found.find(secret)
     assert len(threads) == 1
 
 
-def test_the_tokens_stay_while_no_thread_can_be_had_and_the_file_is_read_as_soon_as_one_can(
+async def test_the_tokens_stay_while_no_thread_can_be_had_and_the_file_is_read_as_soon_as_one_can(
     token_file: Tokens, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     now = 0.0
@@ -416,19 +413,15 @@ def test_the_tokens_stay_while_no_thread_can_be_had_and_the_file_is_read_as_soon
     def none(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    async def calls() -> None:
-        nonlocal now
-        with monkeypatch.context() as without:
-            without.setattr(threading.Thread, "start", none)
-            for _ in range(3):
-                now += reading.CHECK_INTERVAL
-                await found.refresh()
-                assert found.find(secret)
-        now += reading.CHECK_INTERVAL
-        await found.refresh()
-        assert not found.find(secret)
-
-    asyncio.run(calls())
+    with monkeypatch.context() as without:
+        without.setattr(threading.Thread, "start", none)
+        for _ in range(3):
+            now += reading.CHECK_INTERVAL
+            await found.refresh()
+            assert found.find(secret)
+    now += reading.CHECK_INTERVAL
+    await found.refresh()
+    assert not found.find(secret)
     levels = [record.levelno for record in caplog.records if record.name == "access.token_file"]
     assert levels.count(logging.ERROR) == 1
 

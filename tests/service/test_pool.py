@@ -29,6 +29,8 @@ from service.threads import CompletionQueue, NoThread, ThreadPool, WorkItem
 from service.translation import UpstreamRequest
 from service.upstream_connection import CancellableRequest, Deadline, DeadlineWatchdog
 
+pytestmark = pytest.mark.anyio
+
 
 def test_calls_run_at_once_up_to_the_limit_and_the_rest_waits_its_turn() -> None:
     pool, together = ThreadPool(3), threading.Barrier(3)
@@ -149,27 +151,23 @@ def test_a_result_is_kept_by_nobody_but_its_future() -> None:
     assert gone.wait(10)
 
 
-def test_a_call_that_is_not_wanted_any_more_is_kept_by_nobody() -> None:
+async def test_a_call_that_is_not_wanted_any_more_is_kept_by_nobody() -> None:
     class Call:
         def __call__(self) -> None:
             raise AssertionError("it was begun")
 
     pool, go_on = ThreadPool(1), threading.Event()
-
-    async def withdraw() -> None:
-        busy = pool.submit(lambda: go_on.wait(10))
-        call = Call()
-        kept = weakref.ref(call)
-        item = WorkItem(call, asyncio.get_running_loop().create_future())
-        pool.put(item)
-        del call
-        assert kept() is not None
-        assert item.claim() is not None
-        assert (kept(), item.claim()) == (None, None)
-        go_on.set()
-        await busy
-
-    asyncio.run(withdraw())
+    busy = pool.submit(lambda: go_on.wait(10))
+    call = Call()
+    kept = weakref.ref(call)
+    item = WorkItem(call, asyncio.get_running_loop().create_future())
+    pool.put(item)
+    del call
+    assert kept() is not None
+    assert item.claim() is not None
+    assert (kept(), item.claim()) == (None, None)
+    go_on.set()
+    await busy
 
 
 def test_a_context_that_outlives_its_request_does_not_keep_the_body() -> None:
@@ -273,64 +271,52 @@ async def until(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0.01)
 
 
-def test_nothing_is_begun_for_a_client_that_left_while_it_waited_for_a_thread(
+async def test_nothing_is_begun_for_a_client_that_left_while_it_waited_for_a_thread(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(service.flask_dispatch, "PATIENCE", 30)
     app = Held()
-
-    async def leave() -> None:
-        served = FlaskDispatch(app, threads=1, queue=5, timeout=10)
-        first, second = asking(served, "/first"), asking(served, "/second")
-        await until(lambda: len(served.under_way) == 2)
-        second.cancel()
-        await until(lambda: len(served.under_way) == 1)
-        app.go_on.set()
-        third = asking(served, "/third")
-        assert [(await each)[0]["status"] for each in (first, third)] == [200, 200]
-
-    asyncio.run(leave())
+    served = FlaskDispatch(app, threads=1, queue=5, timeout=10)
+    first, second = asking(served, "/first"), asking(served, "/second")
+    await until(lambda: len(served.under_way) == 2)
+    second.cancel()
+    await until(lambda: len(served.under_way) == 1)
+    app.go_on.set()
+    third = asking(served, "/third")
+    assert [(await each)[0]["status"] for each in (first, third)] == [200, 200]
     assert app.begun == ["/first", "/third"]
 
 
-def test_a_request_that_finds_no_free_thread_in_time_is_refused_and_never_begun(
+async def test_a_request_that_finds_no_free_thread_in_time_is_refused_and_never_begun(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(service.flask_dispatch, "PATIENCE", 0.05)
     app = Held()
-
-    async def wait() -> None:
-        served = FlaskDispatch(app, threads=1, queue=5, timeout=10)
-        first = asking(served, "/first")
-        await until(lambda: app.begun)
-        with pytest.raises(Problem) as caught:
-            await asking(served, "/second")
-        assert (caught.value.slug, caught.value.headers) == ("overloaded", (("Retry-After", "1"),))
-        app.go_on.set()
-        assert (await first)[0]["status"] == 200
-
-    asyncio.run(wait())
+    served = FlaskDispatch(app, threads=1, queue=5, timeout=10)
+    first = asking(served, "/first")
+    await until(lambda: app.begun)
+    with pytest.raises(Problem) as caught:
+        await asking(served, "/second")
+    assert (caught.value.slug, caught.value.headers) == ("overloaded", (("Retry-After", "1"),))
+    app.go_on.set()
+    assert (await first)[0]["status"] == 200
     assert app.begun == ["/first"]
 
 
-def test_a_request_is_refused_too_when_the_system_gives_fewer_threads_than_it_may_have(
+async def test_a_request_is_refused_too_when_the_system_gives_fewer_threads_than_it_may_have(
     monkeypatch: pytest.MonkeyPatch, system: System
 ) -> None:
     monkeypatch.setattr(service.flask_dispatch, "PATIENCE", 0.05)
     app = Held()
-
-    async def wait() -> None:
-        served = FlaskDispatch(app, threads=5, queue=5, timeout=10)
-        first = asking(served, "/first")
-        await until(lambda: app.begun)
-        system.threads = False
-        with pytest.raises(Problem) as caught:
-            await asking(served, "/second")
-        assert caught.value.slug == "overloaded"
-        app.go_on.set()
-        assert (await first)[0]["status"] == 200
-
-    asyncio.run(wait())
+    served = FlaskDispatch(app, threads=5, queue=5, timeout=10)
+    first = asking(served, "/first")
+    await until(lambda: app.begun)
+    system.threads = False
+    with pytest.raises(Problem) as caught:
+        await asking(served, "/second")
+    assert caught.value.slug == "overloaded"
+    app.go_on.set()
+    assert (await first)[0]["status"] == 200
     assert app.begun == ["/first"]
 
 
@@ -377,7 +363,7 @@ def test_the_body_of_a_refused_request_is_gone_before_a_thread_is_free(
         gc.enable()
 
 
-def test_a_result_that_comes_with_the_end_of_its_time_is_no_error(
+async def test_a_result_that_comes_with_the_end_of_its_time_is_no_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(service.flask_dispatch, "GRACE", 0)
@@ -394,39 +380,32 @@ def test_a_result_that_comes_with_the_end_of_its_time_is_no_error(
         app.go_on.set()
         assert ended.wait(10)
 
-    async def give_up() -> None:
-        loop = asyncio.get_running_loop()
-        loop.set_exception_handler(lambda _, context: errors.append(context))
-        served = FlaskDispatch(app, threads=1, queue=5, timeout=0)
-        first = asking(served, "/first")
-        # In the turn of the loop after that in which it was handed over: before its timer, whose time has come too.
-        loop.call_soon(loop.call_soon, finish)
-        with pytest.raises(Problem, match=r"create-outcome-unknown|upstream-timeout"):
-            await first
-        await until(lambda: not served.under_way)
-
-    asyncio.run(give_up())
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: errors.append(context))
+    served = FlaskDispatch(app, threads=1, queue=5, timeout=0)
+    first = asking(served, "/first")
+    # In the turn of the loop after that in which it was handed over: before its timer, whose time has come too.
+    loop.call_soon(loop.call_soon, finish)
+    with pytest.raises(Problem, match=r"create-outcome-unknown|upstream-timeout"):
+        await first
+    await until(lambda: not served.under_way)
     assert errors == []
 
 
-def test_no_request_is_begun_that_nobody_would_end_in_time(
+async def test_no_request_is_begun_that_nobody_would_end_in_time(
     monkeypatch: pytest.MonkeyPatch, system: System
 ) -> None:
     watchdog, app = DeadlineWatchdog(), Held()
     app.go_on.set()
     monkeypatch.setattr(service.flask_dispatch, "WATCHDOG", watchdog)
-
-    async def never_and_then() -> None:
-        served = FlaskDispatch(app, threads=5, queue=5, timeout=10)
-        system.threads = False
-        with pytest.raises(NoThread):
-            await asking(served, "/first")
-        with pytest.raises(NoThread):
-            watchdog.add(CancellableRequest(Deadline(60)))
-        system.threads = True
-        assert (await asking(served, "/second"))[0]["status"] == 200
-
-    asyncio.run(never_and_then())
+    served = FlaskDispatch(app, threads=5, queue=5, timeout=10)
+    system.threads = False
+    with pytest.raises(NoThread):
+        await asking(served, "/first")
+    with pytest.raises(NoThread):
+        watchdog.add(CancellableRequest(Deadline(60)))
+    system.threads = True
+    assert (await asking(served, "/second"))[0]["status"] == 200
     assert app.begun == ["/second"]
 
 
