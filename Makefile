@@ -37,7 +37,7 @@ demo: .venv/.runtime ## Show two jobs' lives through the REST service: results, 
 # Those that measure time run alone, after the others.
 test: .venv/.development ## Run all tests; ARGS="tests/stack -k port" runs some
 	@$(if $(ARGS),$(VENV) -m pytest $(ARGS),\
-	$(VENV) -m pytest -n 5 --dist worksteal -m "not exclusive" && $(VENV) -m pytest -m exclusive tests/system)
+	$(VENV) -m pytest -n 4 --dist worksteal -m "not exclusive" && $(VENV) -m pytest -m exclusive tests/system)
 
 check: lint test ## Run lint and test
 

@@ -121,7 +121,8 @@ def test_fifty_callers_of_four_workers_get_one_job(
 def test_fifty_callers_get_one_job_although_all_workers_are_killed_while_it_is_made(
     start: Start, sandbox: Sandbox, store: Path, processed: bool
 ) -> None:
-    slow_create(sandbox, processed=processed)
+    # It is carried out after these seconds: long after the workers are killed, also where that takes its time.
+    slow_create(sandbox, processed=processed, seconds=1.5 if processed else 8)
     gateways = start(store, 4)
     callers = Callers(gateways, seconds=(3 if processed else 1.5) * LEASE)
     wait_until(lambda: jobs(sandbox) if processed else creates(sandbox))

@@ -17,7 +17,13 @@ from tests.support.processes import Sandbox, free_port, start, stop
 from tests.support.tools_available import needed
 from tests.system.front import Front
 
-NUMBER = os.getpid() % 250
+NUMBER = next(
+    number % 250
+    for number in range(os.getpid(), os.getpid() + 250)
+    # Of another run under way, or of one that was killed.
+    if not [*Path("/run/netns").glob(f"gateway-{number % 250}-*")]
+    and not Path(f"/sys/class/net/gwbr{number % 250}").exists()
+)
 NETWORK = f"198.18.{NUMBER}"  # RFC 2544: for tests of networks, nobody's
 MIDDLE = f"{NETWORK}.1"
 """This machine's own address on the bridge: where Redis and Mistral's stand-in are."""
