@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from access import AccessSettings
+from access.files import content, open_plain
 from access.origins import LOOPBACK
 from environment import SettingsError, read_settings, setting
 from openapi.contract import DEFAULT_DOCUMENT, Contract, load
@@ -74,7 +75,8 @@ def _token(settings: Settings) -> str:
     if settings.rest_token:
         raise SettingsError("BRIDGE_REST_TOKEN and BRIDGE_REST_TOKEN_FILE are both set; unset one")
     try:
-        return Path(settings.rest_token_file).read_text(encoding="ascii").strip()
+        with open_plain(Path(settings.rest_token_file)) as opened:
+            return content(opened).decode("ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not plain text"
         raise SettingsError(f"BRIDGE_REST_TOKEN_FILE cannot be read: {reason}") from error

@@ -6,10 +6,12 @@ tells MCP clients where tokens are had (RFC 9728).
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Any
 
 from msgspec import Raw
 from starlette.requests import Request
@@ -30,11 +32,14 @@ log = logging.getLogger("mcp_bridge.edge")
 
 @dataclass(slots=True)
 class RequestContext:
-    """Who calls; headers that the answer has, whatever it is; the arguments of a tool call that is not small, as text."""
+    """Who calls; headers that the answer has, whatever it is; the arguments of a tool call that is not small, as text, and the
+    thread's work on them.
+    """
 
     caller: Grant = LOCAL
     headers: Headers = field(default_factory=list)
     arguments: Raw | None = None
+    reading: asyncio.Future[Any] | None = None
 
 
 _current: ContextVar[RequestContext] = ContextVar("mcp_bridge.request_context")

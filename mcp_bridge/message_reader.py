@@ -107,8 +107,10 @@ class MessageReader:
                 raise
         finally:
             leaving.ignore()
-            reservation.release(reading)
-            reading = None  # its error's traceback keeps this frame, and the message
+            reservation.release(reading or current().reading)
+            reading = current().reading = (
+                None  # its error's traceback keeps this frame, and the message
+            )
 
 
 class _Refused(Exception):

@@ -71,7 +71,8 @@ class Results:
             cuts: list[str] = []
             result = shorten(result, self.limit, "", cuts)
             notes += [f"Shortened: {'; '.join(cuts)}.", tool.declared.shortened]
-            notes.append(_whole(request))
+            if tool.operation.safe:
+                notes.append(_whole(request))
         if notes:
             result = {NOTE: " ".join(filter(None, notes)), **result}
         result = _sendable(result)

@@ -185,7 +185,10 @@ class Bridge:
             return rest_request(tool, given, call.identity)
         reading = partial(rest_request, tool, given, call.identity)
         del given  # it is as large as the request that is made of it
-        return await asyncio.get_running_loop().run_in_executor(self.reading, reading)
+        ctx.reading = asyncio.get_running_loop().run_in_executor(self.reading, reading)
+        del reading
+        # Goes on when the client leaves: until it has ended, the arguments are in memory.
+        return await asyncio.shield(ctx.reading)
 
 
 @dataclass(frozen=True)

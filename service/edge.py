@@ -23,7 +23,7 @@ from openapi.json_text import legible
 from telemetry import logs, metrics, spans, trace_context
 
 from .config import Settings, refuse_start
-from .problems import Problem
+from .problems import Problem, log_failure
 from .request_context import CURRENT, RequestContext, current
 
 LEFT = 499
@@ -48,7 +48,6 @@ IDEMPOTENCY = (
 """What can become of a call with an Idempotency-Key."""
 
 log = logging.getLogger("gateway.requests")
-failures = logging.getLogger("gateway.errors")
 
 for _outcome in IDEMPOTENCY:
     metrics.idempotency.labels(_outcome)  # there from the start, with 0
@@ -145,7 +144,7 @@ class Edge:
             allowed = ", ".join(self.contract.allowed_methods(scope["path"]) or pages)
             headers = [("Allow", allowed)]
             return Problem("method-not-allowed", f"It answers {allowed}.", headers=headers)
-        failures.error("request %s failed", current().request_id, exc_info=error)
+        log_failure(current().request_id, error)
         return Problem(
             "internal-error", "The failure is in the gateway's log under this request_id."
         )
@@ -161,7 +160,9 @@ class Edge:
             error = None if handling.cancelled() else handling.exception()
             if isinstance(error, Problem):
                 ctx.problem = error
-            elif not handling.cancelled() and error is None:
+            elif error:
+                log_failure(ctx.request_id, error)
+            elif not handling.cancelled():
                 ctx.body = handling.result().content
             self._finish(ctx, scope, begun)
 

@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 from openapi.contract import Operation
 
 from .idempotency import LOOK_FIRST, REPEAT, Idempotency, outcome_unknown
-from .problems import Overloaded, Problem
+from .problems import Overloaded, Problem, log_failure
 from .request_context import current
 from .threads import ThreadPool, WorkItem
 from .translation import UpstreamRequest
@@ -83,7 +83,7 @@ class FlaskDispatch:
         ctx.handling = handling
         # Another future, since the handling goes on when the client leaves, or was told that its time is over.
         answer: asyncio.Future[Response] = loop.create_future()
-        handling.add_done_callback(partial(self._finished, answer))
+        handling.add_done_callback(partial(self._finished, ctx.request_id, answer))
         timer = loop.call_later(
             self.timeout + GRACE, _give_up, handling, answer, operation, keyed, cancellable
         )
@@ -111,13 +111,18 @@ class FlaskDispatch:
         await send({"type": "lifespan.shutdown.complete"})
 
     def _finished(
-        self, answer: asyncio.Future[Response], handling: asyncio.Future[Response]
+        self, request_id: str, answer: asyncio.Future[Response], handling: asyncio.Future[Response]
     ) -> None:
         self.under_way.discard(handling)
         if handling.cancelled():
             return
-        error = handling.exception()  # that of a request which nobody waits for has no one to go to
+        error = handling.exception()
         if answer.done():
+            told = (
+                not answer.cancelled()
+            )  # that its time is over; of one whose client left the edge hears
+            if told and error and not isinstance(error, Problem):
+                log_failure(request_id, error)
             return
         if error:
             answer.set_exception(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -68,6 +69,14 @@ PROBLEMS: dict[str, Kind] = {
     "upstream-timeout": Kind(504, "upstream", "The upstream did not answer in time", "As for upstream-failed: it may have been carried out."),
 }
 # fmt: on
+
+
+log = logging.getLogger("gateway.errors")
+
+
+def log_failure(request_id: str, error: BaseException) -> None:
+    """Logs an error that is no Problem, which is a fault of the gateway's: callers learn no more of it than their request's id."""
+    log.error("request %s failed", request_id, exc_info=error)
 
 
 class Problem(Exception):

@@ -47,8 +47,9 @@ LARGE = 1 << 18
 """Bytes of a body from which on its memory is counted, and a thread reads it."""
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
-_INTEGER = re.compile(r"-?[0-9]{1,18}")
-_NUMBER = re.compile(r"(?=.{1,40}\Z)-?[0-9]+(\.[0-9]+)?([Ee][+-]?[0-9]+)?")  # as JSON writes them
+# As JSON writes them.
+_INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,17})")
+_NUMBER = re.compile(r"(?=.{1,40}\Z)-?(0|[1-9][0-9]*)(\.[0-9]+)?([Ee][+-]?[0-9]+)?")
 
 
 class RequestReader:

@@ -85,6 +85,19 @@ def test_a_table_of_the_readme_says_what_the_code_says(name: str) -> None:
 @pytest.mark.parametrize(
     "document", [README, *sorted((ROOT / "docs").rglob("*.md"))], ids=lambda path: path.name
 )
+def test_every_row_of_a_table_has_a_cell_for_each_column(document: Path) -> None:
+    text = re.sub(r"```.*?```", "", document.read_text(), flags=re.DOTALL)
+    tables = re.findall(r"(?:^\|.*\|\n)+", text, re.MULTILINE)
+    cells = [
+        [len(re.findall(r"(?<!\\)\|", re.sub("`[^`]*`", "", row))) for row in table.splitlines()]
+        for table in tables
+    ]
+    assert [table for table, counts in zip(tables, cells, strict=True) if len({*counts}) > 1] == []
+
+
+@pytest.mark.parametrize(
+    "document", [README, *sorted((ROOT / "docs").rglob("*.md"))], ids=lambda path: path.name
+)
 def test_every_link_between_documents_leads_somewhere(document: Path) -> None:
     links = re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", document.read_text())
     assert [link for link in links if not (document.parent / link).exists()] == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -113,6 +114,14 @@ def test_the_token_for_rest_may_be_in_a_file(tmp_path: Path) -> None:
     settings = Settings.from_env({"BRIDGE_REST_TOKEN_FILE": str(file)})
     assert settings.rest_token == "SECRET"
     assert "SECRET" not in repr(settings)
+
+
+def test_a_token_file_that_is_a_pipe_is_refused_and_does_not_hang_the_start(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "token")
+    with pytest.raises(
+        SettingsError, match="BRIDGE_REST_TOKEN_FILE cannot be read: it is no plain"
+    ):
+        Settings.from_env({"BRIDGE_REST_TOKEN_FILE": str(tmp_path / "token")})
 
 
 @pytest.mark.parametrize("others", [{}, {"BRIDGE_REST_TOKEN": "SECRET"}])

@@ -114,6 +114,12 @@ class TestShortening:
         assert tools["get-batch-job"].declared.shortened in note
         assert f"{CALL.method} {CALL.target}" in note
 
+    def test_of_a_call_that_changes_something_does_not_say_to_send_it_again(
+        self, tools: Tools
+    ) -> None:
+        made = result(tools["create-batch-job"], self.job(10_000))["structuredContent"]
+        assert "Shortened: " in made["_note"] and CALL.target not in made["_note"]
+
     def test_shares_the_room_between_long_lists(self) -> None:
         cuts: list[str] = []
         made = shorten({"a": ["x" * 10] * 500, "b": ["y" * 10] * 300, "c": [1]}, 1000, "", cuts)

@@ -230,10 +230,13 @@ class Held:
     def __init__(self) -> None:
         self.go_on = threading.Event()
         self.begun: list[str] = []
+        self.error: Exception | None = None
 
     def __call__(self, environ: dict[str, Any], start: Callable[..., Any]) -> list[bytes]:
         self.begun.append(environ["PATH_INFO"])
         assert self.go_on.wait(10)
+        if self.error:
+            raise self.error
         start("200 OK", [])
         return [b"{}"]
 
@@ -285,6 +288,21 @@ async def test_nothing_is_begun_for_a_client_that_left_while_it_waited_for_a_thr
     third = asking(served, "/third")
     assert [(await each)[0]["status"] for each in (first, third)] == [200, 200]
     assert app.begun == ["/first", "/third"]
+
+
+async def test_a_fault_of_ours_after_a_caller_was_told_that_its_time_is_over_is_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(service.flask_dispatch, "GRACE", 0)
+    app = Held()
+    served = FlaskDispatch(app, threads=1, queue=5, timeout=0.05)
+    asked = asking(served, "/first")
+    with pytest.raises(Problem, match="upstream-timeout"):
+        await asked
+    app.error = ZeroDivisionError("ours")
+    app.go_on.set()
+    await until(lambda: not served.under_way)
+    assert "ZeroDivisionError: ours" in caplog.text
 
 
 async def test_a_request_that_finds_no_free_thread_in_time_is_refused_and_never_begun(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from pathlib import Path
@@ -12,7 +13,9 @@ from responses import RequestsMock
 from starlette.testclient import TestClient
 
 from openapi.contract import load
+from service.edge import Edge
 from service.problems import PROBLEMS, Problem
+from service.request_context import current
 from service.translation import parse_answer
 from tests.conftest import UPSTREAM
 from tests.support.api import JOB_ID
@@ -155,6 +158,27 @@ def test_an_unexpected_failure_is_an_internal_error_that_tells_nothing(
     assert (answer.status_code, slug(answer)) == (500, "internal-error")
     assert "passwd" not in answer.text
     assert answer.json()["request_id"] in caplog.text
+
+
+@pytest.mark.anyio
+async def test_an_unexpected_failure_of_a_request_whose_client_left_is_logged_too(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    handling = asyncio.get_running_loop().create_future()
+
+    async def handle(*_: Any) -> None:
+        current().handling = handling
+        await asyncio.shield(handling)
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/batch/jobs", "headers": []}
+    edge = Edge(handle, contract=load(), tracing="")
+    request = asyncio.ensure_future(edge(scope, handle, handle))
+    await asyncio.sleep(0)
+    request.cancel()
+    await asyncio.wait([request])
+    handling.set_exception(ZeroDivisionError("ours"))
+    await asyncio.sleep(0)
+    assert "ZeroDivisionError: ours" in caplog.text
 
 
 HOSTILE = [

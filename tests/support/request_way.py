@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import os
 import sys
 import threading
@@ -23,6 +24,7 @@ from types import FrameType
 from typing import Any
 from unittest.mock import patch
 
+import access.token_file
 import mcp_bridge.app
 import mcp_bridge.config
 import service.app
@@ -33,7 +35,7 @@ from tests.support import asgi
 from tests.support.api import JOB_ID, JOBS
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("access", "mcp_bridge", "openapi", "service", "telemetry")
+PACKAGES = ("access", "mcp_bridge", "openapi", "service", "serving", "telemetry")
 JOB = {"id": JOB_ID, "object": "batch", "status": "QUEUED", "model": "m", "created_at": 1}
 CREATE = {"endpoint": "/v1/chat/completions", "model": "m", "input_files": [JOB_ID]}
 
@@ -110,7 +112,7 @@ class _Recorder:
 
 
 _OWN = tuple(f"{ROOT}/{package}/" for package in PACKAGES)
-_LOG_THREADS = {"log", "lines"}
+_LOG_THREADS = {"log"}
 
 
 class _Next(BaseHTTPRequestHandler):
@@ -166,7 +168,7 @@ async def _followed(
 
 def follow() -> dict[str, Way]:
     """The ways of a GET with a token, of a keyed create, and of a tool call in the bridge."""
-    recorder = _Recorder()
+    recorder, interval = _Recorder(), access.token_file.CHECK_INTERVAL
     with TemporaryDirectory() as folder, _next_server(recorder) as url:
         tokens = Path(folder) / "tokens"
         token, _ = make_token("somebody", ["jobs:read", "jobs:write"], file=tokens)
@@ -174,8 +176,11 @@ def follow() -> dict[str, Way]:
         threading.setprofile(recorder)  # for the threads that start from now on
         sys.setprofile(recorder)
         try:
+            # What is done once a second is in the way of no request, but of whichever comes then.
+            access.token_file.CHECK_INTERVAL = math.inf
             return asyncio.run(_ways(recorder, url, folder, bearer, str(tokens)))
         finally:
+            access.token_file.CHECK_INTERVAL = interval
             sys.setprofile(None)
             threading.setprofile(None)  # type: ignore[arg-type]
 

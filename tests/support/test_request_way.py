@@ -58,6 +58,14 @@ def test_the_picture_of_the_architecture_shows_the_layers_in_their_order() -> No
     assert re.findall(r"^.{40,}\| \d (\S+\.py) *\|$", picture, re.MULTILINE) == BRIDGE
 
 
+def test_every_file_that_a_request_enters_has_its_stop_in_the_architecture(
+    ways: dict[str, Way],
+) -> None:
+    text = ARCHITECTURE.read_text()
+    entered = {file for way in ways.values() for file in way.files}
+    assert [file for file in sorted(entered) if file not in text] == []
+
+
 def test_every_file_that_the_architecture_names_is_there() -> None:
     named = re.findall(r"`(\w+/\w+\.(?:py|yaml))`", ARCHITECTURE.read_text())
     assert named
