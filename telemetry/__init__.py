@@ -1,4 +1,4 @@
-"""What a process tells about itself: log lines, audit lines, metrics, traces. Shared by the REST service and the MCP bridge.
+"""What a process tells about itself: `logs` (and audit lines), `trace_context` (ids) for both; `metrics` and `spans` for the REST service.
 
-It knows neither of them. Nothing here may stop a request: what cannot be written is dropped and counted.
+It knows neither process. Nothing here may stop a request: what cannot be written is dropped and counted.
 """

@@ -1,4 +1,4 @@
-"""OpenTelemetry spans of what has happened: an optional extra, imported only by processes that export.
+"""OpenTelemetry spans of what has happened: an optional extra, whose packages are imported only by processes that export.
 
 Ids are those of `trace_context`, so that logs, headers and spans agree whether or not anything is exported.
 """
