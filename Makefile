@@ -23,6 +23,8 @@ COMPILE := pip compile -q --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-header --no-annotate
 
 .DEFAULT_GOAL := help
+# A step that failed is begun anew: .venv without pip, for one, would be taken for one that is there.
+.DELETE_ON_ERROR:
 .PHONY: help run demo test check lint tools bench soak openapi lock clean
 
 help: ## List these targets
@@ -50,7 +52,7 @@ lint: .venv/.development ## Check style, types, the derived document and the API
 	elif [ -n "$$CI" ]; then echo "$(SPECTRAL) is missing: run make tools"; exit 1; \
 	else echo "skipped: Spectral ($(SPECTRAL) is missing; make tools installs it)"; fi
 
-tools: tests/tools/node_modules/.installed $(TOOLS:%=.tools/%/.installed) ## Install what some checks and tests run besides: Spectral, official SDKs, MCP clients
+tools: $(TOOLS:%=.tools/%/.installed) tests/tools/node_modules/.installed ## Install what some checks and tests run besides: Spectral, official SDKs, MCP clients
 
 bench: .venv/.runtime $(BENCH:%=.tools/%/.installed) ## Measure against the alternatives; QUICK=1: under five minutes, not all of it
 	@$(VENV) -m bench $(if $(QUICK),--quick) $(ARGS)
@@ -84,7 +86,7 @@ $(VENV):
 	@$(PYTHON) -m venv .venv
 
 .venv/.runtime: requirements.lock | $(VENV)
-	@echo "Installing what the gateway needs into .venv (only this time; without further words for a quarter of a minute or more) ..."
+	@echo "Installing what the gateway needs into .venv (only this time; without further words for a quarter of a minute, on a slow machine for two) ..."
 	@$(VENV) $(PIP) $(INSTALL) -r $<
 	@touch $@
 
@@ -110,6 +112,7 @@ endef
 	$(INSTALL_TOOL)
 
 tests/tools/node_modules/.installed: tests/tools/package-lock.json
+	@command -v npm > /dev/null || { echo "npm is needed for these (it comes with Node.js)"; exit 1; }
 	@echo "Installing the Node tools into tests/tools/node_modules (only this time) ..."
 	@cd tests/tools && npm ci --loglevel=error
 	@touch $@

@@ -143,10 +143,14 @@ class RestClient:
             async with asyncio.timeout_at(end):
                 try:
                     return await self._exchange(kept, request, reservation)
-                except _Unanswered:
+                except _Unanswered as error:
                     if not repeatable:
                         raise
-                return await self._exchange(fresh, request, reservation)
+                    unanswered = error
+                try:
+                    return await self._exchange(fresh, request, reservation)
+                except NotSent:
+                    raise unanswered from None  # it was sent, the first time
         except TimeoutError as error:
             raise NoAnswer(f"did not answer within {self.timeout:g} seconds") from error
         finally:

@@ -92,7 +92,9 @@ class Results:
         }
         problem = _without(self.secret, problem)
         upstream = problem.get("upstream_status")
-        worst = min(status, upstream) if isinstance(upstream, int) else status
+        # As the REST service judges it: what else the upstream answered, it may have carried out.
+        decisive = upstream if isinstance(upstream, int) else status
+        certain = 400 <= decisive < 500 and upstream != 408
         asked = f"; the upstream answered {upstream}" if upstream else ""
         parts = [
             f"{tool.declared.name} failed: {_ended(problem.get('title'))}",
@@ -100,7 +102,7 @@ class Results:
             _said(problem),
             f"(HTTP {status} from the gateway{asked}.)",
             _ADVICE.get(status) or (_CALLERS_FAULT if 400 <= status < 500 else _NOT_CALLERS_FAULT),
-            self._repeat(tool, problem, worst < 500, answer.headers),
+            self._repeat(tool, problem, certain, answer.headers),
             f"Request id: {problem['request_id']}." if "request_id" in problem else "",
         ]
         return tool_error(

@@ -30,8 +30,8 @@ MOST = 300_000
 
 _FIRST = re.compile(rb"\s*(.)")
 
-compact = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
-"""A value as JSON without spaces."""
+compact = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
+"""A value as JSON without spaces; ValueError for a number that JSON does not have, such as one read from `1e999`."""
 
 
 def refuse(constant: str) -> Any:

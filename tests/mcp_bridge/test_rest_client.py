@@ -386,6 +386,23 @@ class TestAConnectionThatEndsWithoutAnAnswer:
         assert sent == again.replace(b"Connection: close\r\n", b"")
         assert [number for number, _ in server.arrived] == [1, 1, 2, 3, 4]
 
+    async def test_of_a_service_that_then_is_gone_does_not_mean_that_nothing_was_sent(
+        self, monkeypatch: Any
+    ) -> None:
+        server = Server(OK, CLOSE)
+        async with connected(server) as client:
+            await ask(client)
+            exchange = client._exchange
+
+            async def without_new_connections(session: Any, *arguments: Any) -> Any:
+                if session is client.sessions[1]:
+                    raise NotSent("nothing answers")
+                return await exchange(session, *arguments)
+
+            monkeypatch.setattr(client, "_exchange", without_new_connections)
+            with pytest.raises(NoAnswer):
+                await ask(client, "POST", KEY, b"{}")
+
     @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
     async def test_may_have_done_what_has_no_key(self, method: str) -> None:
         server = Server(OK, CLOSE)

@@ -258,6 +258,14 @@ class TestFailure:
         assert "may have taken effect" in text and f"check with {CHECKS}." in text
         assert "same arguments" in text
 
+    @pytest.mark.parametrize("upstream", [200, 302, 408, 500])
+    def test_of_an_unknown_outcome_does_not_say_that_it_would_fail_again(
+        self, tools: Tools, upstream: int
+    ) -> None:
+        unknown = problem("create-outcome-unknown", retryable=False, upstream_status=upstream)
+        text = said(tools["create-batch-job"], unknown)
+        assert "may have taken effect" in text and "would fail again" not in text
+
     def test_of_a_refused_creation_does_not_send_to_look(self, tools: Tools) -> None:
         for status, upstream in ((400, 400), (502, 401)):
             answer = problem("upstream-refused-key", status=status, upstream_status=upstream)

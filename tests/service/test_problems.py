@@ -325,8 +325,15 @@ def test_our_key_in_an_upstream_error_is_not_passed_on(
 # The document of each kind, in the three places that tell of it.
 @pytest.mark.parametrize("kind", PROBLEMS)
 def test_every_problem_is_documented_with_status_and_source(kind: str, client: TestClient) -> None:
-    row = re.compile(rf"^## {kind}\n\n.*{PROBLEMS[kind].source}", re.MULTILINE)
-    assert row.search((ROOT / "docs/problems.md").read_text())
+    row = PROBLEMS[kind]
+    status = "(?:[^,]* own)" if row.keeps_status else row.status
+    told = "yes" if row.retryable else "(?:no|only when)"
+    page = re.compile(
+        rf"^## {kind}\n\n{re.escape(row.title)}\. Status {status}, source `{row.source}`, retryable: {told}\b"
+        rf"(?:(?!^## ).*\n)*?\*\*What to do:\*\* {re.escape(row.advice)}",
+        re.MULTILINE,
+    )
+    assert page.search((ROOT / "docs/problems.md").read_text())
     assert f'<h2 id="{kind}">' in client.get("/problems").text
     assert f"`{kind}`" in (ROOT / "README.md").read_text()
 
