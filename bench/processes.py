@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import mkdtemp
 
 from bench import work
 from bench.machine import CPUS, ROOT, SERVED_BY
@@ -71,16 +72,18 @@ class Target:
         ServerFailed when it does not become ready.
         """
         port = free_port()
-        files = folder / f"{self.name.replace(' ', '-').replace('/', '-')}-{port}"
-        files.mkdir()
+        name = self.name.replace(" ", "-").replace("/", "-")
+        files = Path(
+            mkdtemp(prefix=f"{name}-", dir=folder)
+        )  # of its own, since a port may come again
 
         def filled(text: str) -> str:
             text = text.replace("{port}", str(port)).replace("{folder}", str(files))
             text = text.replace("{authority}", upstream.partition("//")[2])
             return text.replace("{upstream}", upstream)
 
-        for name, content in self.files.items():
-            (files / name).write_text(filled(content), encoding="utf-8")
+        for file, content in self.files.items():
+            (files / file).write_text(filled(content), encoding="utf-8")
         inherited = {
             name: value for name, value in os.environ.items() if not name.startswith(_SETTINGS)
         }
