@@ -16,7 +16,7 @@ from typing import Any
 import anyio
 import pytest
 
-from mcp_bridge import message_reader
+from mcp_bridge import edge, message_reader
 from mcp_bridge.app import create_app
 from mcp_bridge.arguments import LARGE
 from mcp_bridge.config import Settings
@@ -332,9 +332,8 @@ async def test_the_end_of_an_answer_is_no_leaving(monkeypatch: pytest.MonkeyPatc
         answered.set()
 
     scope = {"type": "http", "method": "POST", "path": "/mcp", "headers": []}
-    await message_reader.MessageReader(app, max_body=100, reading=ThreadPoolExecutor(1))(
-        scope, receive, send
-    )
+    reader = message_reader.MessageReader(app, max_body=100, reading=ThreadPoolExecutor(1))
+    await edge.Edge(reader, None)(scope, receive, send)
     assert ended
 
 

@@ -78,8 +78,10 @@ class Host:
         ip("-n", self.name, "link", "set", "lo", "up")
 
     def remove(self) -> None:
-        """Removes it with its link."""
-        ip("netns", "del", self.name)
+        """Removes it with its link, whatever of it there is."""
+        # The link by itself: with its namespace it would go a moment later, and the next host is to have its name.
+        for words in (("link", "del", self.link), ("netns", "del", self.name)):
+            subprocess.run([needed("ip"), *words], capture_output=True, check=False)
 
     def cut(self) -> None:
         """Pulls the plug: nothing comes through any more, and nobody is told."""
@@ -101,8 +103,8 @@ def hosts(*places: int) -> Iterator[list[Host]]:
         ip("link", "set", bridge, "up")
         machines = [Host(place) for place in places]
         for machine in machines:
-            machine.make(bridge)
             made.callback(machine.remove)
+            machine.make(bridge)
         yield machines
 
 
