@@ -21,8 +21,11 @@ NUMBER = next(
     number % 250
     for number in range(os.getpid(), os.getpid() + 250)
     # Of another run under way, or of one that was killed.
-    if not [*Path("/run/netns").glob(f"gateway-{number % 250}-*")]
-    and not Path(f"/sys/class/net/gwbr{number % 250}").exists()
+    if not [
+        *Path("/run/netns").glob(f"gateway-{number % 250}-*"),
+        *Path("/sys/class/net").glob(f"gw{number % 250}-*"),
+        *Path("/sys/class/net").glob(f"gwbr{number % 250}"),
+    ]
 )
 NETWORK = f"198.18.{NUMBER}"  # RFC 2544: for tests of networks, nobody's
 MIDDLE = f"{NETWORK}.1"
