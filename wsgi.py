@@ -2,8 +2,7 @@
 
 from environment import SettingsError
 from service.app import create_app
-from service.config import refuse_start, settings_or_exit
-from service.edge import start_logging
+from service.config import refuse_start, settings_or_exit, start_logging
 
 settings = settings_or_exit()
 start_logging(settings)

@@ -113,7 +113,7 @@ class Tool:
 
 
 @dataclass(frozen=True)
-class Recovery:
+class RecoveryBinding:
     """How an operation's outcome is found when its answer was lost: a kind that the service knows, and an operation's id."""
 
     kind: str
@@ -135,7 +135,7 @@ class Operation:
     upstream_path: str
     constants: tuple[Constant, ...]
     tool: Tool | None
-    recovery: Recovery | None
+    recovery: RecoveryBinding | None
 
     @cached_property
     def path_variables(self) -> list[str]:
@@ -341,7 +341,7 @@ def _operation(
             for constant in upstream.get("constants", [])
         ),
         tool=_tool(tool) if tool else None,
-        recovery=Recovery(recovery["kind"], recovery["operation"]) if recovery else None,
+        recovery=RecoveryBinding(recovery["kind"], recovery["operation"]) if recovery else None,
     )
 
 

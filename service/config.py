@@ -29,7 +29,7 @@ from environment import (
     variables,
 )
 from openapi.contract import DEFAULT_DOCUMENT, Contract, ContractError, load
-from telemetry import logs, spans
+from telemetry import logs, metrics, spans
 
 from . import upstream_key
 from .job_recovery import check_recoveries
@@ -170,6 +170,21 @@ def settings_or_exit() -> Settings:
 @lru_cache(maxsize=1)
 def _settings_of(environ: frozenset[tuple[str, str]]) -> Settings:
     return Settings.from_env(dict(environ))
+
+
+def start_logging(settings: Settings) -> None:
+    """Starts the logs of this process as `settings` say; exits with 2 when the audit log cannot be written."""
+    lost = metrics.lines_dropped
+    logs.start(
+        ["gateway"],
+        settings.log_level,
+        settings.log_format,
+        on_lost=lost.labels("log").inc,
+    )
+    try:
+        logs.start_audit(settings.audit_log, lost.labels("audit").inc)
+    except OSError as error:
+        refuse_start(f"GATEWAY_AUDIT_LOG: {settings.audit_log} cannot be written: {error.strerror}")
 
 
 def refuse_start(message: str) -> NoReturn:

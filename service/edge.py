@@ -22,7 +22,6 @@ from openapi.contract import OWN_PAGES, Contract
 from openapi.json_text import legible
 from telemetry import logs, metrics, spans, trace_context
 
-from .config import Settings, refuse_start
 from .problems import Problem, log_failure
 from .request_context import CURRENT, RequestContext, current
 
@@ -53,21 +52,6 @@ for _outcome in IDEMPOTENCY:
     metrics.idempotency.labels(_outcome)  # there from the start, with 0
 for _reason in SHED.values():
     metrics.shed.labels(_reason)
-
-
-def start_logging(settings: Settings) -> None:
-    """Starts the logs of this process as `settings` say; exits with 2 when the audit log cannot be written."""
-    lost = metrics.lines_dropped
-    logs.start(
-        ["gateway"],
-        settings.log_level,
-        settings.log_format,
-        on_lost=lost.labels("log").inc,
-    )
-    try:
-        logs.start_audit(settings.audit_log, lost.labels("audit").inc)
-    except OSError as error:
-        refuse_start(f"GATEWAY_AUDIT_LOG: {settings.audit_log} cannot be written: {error.strerror}")
 
 
 def open_context(headers: Iterable[tuple[bytes, bytes]] = ()) -> RequestContext:

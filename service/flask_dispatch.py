@@ -25,7 +25,7 @@ from .problems import Overloaded, Problem, log_failure
 from .request_context import current
 from .threads import ThreadPool, WorkItem
 from .translation import UpstreamRequest
-from .upstream import Upstream, timeout
+from .upstream import Upstream, timed_out
 from .upstream_connection import WATCHDOG, CancellableRequest, Deadline
 
 PATIENCE = 1.0
@@ -49,7 +49,7 @@ class Response(NamedTuple):
 
 
 class FlaskDispatch:
-    """ASGI over Flask: a bounded pool of threads, and a bounded queue. `timeout`: seconds that a request may take from here on."""
+    """ASGI over Flask, whose hook (`app` sets it) is the handler below: a bounded pool of threads, and a bounded queue. `timeout`: seconds that a request may take from here on."""
 
     def __init__(self, app: WSGIApp, *, threads: int, queue: int, timeout: float) -> None:
         self.app = app
@@ -162,7 +162,7 @@ def _give_up(
     if handling.done():  # its result is about to be the answer
         return
     sent = cancellable.cancel()  # nothing will be sent from now on
-    problem = timeout(operation)
+    problem = timed_out(operation)
     if not sent and not operation.safe:
         detail = "No connection to the upstream came about in time; nothing was sent."
         problem = Problem("upstream-timeout", detail, retryable=True)

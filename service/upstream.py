@@ -158,7 +158,7 @@ class Upstream:
                     retryable=True,
                 ) from error
             if isinstance(error, requests.ReadTimeout) or _is_over(cancellable):
-                raise timeout(request.operation) from error
+                raise timed_out(request.operation) from error
             detail = "The upstream ended the connection, or answered with what is not HTTP/1.1."
             raise _unusable(request.operation, detail, kind=NothingReceived) from error
         finally:
@@ -189,10 +189,10 @@ class Upstream:
                 pieces.append(piece)
         except (HTTPError, OSError) as error:
             if _is_over(cancellable) or isinstance(error, ReadTimeoutError):
-                raise timeout(operation) from error
+                raise timed_out(operation) from error
             raise _unusable(operation, "The upstream's answer broke off.", status) from error
         if cancellable.cancelled and response.raw.length_remaining is None:
-            raise timeout(operation)  # what looks like its end may be where it was ended
+            raise timed_out(operation)  # what looks like its end may be where it was ended
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
@@ -216,7 +216,7 @@ class NothingReceived(Problem):
     """The attempt ended before anything of an answer came, though there was time: what only reads may be repeated."""
 
 
-def timeout(operation: Operation) -> Problem:
+def timed_out(operation: Operation) -> Problem:
     """The problem of a request that was sent, and whose time is over."""
     return Problem(
         "upstream-timeout",

@@ -30,7 +30,7 @@ import mcp_bridge.config
 import service.app
 import service.config
 from access.token_file import make_token
-from service.edge import start_logging
+from service.config import start_logging
 from tests.support import asgi
 from tests.support.api import JOB_ID, JOBS
 

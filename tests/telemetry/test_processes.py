@@ -261,7 +261,7 @@ def test_without_the_extra_a_configured_export_is_a_line_in_the_log(tmp_path: Pa
     code = (
         "import sys; sys.modules['opentelemetry'] = None;"
         "from starlette.testclient import TestClient; from service.app import create_app;"
-        "from service.config import Settings; from service.edge import start_logging;"
+        "from service.config import Settings, start_logging;"
         "settings = Settings.from_env(); start_logging(settings);"
         "assert TestClient(create_app(settings)).get('/livez').status_code == 200"
     )
