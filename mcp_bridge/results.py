@@ -65,20 +65,25 @@ class Results:
         notes = [_REPEAT] if headers.get("Idempotency-Replayed", "").lower() == "true" else []
         if "Gateway-Warning" in headers:
             notes.append(f"The gateway warns: {_without(self.secret, headers['Gateway-Warning'])}.")
-        if self.secret and compact(self.secret)[1:-1] in compact(result):
+        text = compact(result)
+        if self.secret and compact(self.secret)[1:-1] in text:
             result = _without(self.secret, result)
-        if len(compact(result)) > self.limit:
+            text = compact(result)
+        if len(text) > self.limit:
+            size, text = len(text), ""  # a large one is not kept beside what is cut
             cuts: list[str] = []
-            result = shorten(result, self.limit, "", cuts)
+            result = shorten(result, self.limit, "", cuts, size=size)
             notes += [f"Shortened: {'; '.join(cuts)}.", tool.declared.shortened]
             if tool.operation.safe:
                 notes.append(_whole(request))
         if notes:
             result = {NOTE: " ".join(filter(None, notes)), **result}
-        result = _sendable(result)
+        sent = _sendable(result)
+        if notes or sent is not result:
+            text = compact(sent)
         return {
-            "content": [{"type": "text", "text": compact(result)}],
-            "structuredContent": result,
+            "content": [{"type": "text", "text": text}],
+            "structuredContent": sent,
             "isError": False,
             "resultType": "complete",
         }
@@ -219,7 +224,9 @@ def _said(problem: Mapping[str, Any]) -> str:
     upstream = problem.get("upstream")
     if not upstream or "upstream said" in str(problem.get("detail")):
         return ""
-    return f"The upstream said: {compact(upstream)[:_SAID_LIMIT]}"
+    # Not `compact`: these are words for a reader, who may be told of a number that JSON does not have.
+    said = json.dumps(upstream, ensure_ascii=False, separators=(",", ":"))
+    return f"The upstream said: {said[:_SAID_LIMIT]}"
 
 
 def _ended(text: Any) -> str:

@@ -280,6 +280,10 @@ class TestFailure:
         for answer in (bare, told):
             assert said(tools["get-batch-job"], answer).count("Unknown model.") == 1
 
+    def test_has_the_upstream_s_words_also_where_they_are_no_json(self, tools: Tools) -> None:
+        answer = problem("upstream-rejected", upstream={"limit": float("inf")})
+        assert 'The upstream said: {"limit":Infinity}' in said(tools["create-batch-job"], answer)
+
     def test_has_no_more_of_the_upstream_s_words_than_a_model_can_take(self, tools: Tools) -> None:
         answer = problem("upstream-rejected", upstream={"message": "x" * 50_000})
         assert len(said(tools["get-batch-job"], answer)) < 1500
