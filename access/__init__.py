@@ -2,7 +2,8 @@
 
 `admission` is the ASGI layer that both have. It asks `origins` whether a foreign web page sent the request,
 `authentication` who calls (by `token_file` or `jwt_issuer`), and `rate_limit` whether they call too often (by
-`redis_window` where several hosts count together). `files` reads what is read while requests wait. `listen` refuses to listen to the world without tokens.
+`redis_window` where several hosts count together). `files` reads what is read while requests wait. `listen` refuses to
+listen to the world without tokens.
 """
 
 from __future__ import annotations

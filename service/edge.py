@@ -9,7 +9,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterable
-from functools import cache
 from typing import Any
 
 import msgspec
@@ -162,7 +161,7 @@ class Edge:
         method = scope["method"] if scope["method"] in metrics.METHODS else metrics.OTHER
         route = self.routes.get(ctx.operation) or _page_route(scope["path"])
         metrics.inflight.dec()
-        _histogram(method, route, ctx.status).observe(seconds)
+        metrics.labelled(metrics.requests, method, route, ctx.status).observe(seconds)
         if ctx.idempotency:
             metrics.idempotency.labels(ctx.idempotency).inc()
         if ctx.problem and ctx.problem.slug == "create-outcome-unknown":
@@ -180,12 +179,6 @@ class Edge:
             _end_span(ctx, method, route)
         # An idle connection keeps its last context; from a problem's traceback hangs all that was read of a refused body.
         ctx.body, ctx.handling, ctx.problem = b"", None, None
-
-
-@cache
-def _histogram(*labels: str | int) -> Any:
-    """The histogram of requests with these labels; kept, since finding one costs more than counting."""
-    return metrics.requests.labels(*labels)
 
 
 async def _send_problem(problem: Problem, request_id: str, scope: Scope, send: Send) -> None:

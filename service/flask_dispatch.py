@@ -49,7 +49,10 @@ class Response(NamedTuple):
 
 
 class FlaskDispatch:
-    """ASGI over Flask, whose hook (`app` sets it) is the handler below: a bounded pool of threads, and a bounded queue. `timeout`: seconds that a request may take from here on."""
+    """ASGI over Flask, whose hook (`app` sets it) is the handler below: a bounded pool of threads, and a bounded queue.
+
+    `timeout`: seconds that a request may take from here on.
+    """
 
     def __init__(self, app: WSGIApp, *, threads: int, queue: int, timeout: float) -> None:
         self.app = app
@@ -118,10 +121,8 @@ class FlaskDispatch:
             return
         error = handling.exception()
         if answer.done():
-            told = (
-                not answer.cancelled()
-            )  # that its time is over; of one whose client left the edge hears
-            if told and error and not isinstance(error, Problem):
+            # Of one whose client left the edge hears; this one was told that its time is over.
+            if error and not answer.cancelled() and not isinstance(error, Problem):
                 log_failure(request_id, error)
             return
         if error:

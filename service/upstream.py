@@ -10,9 +10,8 @@ import contextlib
 import ssl
 import time
 from collections.abc import Mapping
-from functools import cache
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import certifi
@@ -281,7 +280,8 @@ class Attempt:
         self.ctx.upstream_seconds += seconds
         status = str(self.status) if 100 <= self.status < 600 else ""
         method, path = self.operation.upstream_method, self.operation.upstream_path
-        _histogram(method, path, status, self.address, kind).observe(seconds)
+        labels = (method, path, status, self.address, kind)
+        metrics.labelled(metrics.upstream, *labels).observe(seconds)
         if self.status == 429:
             metrics.upstream_ratelimited.inc()
         if self.span is None:
@@ -296,9 +296,3 @@ class Attempt:
         if kind or self.status >= 400:
             attributes["error.type"] = kind or str(self.status)
         spans.end(self.span, f"{method} {path}", attributes)
-
-
-@cache
-def _histogram(*labels: str) -> Any:
-    """The histogram of attempts with these labels; kept, since finding one costs more than counting."""
-    return metrics.upstream.labels(*labels)

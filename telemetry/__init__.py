@@ -1,4 +1,4 @@
-"""What a process tells about itself: `logs` (and audit lines), `trace_context` (ids) for both; `metrics` and `spans` for the REST service.
+"""What a process tells about itself: `logs` and `trace_context` for both processes, `metrics` and `spans` for the REST service.
 
 It knows neither process. Nothing here may stop a request: what cannot be written is dropped and counted.
 """
