@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from . import AccessDenied, AccessSettings
 from .authentication import METRICS, Authentication, require
-from .origins import PROBES, Headers, OriginPolicy
+from .origins import PROBES, Headers, OriginPolicy, json_only
 from .rate_limit import RateLimit
 from .token_file import Grant
 
@@ -87,13 +87,15 @@ class Admission:
         pages: Mapping[str, Needs | None],
         refuse_slash: bool = False,
         allowed_methods: Callable[[str], Sequence[str]] | None = None,
+        media_type: Callable[[str, str], str] = json_only,
         call_headers: Sequence[tuple[bytes, bytes]] = (),
     ) -> None:
         """`context` finds that of the request. No `authentication`: everybody may call; no `rate_limit`: as often as they
         like. `pages` maps decoded paths to what they need; one that ends with / is for all below it. With `refuse_slash`
         there is nothing at other paths that end so: a router would redirect, which drops a POST's body on the way.
         `allowed_methods` are what OPTIONS is answered with, for paths that have some; without it only preflights of
-        allowed origins are answered, at any path. `call_headers` go with the answers to calls.
+        allowed origins are answered, at any path. `media_type` is that of the bodies of a method of a path. `call_headers` go
+        with the answers to calls.
         """
         self.app = app
         self.context = context
@@ -104,6 +106,7 @@ class Admission:
         self.folders = [path for path in pages if path.endswith("/") and path != "/"]
         self.refuse_slash = refuse_slash
         self.allowed_methods = allowed_methods
+        self.media_type = media_type
         self.call_headers = call_headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -112,7 +115,7 @@ class Admission:
             ctx = self.context()
             if self.authentication:
                 ctx.caller = _UNKNOWN  # until it has shown a token
-            ctx.headers += self.origins.admit(scope)
+            ctx.headers += self.origins.admit(scope, self.media_type)
             path = scope["path"]
             if _CONTROL.search(path):
                 detail = "The path has control characters or is not UTF-8."

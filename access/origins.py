@@ -8,6 +8,7 @@ Content-Type of JSON has to be asked for first (Fetch standard: "CORS-safelisted
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 from environment import SettingsError
@@ -35,6 +36,11 @@ _JUDGED = {b"host", b"origin", b"sec-fetch-site", b"sec-fetch-mode", b"transfer-
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_-][a-z0-9._-]*)(?::([0-9]{1,5}))?")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")  # RFC 3986 section 3.1
 _TOKENS = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~, -]{1,500}")
+
+
+def json_only(_method: str, _path: str) -> str:
+    """The media type of all bodies, where none but JSON is taken."""
+    return "application/json"
 
 
 class OriginPolicy:
@@ -76,17 +82,22 @@ class OriginPolicy:
         ]
         self.origins = re.compile("|".join(patterns)) if patterns else None
 
-    def admit(self, scope: Any) -> Headers:
-        """The headers that the answer to this ASGI request must carry; raises AccessDenied when it may not come in."""
+    def admit(self, scope: Any, media_type: Callable[[str, str], str] = json_only) -> Headers:
+        """The headers that the answer to this ASGI request must carry; raises AccessDenied when it may not come in.
+
+        `media_type` says that of the bodies of a method of a path. A form is one that a foreign page may post without asking: its Origin and
+        Sec-Fetch-Site, which such a page cannot choose, are judged before.
+        """
         headers = _headers(scope)
         cors = self._cors(self._admit_origin(scope, headers, self._admit_host(headers)))
         length = _text(headers, b"content-length")
         has_body = b"transfer-encoding" in headers or length not in ("", "0")
         may_change = scope["method"] not in SAFE  # whether or not anybody will read the body
         if has_body and may_change:
-            media_type = _text(headers, b"content-type").partition(";")[0].strip().lower()
-            if media_type != "application/json":
-                detail = "Send Content-Type: application/json."
+            wanted = media_type(scope["method"], scope["path"])
+            given = _text(headers, b"content-type").partition(";")[0].strip().lower()
+            if given != wanted:
+                detail = f"Send Content-Type: {wanted}."
                 raise AccessDenied("unsupported-media-type", 415, detail, cors)
         return [(name.encode(), value.encode()) for name, value in cors]
 

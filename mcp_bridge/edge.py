@@ -56,7 +56,7 @@ def admission(settings: Settings) -> Callable[[ASGIApp], Admission]:
         settings,
         prefix="BRIDGE_",
         hosts=(*settings.allowed_hosts, *names),
-        scopes=settings.contract.scopes.values(),
+        scopes=settings.contract.scopes,
         context=current,
         pages={METADATA_PATH: Needs.NOTHING} if settings.jwt_issuer else {},
     )
@@ -109,7 +109,7 @@ class ResourceMetadata:
     def __init__(self, settings: Settings) -> None:
         self.issuer = settings.jwt_issuer
         self.audience = settings.jwt_audience
-        self.scopes = sorted(set(settings.contract.scopes.values()))
+        self.scopes = sorted(set(settings.contract.scopes))
 
     def challenge(self, scope: Scope) -> str:
         """The parameters that lead from a WWW-Authenticate header to the metadata (section 5.1)."""

@@ -91,7 +91,6 @@ class Bridge:
         self.input_schemas = {name: tool.input_schema for name, tool in self.tools.items()}
         self.listings = {name: tool.listing() for name, tool in self.tools.items()}
         self.settings = settings
-        self.scopes = contract.scopes
         self.reading = reading
         read_only = [name for name, tool in self.tools.items() if tool.declared.read_only]
         self.results = Results(
@@ -132,7 +131,7 @@ class Bridge:
 
     def missing_scope(self, grant: Grant, tool: CallableTool) -> str:
         """The scope that calling `tool` needs and `grant` does not have; empty when it has it."""
-        needed = self.scopes[tool.operation.access]
+        needed = tool.operation.scope
         return "" if grant.allows(needed) else needed
 
     async def _result(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Hashable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,12 @@ class Consumed:
     inputs: tuple[Input, ...]
     constants: tuple[Constant, ...]
     description: str
+    binary: bool
+
+    @property
+    def namespace(self) -> str:
+        """That of the upstream it belongs to."""
+        return self.call.partition(".")[0]
 
 
 @dataclass(frozen=True)
@@ -106,31 +113,57 @@ class Exposed:
 
 @dataclass(frozen=True)
 class Capability:
-    """The whole file. `mcp` is empty when absent; `tools` are keyed by the operation they run."""
+    """The whole file. `consumes` are the upstreams by namespace; `mcp` is empty when absent; `tools` are keyed by the operation
+    they run."""
 
+    source: Path
     declared: Declared
-    consumes: Declared
+    consumes: dict[str, Placed]
     rest: Declared
     mcp: Declared
     operations: tuple[Exposed, ...]
     tools: dict[str, Exposed]
-    place_of_authentication: str
 
 
 def read(source: Path) -> Capability:
-    """The capability in the YAML file `source`; CapabilityError for what could not be run."""
+    """The capability in the YAML file `source`; CapabilityError, which names it, for what could not be run."""
+    with within(source):
+        return _read(source)
+
+
+@contextmanager
+def within(source: Path) -> Iterator[None]:
+    """Puts the file's name before a place in it, in whatever CapabilityError comes out."""
+    try:
+        yield
+    except CapabilityError as error:
+        raise CapabilityError(str(source), str(error)) from error
+
+
+def shape(path: str) -> str:
+    """What is alike in path templates that differ only in the names of their variables."""
+    return re.sub(r"\{[^{}]+\}", "{}", path)
+
+
+def _read(source: Path) -> Capability:
     declared = load(source)
     _check_form(declared)
-    consumes, place = _only(declared["capability"], "consumes", "http")
+    consumes = _upstreams(declared)
     rest, place_of_rest = _only(declared["capability"], "exposes", "rest")
     mcp, place_of_mcp = _only(declared["capability"], "exposes", "mcp", optional=True)
-    consumed = _consumed(consumes, place)
-    parts = [consumes, rest, mcp, *declared.get("binds", [])]
-    named = frozenset({"rest", "tools", "env", *(each.get("namespace") for each in parts)})
+    consumed = {
+        each.call: each
+        for upstream, place in consumes.values()
+        for each in _consumed(upstream, place)
+    }
+    parts = [rest, mcp, *declared.get("binds", [])]
+    named = frozenset(
+        {"rest", "tools", "env", *consumes, *(each.get("namespace") for each in parts)}
+    )
     operations = tuple(_operations(rest, place_of_rest, consumed, named))
     _check_routes(operations)
     tools = _tools(mcp, place_of_mcp, consumed, named, operations)
-    return Capability(declared, consumes, rest, mcp, operations, tools, f"{place}.authentication")
+    return Capability(source, declared, consumes, rest, mcp, operations, tools)
 
 
 def hint(name: Any, known: Iterable[str]) -> str:
@@ -247,8 +280,19 @@ def _only(declared: Declared, key: str, kind: str, optional: bool = False) -> Pl
     return found[0] if found else ({}, "")
 
 
-def _consumed(consumes: Declared, place: str) -> dict[str, Consumed]:
-    found: dict[str, Consumed] = {}
+def _upstreams(declared: Declared) -> dict[str, Placed]:
+    """What the file consumes, by namespace."""
+    found: dict[str, Placed] = {}
+    for upstream, place in _each(declared["capability"], "consumes", "capability"):
+        if upstream["namespace"] in found:
+            reason = f"the namespace {upstream['namespace']!r} is already consumed above"
+            raise CapabilityError(f"{place}.namespace", reason)
+        found[upstream["namespace"]] = upstream, place
+    return found
+
+
+def _consumed(consumes: Declared, place: str) -> Iterator[Consumed]:
+    found: set[str] = set()
     everywhere = list(_each(consumes, "inputParameters", place))
     for resource, resource_place in _each(consumes, "resources", place):
         shared = [*everywhere, *_each(resource, "inputParameters", resource_place)]
@@ -257,10 +301,10 @@ def _consumed(consumes: Declared, place: str) -> dict[str, Consumed]:
             if call in found:
                 reason = f"{declared['name']!r} is already consumed above"
                 raise CapabilityError(f"{operation_place}.name", reason)
+            found.add(call)
             inputs = [*shared, *_each(declared, "inputParameters", operation_place)]
             path = (resource["path"], f"{resource_place}.path")
-            found[call] = _consumed_operation(call, declared, path, inputs)
-    return found
+            yield _consumed_operation(call, declared, path, inputs)
 
 
 def _consumed_operation(
@@ -281,8 +325,15 @@ def _consumed_operation(
             else:
                 constants.append(constant)
     free = tuple(each for each in inputs if "value" not in each.declared)
-    text = operation.get("description", "")
-    return Consumed(call, operation["method"], path, free, tuple(constants), text)
+    return Consumed(
+        call,
+        operation["method"],
+        path,
+        free,
+        tuple(constants),
+        operation.get("description", ""),
+        binary=operation.get("outputRawFormat") == "binary",
+    )
 
 
 def _template(declared: str, place: str) -> str:
@@ -352,7 +403,7 @@ def _operations(
                 namespaces=namespaces,
                 foreign=named - {*namespaces},
                 path=path,
-                route=routes.setdefault(re.sub(r"\{[^{}]+\}", "{}", path), path),
+                route=routes.setdefault(shape(path), path),
                 resource=resource["name"],
                 shared=shared,
             )

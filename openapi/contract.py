@@ -3,13 +3,14 @@
 `load` is the only way in. It inlines every local `$ref`, so that no later reader resolves one. The document's
 own extensions are read here and nowhere else:
 
-* root `x-naftiko`: `baseUri`, `authentication`, `environment`, `ports`, optionally `product` (our name towards
-  the upstream) and `answerHeaders` (upstream headers that reach the caller) and `scopes` (names of the
-  scopes that reading and writing need);
-* operation `x-naftiko`: upstream `method` and `path`, optionally `names` (caller's name -> upstream's name, where
-  they differ) and `constants` (inputs that are always sent);
+* root `x-naftiko`: `upstreams` (each one's `baseUri` and `authentication`, by its namespace), `environment`, `ports`, optionally
+  `product` (our name towards the upstreams), `answerHeaders` (upstream headers that reach the caller) and `scopes` (names of
+  the scopes that reading and writing need; an upstream may have its own);
+* operation `x-naftiko`: `call` (the upstream's namespace and its operation), upstream `method` and `path`, optionally `names`
+  (caller's name -> upstream's name, where they differ) and `constants` (inputs that are always sent);
 * operation `x-recovery`: how its outcome is found when its answer was lost: the `kind` of recovery, and the
   `operation` whose answers show it;
+* operation `x-files`: what it does with files: the `kind` of use, and the `lookup` operation that tells what a file is for;
 * operation `x-mcp-tool`: the operation's tool; root `x-mcp-server`: the server that offers the tools;
 * parameter `x-gateway` true: for the gateway itself, which reads it by its name; no input of the operation's.
 """
@@ -34,6 +35,9 @@ OWN_PAGES = frozenset(
     {"/", "/docs", "/openapi.json", "/openapi.yaml", "/livez", "/readyz", "/metrics", "/problems"}
 )
 """Paths that the REST service answers itself, as it does those below `/docs/`."""
+
+JSON = "application/json"
+DEFAULT_SCOPES = {"read": "read", "write": "write"}
 
 _PLACEHOLDER = re.compile(r"\{\{\s*([\w.-]+)\s*\}\}")
 _PATH_VARIABLE = re.compile(r"\{([^{}]+)\}")
@@ -72,11 +76,17 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Body:
-    """The JSON request body: whether it is required, and its schema without `$ref`."""
+    """The request body: whether it is required, and its schema without `$ref`; `media_type` is the only one where that is not JSON."""
 
     required: bool
     schema: Schema
     description: str
+    media_type: str = JSON
+
+    @property
+    def streamed(self) -> bool:
+        """True for bytes that are passed on as they come, of which the gateway knows no more than their media type."""
+        return self.media_type != JSON
 
 
 @dataclass(frozen=True)
@@ -121,64 +131,6 @@ class RecoveryBinding:
 
 
 @dataclass(frozen=True)
-class Operation:
-    """One row of the contract: how it is called here, and what is called upstream for it."""
-
-    id: str
-    method: str
-    path: str
-    summary: str
-    parameters: tuple[Parameter, ...]
-    body: Body | None
-    response_schema: Schema
-    upstream_method: str
-    upstream_path: str
-    constants: tuple[Constant, ...]
-    tool: Tool | None
-    recovery: RecoveryBinding | None
-
-    @cached_property
-    def path_variables(self) -> list[str]:
-        """The names of the variables in its path, in order."""
-        return path_variables(self.path)
-
-    @cached_property
-    def upstream_path_variables(self) -> list[str]:
-        """The same of the upstream path."""
-        return path_variables(self.upstream_path)
-
-    @cached_property
-    def upstream_names(self) -> dict[str, str]:
-        """The upstream's names for the parameters, by our own."""
-        return {parameter.name: parameter.upstream_name for parameter in self.parameters}
-
-    @cached_property
-    def safe(self) -> bool:
-        """True when calling changes nothing upstream, so that it may be repeated or abandoned."""
-        return self.method in ("GET", "HEAD")
-
-    @cached_property
-    def access(self) -> str:
-        """`read` or `write`: what the tool's read-only hint says, or the method where there is no tool."""
-        reads = self.tool.read_only if self.tool else self.safe
-        return "read" if reads else "write"
-
-    @cached_property
-    def idempotent(self) -> bool:
-        """True when a repeated call does nothing more than the first: the tool's hint, or RFC 9110 section 9.2.2."""
-        return (
-            self.tool.idempotent
-            if self.tool
-            else self.method in ("GET", "HEAD", "PUT", "DELETE", "OPTIONS")
-        )
-
-    @cached_property
-    def repeatable(self) -> bool:
-        """True when repeating a call whose answer was lost does no harm."""
-        return self.safe or self.idempotent
-
-
-@dataclass(frozen=True)
 class Authentication:
     """How the upstream is told who calls: `type` is none, bearer, basic or apikey; `fields` are templates over `{{env.X}}`."""
 
@@ -199,6 +151,99 @@ class Authentication:
 
 
 @dataclass(frozen=True)
+class UpstreamAPI:
+    """An API that is called: its base URL, without a slash at its end, and how it is told who calls."""
+
+    base_url: str
+    authentication: Authentication
+
+
+@dataclass(frozen=True)
+class FileUse:
+    """What an operation does with files: `kind` is upload, list, file or signed-url; `lookup` is the operation that tells of one."""
+
+    kind: str
+    lookup: str
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One row of the contract: how it is called here, and what is called upstream for it."""
+
+    id: str
+    method: str
+    path: str
+    summary: str
+    parameters: tuple[Parameter, ...]
+    body: Body | None
+    response_schema: Schema
+    response_media_type: str
+    namespace: str  # its upstream's
+    scopes: Mapping[str, str]  # by access
+    upstream_method: str
+    upstream_path: str
+    constants: tuple[Constant, ...]
+    tool: Tool | None
+    recovery: RecoveryBinding | None
+    files: FileUse | None
+
+    @cached_property
+    def path_variables(self) -> list[str]:
+        """The names of the variables in its path, in order."""
+        return path_variables(self.path)
+
+    @cached_property
+    def upstream_path_variables(self) -> list[str]:
+        """The same of the upstream path."""
+        return path_variables(self.upstream_path)
+
+    @cached_property
+    def upstream_names(self) -> dict[str, str]:
+        """The upstream's names for the parameters, by our own."""
+        return {parameter.name: parameter.upstream_name for parameter in self.parameters}
+
+    @cached_property
+    def streamed(self) -> bool:
+        """True when its body or its answer is a stream of bytes."""
+        return self.answer_streamed or (self.body is not None and self.body.streamed)
+
+    @cached_property
+    def answer_streamed(self) -> bool:
+        """True for an answer whose only media type is not JSON."""
+        return self.response_media_type != JSON
+
+    @cached_property
+    def safe(self) -> bool:
+        """True when calling changes nothing upstream, so that it may be repeated or abandoned."""
+        return self.method in ("GET", "HEAD")
+
+    @cached_property
+    def access(self) -> str:
+        """`read` or `write`: what the tool's read-only hint says, or the method where there is no tool."""
+        reads = self.tool.read_only if self.tool else self.safe
+        return "read" if reads else "write"
+
+    @property
+    def scope(self) -> str:
+        """The scope that its callers need."""
+        return self.scopes[self.access]
+
+    @cached_property
+    def idempotent(self) -> bool:
+        """True when a repeated call does nothing more than the first: the tool's hint, or RFC 9110 section 9.2.2."""
+        return (
+            self.tool.idempotent
+            if self.tool
+            else self.method in ("GET", "HEAD", "PUT", "DELETE", "OPTIONS")
+        )
+
+    @cached_property
+    def repeatable(self) -> bool:
+        """True when repeating a call whose answer was lost does no harm."""
+        return self.safe or self.idempotent
+
+
+@dataclass(frozen=True)
 class Contract:
     """The whole document. `environment` maps a template variable to the environment variables that may hold it, best first."""
 
@@ -206,18 +251,21 @@ class Contract:
     document: dict[str, Any]  # without `$ref`
     published: dict[str, Any]  # as it stands in the file
     operations: Mapping[str, Operation]
-    base_url: str
-    authentication: Authentication
+    upstreams: Mapping[str, UpstreamAPI]  # by namespace
     environment: Mapping[str, tuple[str, ...]]
     ports: Mapping[str, int]
     product: str
     answer_headers: frozenset[str]
-    scopes: Mapping[str, str]
     title: str
     version: str
     mcp_name: str
     mcp_title: str
     mcp_instructions: str
+
+    @cached_property
+    def scopes(self) -> frozenset[str]:
+        """All that operations need."""
+        return frozenset(operation.scope for operation in self.operations.values())
 
     @cached_property
     def _routes(self) -> list[tuple[re.Pattern[str], Operation]]:
@@ -234,6 +282,11 @@ class Contract:
             if operation.method == method and (match := pattern.fullmatch(path)):
                 return operation, match.groups()
         return None, ()
+
+    def body_media_type(self, method: str, path: str) -> str:
+        """The media type of the body that `method` of the decoded `path` takes; JSON where it takes none."""
+        operation, _ = self.find(method, path)
+        return operation.body.media_type if operation and operation.body else JSON
 
     def allowed_methods(self, path: str) -> list[str]:
         """The methods that the decoded `path` answers, HEAD and OPTIONS included; empty for a path that is not in the contract."""
@@ -273,18 +326,30 @@ def path_variables(template: str) -> list[str]:
 
 
 def _contract(source: str, published: dict[str, Any], document: dict[str, Any]) -> Contract:
-    upstream = document["x-naftiko"]
-    authentication = dict(upstream.get("authentication") or {"type": "none"})
+    root = document["x-naftiko"]
+    if "upstreams" not in root:
+        raise ContractError(
+            f"{source}: x-naftiko has no upstreams: derive it again with this version's openapi.derive"
+        )
+    upstreams = {name: _upstream(declared) for name, declared in root["upstreams"].items()}
     server = document.get("x-mcp-server", {})
     info = document["info"]
     declared = [
-        _operation(path, method.upper(), item[method], item.get("parameters", []))
+        _operation(path, method.upper(), item[method], item.get("parameters", []), root)
         for path, item in document["paths"].items()
         for method in METHODS
         if method in item
     ]
     operations = {operation.id: operation for operation in declared}
     for operation in declared:
+        if operation.namespace not in upstreams:
+            raise ContractError(
+                f"{source}: {operation.id} calls {operation.namespace!r}, which is not among the upstreams"
+            )
+        if operation.files and operation.files.lookup not in (*operations, ""):
+            raise ContractError(
+                f"{source}: x-files of {operation.id}: there is no operation {operation.files.lookup!r}"
+            )
         if operation.recovery and operation.recovery.search_operation not in operations:
             raise ContractError(
                 f"{source}: x-recovery of {operation.id}: there is no operation {operation.recovery.search_operation!r}"
@@ -294,17 +359,11 @@ def _contract(source: str, published: dict[str, Any], document: dict[str, Any]) 
         document=document,
         published=published,
         operations=operations,
-        base_url=upstream["baseUri"],
-        authentication=Authentication(
-            authentication.pop("type"), {k: str(v) for k, v in authentication.items()}
-        ),
-        environment={
-            name: tuple(sources) for name, sources in upstream.get("environment", {}).items()
-        },
-        ports=upstream["ports"],
-        product=upstream.get("product", "naftiko-gateway"),
-        scopes={"read": "read", "write": "write", **upstream.get("scopes", {})},
-        answer_headers=frozenset(name.lower() for name in upstream.get("answerHeaders", [])),
+        upstreams=upstreams,
+        environment={name: tuple(sources) for name, sources in root.get("environment", {}).items()},
+        ports=root["ports"],
+        product=root.get("product", "naftiko-gateway"),
+        answer_headers=frozenset(name.lower() for name in root.get("answerHeaders", [])),
         title=info["title"],
         version=info["version"],
         mcp_name=server.get("name", "naftiko-gateway"),
@@ -313,13 +372,28 @@ def _contract(source: str, published: dict[str, Any], document: dict[str, Any]) 
     )
 
 
+def _upstream(declared: dict[str, Any]) -> UpstreamAPI:
+    fields = {"type": "none"} | (declared.get("authentication") or {})
+    authentication = Authentication(
+        fields.pop("type"), {name: str(value) for name, value in fields.items()}
+    )
+    return UpstreamAPI(declared["baseUri"].rstrip("/"), authentication)
+
+
 def _operation(
-    path: str, method: str, declared: dict[str, Any], shared: list[dict[str, Any]]
+    path: str,
+    method: str,
+    declared: dict[str, Any],
+    shared: list[dict[str, Any]],
+    root: dict[str, Any],
 ) -> Operation:
     upstream = declared["x-naftiko"]
+    namespace = upstream["call"].partition(".")[0]
     names = upstream.get("names", {})
     tool, recovery = declared.get("x-mcp-tool"), declared.get("x-recovery")
+    files = declared.get("x-files")
     body = declared.get("requestBody")
+    response_media_type, response_schema = _content(declared["responses"].get("200", {}))
     return Operation(
         id=declared["operationId"],
         method=method,
@@ -330,10 +404,15 @@ def _operation(
             for parameter in [*shared, *declared.get("parameters", [])]
             if not parameter.get("x-gateway")
         ),
-        body=Body(body.get("required", False), _json_content(body), body.get("description", ""))
-        if body
-        else None,
-        response_schema=_json_content(declared["responses"].get("200", {})),
+        body=_body(body) if body else None,
+        response_schema=response_schema,
+        response_media_type=response_media_type,
+        namespace=namespace,
+        scopes={
+            **DEFAULT_SCOPES,
+            **root.get("scopes", {}),
+            **root["upstreams"].get(namespace, {}).get("scopes", {}),
+        },
         upstream_method=upstream["method"],
         upstream_path=upstream["path"],
         constants=tuple(
@@ -342,6 +421,7 @@ def _operation(
         ),
         tool=_tool(tool) if tool else None,
         recovery=RecoveryBinding(recovery["kind"], recovery["operation"]) if recovery else None,
+        files=FileUse(files["kind"], files.get("lookup", "")) if files else None,
     )
 
 
@@ -358,9 +438,18 @@ def _parameter(declared: dict[str, Any], names: Mapping[str, str]) -> Parameter:
     )
 
 
-def _json_content(declared: dict[str, Any]) -> Schema:
-    schema: Schema = declared.get("content", {}).get("application/json", {}).get("schema", {})
-    return schema
+def _body(declared: dict[str, Any]) -> Body:
+    media_type, schema = _content(declared)
+    return Body(
+        declared.get("required", False), schema, declared.get("description", ""), media_type
+    )
+
+
+def _content(declared: dict[str, Any]) -> tuple[str, Schema]:
+    """JSON where that is among the media types, or nothing is; else the first."""
+    content = declared.get("content", {})
+    media_type = JSON if JSON in content else next(iter(content), JSON)
+    return media_type, content.get(media_type, {}).get("schema", {})
 
 
 def _tool(declared: dict[str, Any]) -> Tool:

@@ -11,29 +11,47 @@ import argparse
 import difflib
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from openapi import overlay
-from openapi.capability import Capability, CapabilityError, Declared, Exposed, hint, read
+from openapi.capability import (
+    Capability,
+    CapabilityError,
+    Declared,
+    Exposed,
+    hint,
+    read,
+    shape,
+    within,
+)
 from openapi.contract import DEFAULT_DOCUMENT
 from openapi.mapping import ExposedInput, InputMapping, map_inputs
+from openapi.union import Part, Union
 
 HERE = Path(__file__).parent
-OWN_CAPABILITY, OWN_OVERLAY = (HERE / name for name in ("batch-batch-jobs.yaml", "overlay.yaml"))
+OWN_CAPABILITY = HERE / "batch-batch-jobs.yaml"
+OWN_CAPABILITIES = [OWN_CAPABILITY, HERE / "batch-files.yaml"]
+OWN_OVERLAY = HERE / "overlay.yaml"
+OWN_OVERLAYS = [OWN_OVERLAY, HERE / "files.overlay.yaml"]
 MCP_PORT = 9090
+BINARY = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 _TEMPLATE = re.compile(r"\{\{\s*([\w-]+(?:\.[\w-]+)?)\s*\}\}")
 
 Binds = Mapping[str, Mapping[str, str]]
 
 
-def derive(capability: Capability) -> dict[str, Any]:
-    """The OpenAPI 3.0.3 document, fixed paths before variable ones; CapabilityError."""
-    info = capability.declared["info"]
-    authentication, environment = _authentication(capability)
+def derive(*capabilities: Capability) -> dict[str, Any]:
+    """The OpenAPI 3.0.3 document of their union, fixed paths before variable ones; where words differ the first file's are taken.
+
+    CapabilityError for what one of them says that cannot be run, and for a clash of two.
+    """
+    first = capabilities[0]
+    info = first.declared["info"]
     document: dict[str, Any] = {
         "openapi": "3.0.3",
         "info": {
@@ -42,25 +60,19 @@ def derive(capability: Capability) -> dict[str, Any]:
             "version": info.get("version", "1.0.0"),
         },
         "servers": [{"url": "/"}],
-        "tags": list(_tags(capability)),
+        "tags": list(_tags(capabilities)),
         "paths": {},
-        "x-naftiko": {
-            "specification": capability.declared["naftiko"],
-            "namespace": capability.consumes["namespace"],
-            "baseUri": capability.consumes["baseUri"],
-            "authentication": authentication,
-            "environment": environment,
-            "ports": {"rest": capability.rest["port"], "mcp": capability.mcp.get("port", MCP_PORT)},
-        },
+        "x-naftiko": _upstreams(capabilities),
     }
-    if capability.mcp:
+    mcp = next((each.mcp for each in capabilities if each.mcp), None)
+    if mcp:
         document["x-mcp-server"] = {
-            "name": capability.mcp["namespace"],
-            "instructions": capability.mcp.get("description", ""),
+            "name": mcp["namespace"],
+            "instructions": mcp.get("description", ""),
         }
-    for exposed in sorted(capability.operations, key=lambda each: _variability(each.route)):
-        item = document["paths"].setdefault(exposed.route, {})
-        item[exposed.declared["method"].lower()] = _operation(exposed, capability)
+    operations = _operations(capabilities, document["x-naftiko"]["upstreams"])
+    for route, method, operation in sorted(operations, key=lambda each: _variability(each[0])):
+        document["paths"].setdefault(route, {})[method] = operation
     return document
 
 
@@ -74,7 +86,7 @@ def main(arguments: list[str] | None = None) -> int:
     """The command, see `--help`: 0, or 1 for a stale document (`--check`), or 2 with a line why."""
     options = _options(arguments)
     try:
-        document = derive(read(options.capability))
+        document = derive(*map(read, options.capabilities))
         for each in options.overlay:
             document = overlay.apply(document, each)
         text = render(document, options.origin)
@@ -84,9 +96,7 @@ def main(arguments: list[str] | None = None) -> int:
             sys.stdout.write(text)
         else:
             options.output.write_text(text, encoding="utf-8")
-    except CapabilityError as error:
-        problem = f"{options.capability}: {error}"
-    except overlay.OverlayError as error:
+    except (CapabilityError, overlay.OverlayError) as error:
         problem = str(error)
     except (OSError, UnicodeDecodeError) as error:
         problem = f"{options.output}: cannot be {'read' if options.check else 'written'}: {error}"
@@ -102,10 +112,11 @@ def main(arguments: list[str] | None = None) -> int:
 def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m openapi.derive",
-        description="Derive the OpenAPI document of a capability; without arguments the project's.",
+        description="Derive the OpenAPI document of capabilities; without arguments the project's.",
     )
     add = parser.add_argument
-    add("capability", nargs="?", type=Path, metavar="CAPABILITY", help="a Naftiko capability file")
+    text = "a Naftiko capability file; several are served as one"
+    add("capabilities", nargs="*", type=Path, metavar="CAPABILITY", help=text)
     text = "an OpenAPI Overlay to apply; several in their order"
     add("--overlay", type=Path, action="append", default=[], metavar="OVERLAY", help=text)
     add("--output", type=Path, metavar="FILE", help="where to write; - prints")
@@ -113,12 +124,12 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     # File names without directories, so that the text does not depend on where the command ran.
     words = ["python -m openapi.derive"]
-    if options.capability:
-        words.append(options.capability.name)
+    if options.capabilities:
+        words += [each.name for each in options.capabilities]
         words += [word for each in options.overlay for word in ("--overlay", each.name)]
     else:
-        options.capability = OWN_CAPABILITY
-        options.overlay = options.overlay or [OWN_OVERLAY]
+        options.capabilities = OWN_CAPABILITIES
+        options.overlay = options.overlay or OWN_OVERLAYS
         options.output = options.output or DEFAULT_DOCUMENT
     options.origin = " ".join(words)
     options.output = options.output or Path("-")
@@ -151,9 +162,9 @@ _Dumper.add_representer(str, _Dumper.represent_text)
 # --- the document ---------------------------------------------------------------------------------
 
 
-def _tags(capability: Capability) -> Iterator[dict[str, str]]:
+def _tags(capabilities: Iterable[Capability]) -> Iterator[dict[str, str]]:
     seen = set()
-    for resource in capability.rest["resources"]:
+    for resource in (each for one in capabilities for each in one.rest["resources"]):
         if resource["name"] not in seen:
             seen.add(resource["name"])
             text = resource.get("description")
@@ -168,20 +179,59 @@ def _variability(path: str) -> list[int]:
     ]
 
 
-def _authentication(capability: Capability) -> tuple[dict[str, str], dict[str, list[str]]]:
+def _upstreams(capabilities: Sequence[Capability]) -> dict[str, Any]:
+    """What is called upstream, where callers reach it, and the environment variables behind its credentials."""
+    union, found = Union(), {}
+    environment: dict[str, list[str]] = {}
+    ports: dict[str, int] = {}
+    for capability in capabilities:
+        for kind, adapter in (("rest", capability.rest), ("mcp", capability.mcp)):
+            if adapter:
+                port = adapter["port"] if kind == "rest" else adapter.get("port", MCP_PORT)
+                union.add(kind, f"the port of {kind}", Part(capability, "capability.exposes", port))
+                ports.setdefault(kind, port)
+        for namespace, (declared, place) in capability.consumes.items():
+            authentication, variables = _authentication(capability, declared, place)
+            upstream = {"baseUri": declared["baseUri"], "authentication": authentication}
+            union.add(
+                ("namespace", namespace),
+                f"the namespace {namespace!r}",
+                Part(capability, place, upstream),
+            )
+            base = declared["baseUri"].rstrip("/")
+            if base:
+                at = Part(capability, f"{place}.authentication", authentication)
+                union.add(("base", base), f"the authentication of {base}", at)
+            for variable, sources in variables.items():
+                at = Part(capability, f"{place}.authentication", sources)
+                union.add(("variable", variable), f"{{{{{variable}}}}}", at)
+            found[namespace] = upstream
+            environment |= variables
+    return {
+        "specification": capabilities[0].declared["naftiko"],
+        "upstreams": found,
+        "environment": environment,
+        "ports": {"rest": ports["rest"], "mcp": ports.get("mcp", MCP_PORT)},
+    }
+
+
+def _authentication(
+    capability: Capability, upstream: Declared, place: str
+) -> tuple[dict[str, str], dict[str, list[str]]]:
     """The authentication with qualified templates, and the environment variables behind them."""
-    declared = dict(capability.consumes.get("authentication", {"type": "none"}))
+    declared = dict(upstream.get("authentication", {"type": "none"}))
     if declared["type"] == "apikey":
         declared.setdefault("placement", "header")
     binds = {bind["namespace"]: bind["keys"] for bind in capability.declared.get("binds", [])}
     environment: dict[str, list[str]] = {}
-    for key in ("token", "username", "password", "value"):
-        if key in declared:
-            place = f"{capability.place_of_authentication}.{key}"
-            declared[key] = _qualified(declared[key], place, binds, environment)
-    if declared["type"] != "none" and not environment:
-        reason = "no secret may stand in the file; use {{env.NAME}}"
-        raise CapabilityError(capability.place_of_authentication, reason)
+    place = f"{place}.authentication"
+    with within(capability.source):
+        for key in ("token", "username", "password", "value"):
+            if key in declared:
+                declared[key] = _qualified(declared[key], f"{place}.{key}", binds, environment)
+        if declared["type"] != "none" and not environment:
+            reason = "no secret may stand in the file; use {{env.NAME}}"
+            raise CapabilityError(place, reason)
     return declared, environment
 
 
@@ -214,6 +264,47 @@ def _bound(name: str, place: str, binds: Binds) -> tuple[str, str]:
 # --- one operation --------------------------------------------------------------------------------
 
 
+def _operations(
+    capabilities: Iterable[Capability], upstreams: Mapping[str, Any]
+) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Route, method and description of each operation, once."""
+    union = Union()
+    routes: dict[str, str] = {}
+    for capability in capabilities:
+        for exposed in capability.operations:
+            route = routes.setdefault(shape(exposed.route), exposed.route)
+            method = exposed.declared["method"]
+            with within(capability.source):
+                operation = _operation(replace(exposed, route=route), capability)
+            meaning = (method, route, _meaning(operation, upstreams))
+            part = Part(capability, exposed.place, meaning)
+            new = union.add(("route", method, route), f"{method} {route}", part)
+            union.add(("operation", exposed.name), f"the operation {exposed.name!r}", part)
+            if tool := capability.tools.get(exposed.name):
+                named = f"the tool {tool.name!r}"
+                union.add(("tool", tool.name), named, Part(capability, tool.place, meaning))
+            if new:
+                yield route, method.lower(), operation
+
+
+def _meaning(operation: dict[str, Any], upstreams: Mapping[str, Any]) -> Any:
+    """An operation without its words for people, and with its upstream in place of that one's name."""
+    call = operation["x-naftiko"]
+    tool = operation.get("x-mcp-tool")
+    return (
+        operation["operationId"],
+        [_wordless(each) for each in operation.get("parameters", [])],
+        _wordless(operation.get("requestBody", {})),
+        operation["responses"]["200"]["content"],
+        {**call, "call": upstreams[call["call"].partition(".")[0]]},
+        tool and {name: tool.get(name) for name in ("name", "hints", "arguments")},
+    )
+
+
+def _wordless(declared: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in declared.items() if name != "description"}
+
+
 def _operation(exposed: Exposed, capability: Capability) -> dict[str, Any]:
     tool = capability.tools.get(exposed.name)
     inputs = map_inputs(exposed, tool, capability)
@@ -231,7 +322,9 @@ def _operation(exposed: Exposed, capability: Capability) -> dict[str, Any]:
         "responses": {
             "200": {
                 "description": "The upstream's answer, unchanged.",
-                "content": {"application/json": {"schema": {}}},
+                "content": BINARY
+                if exposed.consumed.binary
+                else {"application/json": {"schema": {}}},
             }
         },
         "x-naftiko": {

@@ -58,10 +58,11 @@ def map_inputs(exposed: Exposed, tool: Exposed | None, capability: Capability) -
     """The inputs of the operation `exposed` and of its `tool`; CapabilityError."""
     sources = _sources(exposed)
     path, constants = _fixed(exposed, sources)
+    upstream, _ = capability.consumes[exposed.consumed.namespace]
     free = {
         each.name: each
         for each in exposed.consumed.inputs
-        if isinstance(sources[each.name], str) and not _filled_here(each, capability)
+        if isinstance(sources[each.name], str) and not _filled_here(each, upstream)
     }
     # The REST name of each input: the exposed path's variables first, in their order.
     of_path = [each for each in free.values() if each.location == "path"]
@@ -143,9 +144,9 @@ def _fixed(exposed: Exposed, sources: Sources) -> tuple[str, tuple[Constant, ...
     return path, tuple(constants)
 
 
-def _filled_here(each: Input, capability: Capability) -> bool:
+def _filled_here(each: Input, upstream: Declared) -> bool:
     """True for an input that the gateway itself fills, so that no caller is asked for it."""
-    authentication = capability.consumes.get("authentication", {"type": "none"})
+    authentication = upstream.get("authentication", {"type": "none"})
     name = each.name.lower()
     if each.location == "header" and name in ("accept", "content-type"):
         return True

@@ -32,9 +32,8 @@ from .edge import open_context
 from .problems import Problem
 from .store import StoreUnavailable, open_store
 from .translation import Inputs, build_request
-from .upstream import Upstream
+from .upstream import Upstreams
 from .upstream_connection import CancellableRequest, Deadline
-from .upstream_key import UpstreamKey
 
 _PATIENCE = 5.0  # seconds for each thing that is asked
 
@@ -69,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _add_token_arguments(parser: argparse.ArgumentParser) -> None:
-    known = known_scopes(contract_of().scopes.values())
+    known = known_scopes(contract_of().scopes)
     parser.set_defaults(known=known)
     parser.add_argument("name", help="who will use it; appears in logs")
     parser.add_argument(
@@ -152,12 +151,13 @@ def _settings(settings: Settings) -> str:
     count = settings.workers or os.cpu_count() or 1
     return (
         f"{len(settings.contract.operations)} operations of {settings.contract.title}, at"
-        f" {in_brackets(settings.host)}:{settings.port} by {count} worker{'s' if count > 1 else ''}, for {settings.base_url}"
+        f" {in_brackets(settings.host)}:{settings.port} by {count} worker{'s' if count > 1 else ''}, for {', '.join(sorted({*settings.base_urls.values()}))}"
     )
 
 
 def _key(settings: Settings) -> str:
-    settings.read_credentials()
+    for upstream in settings.contract.upstreams.values():
+        settings.read_credentials(upstream.authentication)
     return "is set; --ask-upstream finds out whether it is good"
 
 
@@ -167,7 +167,11 @@ def _store(settings: Settings) -> str:
 
 
 def _connection(settings: Settings) -> str:
-    parts = urlsplit(settings.base_url)
+    return "; ".join(_connected(url, settings) for url in sorted({*settings.base_urls.values()}))
+
+
+def _connected(url: str, settings: Settings) -> str:
+    parts = urlsplit(url)
     host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
     with socket.create_connection((host, port), timeout=_PATIENCE) as plain:
         if parts.scheme == "http":
@@ -185,7 +189,7 @@ def _ask_upstream(settings: Settings) -> str:
         if o.safe and not any(p.required for p in o.parameters)
     )
     open_context()
-    upstream = Upstream(settings, UpstreamKey(settings))
+    upstream = Upstreams(settings)
     answer = upstream.send(
         build_request(operation, Inputs()), CancellableRequest(Deadline(_PATIENCE))
     )

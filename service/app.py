@@ -18,6 +18,7 @@ from openapi.contract import METHODS, OWN_PAGES
 
 from .config import Settings
 from .edge import Edge
+from .file_access import FileAccess
 from .flask_dispatch import FlaskDispatch, forwarding_handler
 from .idempotency import Idempotency
 from .job_recovery import recoveries
@@ -25,8 +26,7 @@ from .pages import Pages, Readiness
 from .request_context import current
 from .request_reader import RequestReader
 from .store import is_redis, open_store
-from .upstream import Upstream
-from .upstream_key import UpstreamKey
+from .upstream import Upstreams
 
 
 def create_app(settings: Settings | None = None) -> FlaskApp:
@@ -36,8 +36,7 @@ def create_app(settings: Settings | None = None) -> FlaskApp:
     """
     settings = settings or Settings.from_env()
     contract = settings.contract
-    key = UpstreamKey(settings)
-    upstream = Upstream(settings, key)
+    upstream = Upstreams(settings)
     idempotency = Idempotency(
         upstream,
         open_store(settings.store),
@@ -45,7 +44,7 @@ def create_app(settings: Settings | None = None) -> FlaskApp:
         timeout=settings.timeout,
         expiry=settings.key_expiry,
     )
-    readiness = Readiness(key, idempotency)
+    readiness = Readiness(upstream, idempotency)
     # A request passes them in this order. Connexion makes them for the first one; what is to fail at start is made here.
     layers = [
         # 1. gives it its context, makes problem documents of failures, logs what became of it
@@ -57,20 +56,21 @@ def create_app(settings: Settings | None = None) -> FlaskApp:
         # 4. finds its operation
         RoutingMiddleware,
         # 5. checks it against the operation, and makes the upstream request of it
-        partial(RequestReader, contract=contract, max_body=settings.max_body),
+        partial(RequestReader, settings=settings),
     ]
     app = FlaskApp(__name__, middlewares=layers)
     # 6. hands it to a thread, where Flask calls the handler
     dispatch = FlaskDispatch(
         app.app.wsgi_app,
         threads=settings.threads,
+        transfers=settings.transfers,
         queue=settings.queue,
         timeout=settings.timeout,
     )
     # The attribute that Connexion's own add_wsgi_middleware edits.
     app.middleware.app.asgi_app = dispatch
     # 7. sends what may be sent only once through `idempotency`, and all by 8. `upstream`
-    handler = forwarding_handler(upstream, idempotency)
+    handler = forwarding_handler(FileAccess(settings, upstream), idempotency)
     # Whatever reaches Flask was routed and checked before. Answering here spares each request Connexion's decoration of
     # the view that it would call, which is this same handler (a tenth of a request's processor time).
     app.app.before_request(handler)
@@ -85,12 +85,13 @@ def admission(settings: Settings) -> Callable[[ASGIApp], Admission]:
         settings,
         prefix="GATEWAY_",
         hosts=(*LOOPBACK, *listen.names(settings.host), *settings.allowed_hosts),
-        scopes=settings.contract.scopes.values(),
+        scopes=settings.contract.scopes,
         shared_store=settings.store if is_redis(settings.store) else "",
         context=current,
         pages={**dict.fromkeys(OWN_PAGES, docs), "/docs/": docs, "/metrics": Needs.METRICS},
         refuse_slash=True,
         allowed_methods=settings.contract.allowed_methods,
+        media_type=settings.contract.body_media_type,
         call_headers=[(b"cache-control", b"no-store")],
     )
 

@@ -11,7 +11,7 @@ import ssl
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import NoReturn
 from urllib.parse import urlsplit
@@ -28,7 +28,7 @@ from environment import (
     setting,
     variables,
 )
-from openapi.contract import DEFAULT_DOCUMENT, Contract, ContractError, load
+from openapi.contract import DEFAULT_DOCUMENT, Authentication, Contract, ContractError, load
 from telemetry import logs, metrics, spans
 
 from . import upstream_key
@@ -51,14 +51,19 @@ class Settings(AccessSettings):
     host: str = setting("GATEWAY_HOST", "127.0.0.1", "Address to listen on")
     port: int = setting("GATEWAY_PORT", 0, "Port to listen on; 0: the capability's (8080)")
     openapi: str = setting("GATEWAY_OPENAPI", str(DEFAULT_DOCUMENT), "Derived OpenAPI document to serve")
-    upstream_url: str = setting("GATEWAY_UPSTREAM_URL", "", "Base URL of the upstream API; empty: the capability's baseUri")
+    upstream_url: str = setting("GATEWAY_UPSTREAM_URL", "", "Base URL of the upstream API; NAMESPACE=URL, separated by commas, where there are several; empty: the capability's baseUri")
     ca_file: str = setting("GATEWAY_CA_FILE", "", "PEM file of the authorities that may sign the upstream's certificate; empty: certifi's")
     connect_timeout: float = setting("GATEWAY_CONNECT_TIMEOUT", 5.0, "Limit for connecting upstream")
     read_timeout: float = setting("GATEWAY_READ_TIMEOUT", 40.0, "Limit for each wait for upstream bytes")
     timeout: float = setting("GATEWAY_TIMEOUT", 45.0, "Limit for a whole upstream exchange, repeats included")
-    threads: int = setting("GATEWAY_THREADS", 256, "Upstream calls that one worker makes at a time")
+    threads: int = setting("GATEWAY_THREADS", 256, "Upstream calls that one worker makes at a time, files apart")
     queue: int = setting("GATEWAY_QUEUE", 256, "Requests that may wait for a thread, a second at most; more are answered 503")
     max_body: int = setting("GATEWAY_MAX_BODY", 32 * MEBIBYTE, "Largest request body")
+    max_file: int = setting("GATEWAY_MAX_FILE", 513 * MEBIBYTE, "Largest upload: a file of 512 MiB and the form around it")
+    transfers: int = setting("GATEWAY_TRANSFERS", 16, "Files that one worker passes on at a time, up and down; more are answered 503")
+    file_purposes: tuple[str, ...] = setting("GATEWAY_FILE_PURPOSES", ("batch",), "Purposes whose files callers may upload, list, read and delete")
+    check_files: str = setting("GATEWAY_CHECK_FILES", "on", "Whether batch files are checked line by line while they are uploaded: on or off", choices=("on", "off"))
+    signed_urls: str = setting("GATEWAY_SIGNED_URLS", "off", "Whether callers get signed URLs of files, which no revoked token ends: on or off", choices=("on", "off"))
     max_answer: int = setting("GATEWAY_MAX_ANSWER", 64 * MEBIBYTE, "Largest upstream answer")
     store: str = setting("GATEWAY_STORE", ".run/gateway.sqlite3", "Store of idempotency keys: a SQLite file, or a redis:// URL for several hosts", secret=True)
     key_expiry: float = setting("GATEWAY_KEY_EXPIRY", 86400.0, "How long an Idempotency-Key is remembered")
@@ -82,8 +87,8 @@ class Settings(AccessSettings):
     tracing: str = ""
     """Where OpenTelemetry's own variables want spans to go: otlp, console, or empty for nowhere."""
     contract: Contract = field(repr=False)
-    read_credentials: Callable[[], Mapping[str, str]] = field(repr=False)
-    """Reads the authentication fields (such as `token`) and their values, which are secret, from the variables that
+    read_credentials: Callable[[Authentication], Mapping[str, str]] = field(repr=False)
+    """Reads the fields of an authentication (such as `token`) and their values, which are secret, from the variables that
     were set at the start and their files' present content; SettingsError."""
     credential_files: tuple[Path, ...] = field(repr=False)
 
@@ -104,10 +109,11 @@ class Settings(AccessSettings):
             read_credentials=partial(upstream_key.read_credentials, contract, dict(environ)),
             credential_files=upstream_key.credential_files(contract, environ),
         )
-        if check_key:
-            settings.read_credentials()
+        for upstream in contract.upstreams.values() if check_key else ():
+            settings.read_credentials(upstream.authentication)
         _check_numbers(settings)
-        _check_base_url(settings.base_url)
+        for url in settings.base_urls.values():
+            _check_base_url(url)
         _check_ca_file(settings.ca_file)
         _check_store(settings.store)
         listen.check(
@@ -115,10 +121,10 @@ class Settings(AccessSettings):
         )
         return settings
 
-    @property
-    def base_url(self) -> str:
-        """Where upstream paths are appended: without a trailing slash."""
-        return (self.upstream_url or self.contract.base_url).rstrip("/")
+    @cached_property
+    def base_urls(self) -> dict[str, str]:
+        """Where upstream paths are appended, without a slash at the end, by the upstream's namespace; SettingsError."""
+        return _base_urls(self.contract, self.upstream_url)
 
     @property
     def docs_open(self) -> bool:
@@ -209,6 +215,28 @@ def _check_numbers(settings: Settings) -> None:
         raise SettingsError("GATEWAY_THREADS must be at least 1")
     if settings.port > 65535:
         raise SettingsError("GATEWAY_PORT must be at most 65535")
+
+
+def _base_urls(contract: Contract, given: str) -> dict[str, str]:
+    """By namespace: what `given`, the value of GATEWAY_UPSTREAM_URL, says, else the capability's own."""
+    declared = {name: upstream.base_url for name, upstream in contract.upstreams.items()}
+    if not given:
+        return declared
+    if "=" not in given.partition("://")[0]:
+        if len(set(declared.values())) > 1:
+            raise SettingsError(
+                "GATEWAY_UPSTREAM_URL: there are several upstreams; name each: NAMESPACE=URL, separated by commas, for "
+                + ", ".join(declared)
+            )
+        return dict.fromkeys(declared, given.rstrip("/"))
+    for entry in given.split(","):
+        name, _, url = entry.strip().partition("=")
+        if name not in declared:
+            raise SettingsError(
+                f"GATEWAY_UPSTREAM_URL: no upstream has the namespace {name!r}; there are {', '.join(declared)}"
+            )
+        declared[name] = url.rstrip("/")
+    return declared
 
 
 def _check_base_url(url: str) -> None:

@@ -146,7 +146,7 @@ class Edge:
             elif error:
                 log_failure(ctx.request_id, error)
             elif not handling.cancelled():
-                ctx.body = handling.result().content
+                ctx.body = getattr(handling.result(), "content", b"")
             self._finish(ctx, scope, begun)
 
         ctx.handling.add_done_callback(handled)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import io
+import math
 import sys
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -20,12 +21,14 @@ from starlette.types import Receive, Scope, Send
 
 from openapi.contract import Operation
 
+from .file_access import FileAccess
 from .idempotency import LOOK_FIRST, REPEAT, Idempotency, outcome_unknown
 from .problems import Overloaded, Problem, log_failure
 from .request_context import current
 from .threads import ThreadPool, WorkItem
+from .transfers import Head, Transfers
 from .translation import UpstreamRequest
-from .upstream import Upstream, timed_out
+from .upstream import timed_out
 from .upstream_connection import WATCHDOG, CancellableRequest, Deadline
 
 PATIENCE = 1.0
@@ -54,12 +57,15 @@ class FlaskDispatch:
     `timeout`: seconds that a request may take from here on.
     """
 
-    def __init__(self, app: WSGIApp, *, threads: int, queue: int, timeout: float) -> None:
+    def __init__(
+        self, app: WSGIApp, *, threads: int, transfers: int, queue: int, timeout: float
+    ) -> None:
         self.app = app
         self.limit = threads + queue
         self.timeout = timeout
         self.under_way: set[asyncio.Future[Response]] = set()
         self.pool = ThreadPool(threads)
+        self.transfers = Transfers(transfers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -69,11 +75,17 @@ class FlaskDispatch:
         if len(self.under_way) >= self.limit:
             raise Overloaded("All threads are busy and the queue is full.")
         WATCHDOG.start()  # before a thread that could take its place
-        ctx, cancellable = current(), CancellableRequest(Deadline(self.timeout))
+        ctx = current()
         request, ctx.upstream_request = ctx.upstream_request, None
         if request is None:
             raise LookupError("no upstream request was handed over")
         operation, keyed = request.operation, request.key is not None
+        if operation.streamed:
+            cancellable = CancellableRequest(Deadline(math.inf), fresh=True)
+            handle = partial(self._call_flask, _environ(scope, request, cancellable))
+            await self.transfers.serve(handle, request.stream, cancellable, receive, send)
+            return
+        cancellable = CancellableRequest(Deadline(self.timeout))
         environ = _environ(scope, request, cancellable)
         loop = asyncio.get_running_loop()
         handling: asyncio.Future[Response] = loop.create_future()
@@ -109,8 +121,8 @@ class FlaskDispatch:
         await receive()
         await send({"type": "lifespan.startup.complete"})
         await receive()
-        while self.under_way:
-            await asyncio.wait(self.under_way)
+        while under_way := self.under_way | self.transfers.under_way:
+            await asyncio.wait(under_way)
         await send({"type": "lifespan.shutdown.complete"})
 
     def _finished(
@@ -131,20 +143,29 @@ class FlaskDispatch:
             answer.set_result(handling.result())
 
     def _handle(self, environ: dict[str, Any]) -> Response:
-        started: list[Any] = []
-        pieces = self.app(
-            environ, lambda status, headers, exc_info=None: started.extend((status, headers))
-        )
+        head: list[Head] = []
+        pieces: list[bytes] = []
+        self._call_flask(environ, head.append, pieces.append)
+        return Response(*head[0], b"".join(pieces))
+
+    def _call_flask(
+        self,
+        environ: dict[str, Any],
+        begin: Callable[[Head], object],
+        put: Callable[[bytes], object],
+    ) -> None:
+        """Calls back with the head of Flask's answer, then with each piece of its content."""
+
+        def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> None:
+            encoded = [(n.lower().encode("latin-1"), v.encode("latin-1")) for n, v in headers]
+            begin((int(status[:3]), encoded))
+
+        pieces = self.app(environ, start)
         try:
-            content = b"".join(pieces)
+            for piece in pieces:
+                put(piece)
         finally:
             getattr(pieces, "close", lambda: None)()
-        status, headers = started
-        return Response(
-            int(status[:3]),
-            [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers],
-            content,
-        )
 
 
 def _refuse(item: WorkItem) -> None:
@@ -197,16 +218,17 @@ def _environ(
 
 
 def forwarding_handler(
-    upstream: Upstream, idempotency: Idempotency
+    files: FileAccess, idempotency: Idempotency
 ) -> Callable[..., flask.Response]:
     """A Flask function that sends the checked request upstream and passes the answer on, byte for byte."""
 
     def forward() -> flask.Response:
         request, cancellable = flask.request.environ[_DISPATCH]
-        sender = upstream if request.operation.idempotent else idempotency
-        answer = sender.send(request, cancellable)
+        # What is streamed cannot be sent again, nor its answer kept.
+        once = not request.operation.idempotent and not request.operation.streamed
+        answer = (idempotency if once else files).send(request, cancellable)
         response = flask.Response(
-            answer.body, answer.status, content_type=answer.content_type or None
+            answer.stream or answer.body, answer.status, content_type=answer.content_type or None
         )
         response.headers.extend(answer.headers)
         return response

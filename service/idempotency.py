@@ -31,7 +31,7 @@ from .request_context import current
 from .retry_queue import RetryQueue
 from .store import Record, Store, StoreUnavailable
 from .translation import Answer, UpstreamRequest
-from .upstream import Upstream
+from .upstream import Upstreams
 from .upstream_connection import CancellableRequest, Deadline
 
 POLLS = (0.3, 1.0, 3.0)
@@ -96,7 +96,7 @@ class Idempotency:
 
     def __init__(
         self,
-        upstream: Upstream,
+        upstream: Upstreams,
         store: Store,
         recoveries: Mapping[str, Recovery],
         *,
@@ -178,7 +178,7 @@ class Idempotency:
     def _new_claim(self, exchange: _Exchange, key: str) -> Record:
         # The upstream is part of it: what one created, another does not have.
         operation = exchange.request.operation
-        scope = (self.upstream.base_url, current().caller.name, operation.id, key)
+        scope = (self.upstream.base_url(operation), current().caller.name, operation.id, key)
         now = self.store.now()
         # Never forgotten before it is certain that the request is not under way, or may be sent again.
         least = 2 * self.lease + (exchange.recovery.settle if exchange.recovery else 0.0)

@@ -26,7 +26,7 @@ from openapi.validation import Violation
 from .idempotency import Recovery
 from .problems import Problem
 from .translation import Answer, Inputs, UpstreamRequest, build_request
-from .upstream import Upstream
+from .upstream import Upstreams
 from .upstream_connection import CancellableRequest, Deadline
 
 KIND = "batch-job"
@@ -51,7 +51,7 @@ def check_recoveries(contract: Contract) -> None:
             )
 
 
-def recoveries(contract: Contract, upstream: Upstream, settle: float) -> dict[str, Recovery]:
+def recoveries(contract: Contract, upstream: Upstreams, settle: float) -> dict[str, Recovery]:
     """The recoveries that the contract wants, by operation id; none for a contract of something else."""
     return {
         operation.id: JobRecovery(
@@ -67,7 +67,7 @@ class JobRecovery:
 
     advice = "Look in the list of jobs, newest first, before you create another."
 
-    def __init__(self, upstream: Upstream, listing: Operation, settle: float) -> None:
+    def __init__(self, upstream: Upstreams, listing: Operation, settle: float) -> None:
         self.upstream = upstream
         self.listing = listing
         self.settle = settle

@@ -29,7 +29,7 @@ from telemetry import logs, metrics
 from .idempotency import Idempotency
 from .problems import DOCUMENTATION, PROBLEMS
 from .threads import NoThread
-from .upstream_key import UpstreamKey
+from .upstream import Upstreams
 
 PROBE_PERIOD = 2.0
 """Seconds between two probes, by one worker, of a store that has failed."""
@@ -71,15 +71,15 @@ _START = """window.ui = SwaggerUIBundle({
 class Readiness:
     """Whether requests can succeed now, by what the last ones met in any worker: asked often, so it waits for nobody."""
 
-    def __init__(self, key: UpstreamKey, idempotency: Idempotency) -> None:
-        self.key = key
+    def __init__(self, upstreams: Upstreams, idempotency: Idempotency) -> None:
+        self.upstreams = upstreams
         self.idempotency = idempotency
         self.next_probe = -math.inf  # monotonic seconds
 
     async def page(self, _: Request) -> Response:
         """503 while the upstream refuses the key; 200, but degraded, while creates with a key are refused or audit lines lost."""
         checks = {
-            "key": "refused by the upstream" if self.key.refused else "ok",
+            "key": "refused by the upstream" if self.upstreams.key_refused else "ok",
             "store": "unavailable" if self.idempotency.store_failed else "ok",
             "audit": "lines are lost" if logs.loses_audit_lines() else "ok",
         }
@@ -183,7 +183,7 @@ def with_tokens(document: dict[str, Any], contract: Contract) -> dict[str, Any]:
     problem = {"$ref": "#/components/schemas/Problem"} if described else {}
     for operation in contract.operations.values():
         declared = secured["paths"][operation.path][operation.method.lower()]
-        scope = contract.scopes[operation.access]
+        scope = operation.scope
         # OpenAPI 3.0.3, Security Requirement Object: the list is empty for the type http.
         declared["security"] = [{"bearer": []}]
         declared["responses"].setdefault("401", _refusal("No token, or a bad one.", problem))

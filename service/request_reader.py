@@ -11,7 +11,7 @@ import asyncio
 import re
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 from connexion.middleware.abstract import ROUTING_CONTEXT
@@ -20,23 +20,25 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from access.authentication import require
-from openapi.contract import Contract, Operation, Parameter
+from openapi.contract import Operation, Parameter
 from openapi.validation import Validator, Violation, near_name, pointer_token
 from serving.body_buffer import (
     BodyRefused,
-    BodyTooLarge,
-    BodyTooSlow,
     MemoryBudget,
-    OutOfMemory,
     Reservation,
     receive_body,
 )
 
 from .json_body import BodyReader
-from .problems import Overloaded, Problem
+from .problems import Problem
 from .request_context import current
+from .streams import IncomingBody, refusal
 from .threads import ThreadPool
-from .translation import Inputs, RequestBody, UpstreamRequest, build_request
+from .translation import ByteStream, Inputs, RequestBody, UpstreamRequest, build_request
+from .uploads import Upload
+
+if TYPE_CHECKING:
+    from .config import Settings
 
 MAX_QUERY_PARAMETERS = 200
 
@@ -55,14 +57,16 @@ _NUMBER = re.compile(r"(?=.{1,40}\Z)-?(0|[1-9][0-9]*)(\.[0-9]+)?([Ee][+-]?[0-9]+
 class RequestReader:
     """ASGI, after Connexion's routing: puts the `UpstreamRequest` into the context, or raises Problem with every violation."""
 
-    def __init__(self, app: ASGIApp, *, contract: Contract, max_body: int) -> None:
+    def __init__(self, app: ASGIApp, *, settings: Settings) -> None:
         self.app = app
-        self.max_body = max_body
-        self.budget = MemoryBudget(BODIES * max_body, LARGE)
+        self.settings = settings
+        self.max_body = settings.max_body
+        contract = settings.contract
+        self.budget = MemoryBudget(BODIES * self.max_body, LARGE)
         # Large bodies, so that other requests do not wait meanwhile; one at a time, since it is work for the processor alone.
         self.large_bodies = ThreadPool(1, "reading")
         self.operations = {
-            operation.id: (OperationReader(operation), contract.scopes[operation.access])
+            operation.id: (OperationReader(operation), operation.scope)
             for operation in contract.operations.values()
         }
 
@@ -78,11 +82,28 @@ class RequestReader:
         reader, needed_scope = self.operations[operation_id]
         require(ctx.caller, needed_scope)
         ctx.path_values = "/".join(map(str, scope["path_params"].values()))
-        if reader.body:
+        if reader.streamed:
+            ctx.upstream_request, ctx.warning = reader.read(
+                scope, stream=self._stream(reader, scope)
+            )
+            await self.app(scope, receive, send)
+        elif reader.body:
             await self._with_body(reader, scope, receive, send)
         else:
             ctx.upstream_request, _ = reader.read(scope)
             await self.app(scope, receive, send)
+
+    def _stream(self, reader: OperationReader, scope: Scope) -> ByteStream:
+        """The body, which comes when a thread takes it."""
+        settings = self.settings
+        body = IncomingBody(scope, settings.max_file, "GATEWAY_MAX_FILE")
+        if not reader.operation.files:
+            return body
+        return Upload(
+            body,
+            purposes=frozenset(settings.file_purposes),
+            check_lines=settings.check_files == "on",
+        )
 
     async def _with_body(
         self, reader: OperationReader, scope: Scope, receive: Receive, send: Send
@@ -106,21 +127,11 @@ class RequestReader:
             del content
             await self.app(scope, receive, send)
         except BodyRefused as error:
-            raise self._problem(error) from error
+            raise refusal(error, self.max_body, "GATEWAY_MAX_BODY") from error
         finally:
             reservation.release(reading if reading and not reading.done() else ctx.handling)
             # What outlives the request must not keep its body: its context, and a frame that its error's traceback has.
             ctx.upstream_request = reading = None
-
-    def _problem(self, error: BodyRefused) -> Problem:
-        if isinstance(error, BodyTooLarge):
-            detail = f"A body may have at most {self.max_body} bytes (GATEWAY_MAX_BODY)."
-            return Problem("content-too-large", detail)
-        if isinstance(error, BodyTooSlow):
-            return Problem("request-timeout", f"{error.size} bytes of the body came.")
-        if isinstance(error, OutOfMemory):
-            return Overloaded("Too many large bodies are under way.")
-        return Problem("malformed-request", "The body broke off.")
 
 
 class OperationReader:
@@ -128,7 +139,8 @@ class OperationReader:
 
     def __init__(self, operation: Operation) -> None:
         self.operation = operation
-        self.body = BodyReader(operation.body) if operation.body else None
+        self.streamed = operation.body is not None and operation.body.streamed
+        self.body = BodyReader(operation.body) if operation.body and not self.streamed else None
         self.parameters = {
             location: {
                 parameter.name: parameter
@@ -153,7 +165,9 @@ class OperationReader:
         member = free[0].get("additionalProperties") if free else None
         self.member_validator = Validator(member) if isinstance(member, dict) else None
 
-    def read(self, scope: Scope, content: RequestBody = b"") -> tuple[UpstreamRequest, str]:
+    def read(
+        self, scope: Scope, content: RequestBody = b"", stream: ByteStream | None = None
+    ) -> tuple[UpstreamRequest, str]:
         """The upstream request, and a warning for the caller.
 
         Raises Problem with every violation of path, query and headers, or of the body.
@@ -166,7 +180,9 @@ class OperationReader:
         if violations := self._violations(path, query, headers):
             raise Problem("validation-failed", violations=violations)
         body, warning = self._body(given, content)
-        inputs = Inputs(path, query, headers, body, self._idempotency_key(given))
+        key = self._idempotency_key(given)
+        only_head = self.operation.answer_streamed and scope["method"] == "HEAD"
+        inputs = Inputs(path, query, headers, body, key, stream, only_head)
         return build_request(self.operation, inputs), warning
 
     def _violations(

@@ -7,17 +7,18 @@ from a status, headers and bytes.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import quote, urlencode
 
 import msgspec
 from msgspec import Raw
+from starlette.types import Receive
 
 from openapi.contract import Operation
 from openapi.json_text import UNREADABLE, check_utf8, read_json
@@ -38,10 +39,25 @@ _LIMITS = re.compile(r"(?:x-ratelimit-|ratelimit)[a-z0-9_-]*")
 _CHANGES_PATH = re.compile(r"^\.*$|\.\.|[\x00-\x1f\x7f/\\?#]|%(?:00|23|2e|2f|3f|5c)", re.IGNORECASE)
 
 
+class ByteStream(Protocol):
+    """A body that passes in pieces, once."""
+
+    content_type: str
+    length: int | None
+    """In bytes; None where it is not known."""
+    complete: bool
+    """True when its end was handed on: before that, what receives it cannot have taken it for whole."""
+
+    async def fill(self, receive: Receive) -> None:
+        """Receives it, in the event loop."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        """The pieces, in a thread."""
+
+
 Headers = tuple[tuple[str, str], ...]
 RequestBody = bytes | bytearray
-AnswerContent = bytes
-"""What is sent and what comes back is whole, in memory, so far. A body or an answer that is a stream joins these types."""
+"""A body that is whole, in memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +72,8 @@ class Inputs:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: RequestBody | None = None
     key: str | None = None
+    stream: ByteStream | None = None
+    only_head: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,16 +85,24 @@ class UpstreamRequest:
     headers: Mapping[str, str]
     body: RequestBody | None
     key: str | None = None
+    stream: ByteStream | None = None
+    only_head: bool = False
+
+    @property
+    def method(self) -> str:
+        """The upstream's, but HEAD where only the head is wanted of what would be a stream."""
+        return "HEAD" if self.only_head else self.operation.upstream_method
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A success of the upstream: its status and its bytes, as they came."""
+    """A success of the upstream: its status and its bytes, as they came; `stream` are the pieces of a body that is not whole."""
 
     status: int
     content_type: str
-    body: AnswerContent
+    body: bytes
     headers: Headers = ()
+    stream: Iterator[bytes] | None = None
 
 
 def build_request(operation: Operation, inputs: Inputs) -> UpstreamRequest:
@@ -110,6 +136,8 @@ def build_request(operation: Operation, inputs: Inputs) -> UpstreamRequest:
         headers=headers,
         body=inputs.body,
         key=inputs.key,
+        stream=inputs.stream,
+        only_head=inputs.only_head,
     )
 
 
@@ -185,6 +213,35 @@ def parse_answer(
         detail = f"The upstream answered {status} with a body that is not readable as JSON."
         raise bad_response(detail, retryable=retryable, headers=_retry_after(headers))
     raise _refusal(status, headers, error, retryable, (*passed, *_retry_after(headers)))
+
+
+def parse_streamed_answer(
+    operation: Operation,
+    status: int,
+    headers: Mapping[str, str],
+    pieces: Iterator[bytes],
+    passed_headers: frozenset[str],
+) -> Answer:
+    """The answer to an operation that answers with a stream, whose status is a success."""
+    passing = {name.lower() for name in _OF_CONTENT} | passed_headers
+    passed = [
+        (name, value)
+        for name, value in headers.items()
+        if _passes(name.lower(), value, frozenset(passing))
+    ]
+    disposition = headers.get("Content-Disposition", "")
+    if not disposition.lower().startswith("attachment") or not _passes(
+        "", disposition, frozenset({""})
+    ):
+        disposition = "attachment"
+    content_type = headers.get("Content-Type", "")
+    if not _passes("", content_type, frozenset({""})):
+        content_type = operation.response_media_type
+    shown = (*islice(passed, MAX_HEADERS), ("Content-Disposition", disposition))
+    return Answer(status, content_type, b"", shown, pieces)
+
+
+_OF_CONTENT = ("Content-Length", "Content-Range", "Accept-Ranges", "ETag", "Last-Modified")
 
 
 def _refusal(

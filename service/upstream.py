@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -20,13 +20,14 @@ import requests
 from requests.structures import CaseInsensitiveDict
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
-from openapi.contract import Operation
+from openapi.contract import Operation, UpstreamAPI
 from openapi.json_text import UNREADABLE, read_json
 from telemetry import metrics, spans
 
 from .problems import Problem
 from .request_context import current
-from .translation import Answer, UpstreamRequest, parse_answer
+from .streams import Pace, TooSlow
+from .translation import Answer, UpstreamRequest, parse_answer, parse_streamed_answer
 from .upstream_connection import WATCHDOG, CancellableRequest, Transport
 from .upstream_key import Credentials, UpstreamKey
 
@@ -37,15 +38,47 @@ REPEATS = 2
 """How often a safe request is repeated when nothing of an answer was received. Others are sent once."""
 
 _CHUNK = 1 << 20
+_PIECE = 1 << 18
+
+
+class Upstreams:
+    """All APIs behind the gateway; those of one base URL and authentication are one."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._by_namespace: dict[str, Upstream] = {}
+        made: list[tuple[str, UpstreamAPI, Upstream]] = []
+        for namespace, api in settings.contract.upstreams.items():
+            url = settings.base_urls[namespace]
+            same = (
+                each for u, a, each in made if u == url and a.authentication == api.authentication
+            )
+            upstream = next(same, None)
+            if upstream is None:
+                upstream = Upstream(settings, url, UpstreamKey(settings, api.authentication))
+                made.append((url, api, upstream))
+            self._by_namespace[namespace] = upstream
+
+    @property
+    def key_refused(self) -> bool:
+        """True while one of them refuses its key."""
+        return any(each.key.refused for each in self._by_namespace.values())
+
+    def base_url(self, operation: Operation) -> str:
+        """Where the operation's upstream is."""
+        return self._by_namespace[operation.namespace].base_url
+
+    def send(self, request: UpstreamRequest, cancellable: CancellableRequest) -> Answer:
+        """As `Upstream.send` of the one that has the request's operation."""
+        return self._by_namespace[request.operation.namespace].send(request, cancellable)
 
 
 class Upstream:
-    """The API behind the gateway: over kept connections for safe requests; over a new one for each other, or when one wants it."""
+    """One API behind the gateway: over kept connections for safe requests; over a new one for each other, or when one wants it."""
 
-    def __init__(self, settings: Settings, key: UpstreamKey) -> None:
+    def __init__(self, settings: Settings, base_url: str, key: UpstreamKey) -> None:
         contract = settings.contract
         self.key = key
-        self.base_url = settings.base_url
+        self.base_url = base_url
         self.connect_timeout = settings.connect_timeout
         self.read_timeout = settings.read_timeout
         self.max_answer = settings.max_answer
@@ -59,7 +92,6 @@ class Upstream:
         )
         self.headers = {
             "User-Agent": f"{contract.product}/{contract.version}",
-            "Accept": "application/json",
             "Accept-Encoding": "identity",
         }
 
@@ -101,8 +133,17 @@ class Upstream:
     ) -> Answer:
         with Attempt(request.operation, self.address) as attempt:
             prepared = self._prepare(request, credentials, attempt.headers if self.trace else {})
-            with self._open(request, prepared, cancellable) as response:
-                attempt.status = response.status_code
+            response = self._open(request, prepared, cancellable)
+            attempt.status = response.status_code
+            if request.operation.answer_streamed and 200 <= response.status_code < 300:
+                return parse_streamed_answer(
+                    request.operation,
+                    response.status_code,
+                    response.headers,
+                    self._pieces(request, response, cancellable),
+                    self.passed_headers,
+                )
+            with response:
                 content = self._read_whole(request, response, cancellable)
         return parse_answer(
             request.operation,
@@ -115,8 +156,18 @@ class Upstream:
     def _prepare(
         self, request: UpstreamRequest, credentials: Credentials, trace: Mapping[str, str]
     ) -> requests.PreparedRequest:
-        headers = {**self.headers, **trace, **request.headers, **credentials.headers}
-        if request.body is not None:
+        headers = {
+            **self.headers,
+            "Accept": request.operation.response_media_type,
+            **trace,
+            **request.headers,
+            **credentials.headers,
+        }
+        if request.stream:
+            headers["Content-Type"] = request.stream.content_type
+            if request.stream.length is not None:
+                headers["Content-Length"] = str(request.stream.length)
+        elif request.body is not None:
             headers["Content-Type"] = "application/json"
             headers["Content-Length"] = str(len(request.body))
         elif request.operation.upstream_method not in ("GET", "HEAD"):
@@ -127,11 +178,11 @@ class Upstream:
             else ""
         )
         prepared = requests.PreparedRequest()
-        prepared.method = request.operation.upstream_method
+        prepared.method = request.method
         # Set past requests' own URL handling, which would resolve dots and decode what was encoded on purpose.
         prepared.url = f"{self.base_url}{request.target}{query}"
         prepared.headers = CaseInsensitiveDict(headers)
-        prepared.body = request.body  # type: ignore[assignment]
+        prepared.body = request.stream or request.body  # type: ignore[assignment]
         return prepared
 
     def _open(
@@ -162,6 +213,29 @@ class Upstream:
             raise _unusable(request.operation, detail, kind=NothingReceived) from error
         finally:
             cancellable.end()
+
+    def _pieces(
+        self,
+        request: UpstreamRequest,
+        response: requests.Response,
+        cancellable: CancellableRequest,
+    ) -> Iterator[bytes]:
+        """The content of an answer in pieces, as they come. Raises Problem when it breaks off, or comes too slowly."""
+        pace = Pace()
+        try:
+            with response:
+                while True:
+                    begun = time.monotonic()
+                    piece = response.raw.read(_PIECE, decode_content=False)
+                    if not piece:
+                        return
+                    pace.waited(time.monotonic() - begun, len(piece))
+                    yield piece
+        except TooSlow as error:
+            raise timed_out(request.operation) from error
+        except (HTTPError, OSError) as error:
+            detail = "The upstream's answer broke off."
+            raise _unusable(request.operation, detail, response.status_code) from error
 
     def _read_whole(
         self,

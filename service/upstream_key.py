@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
@@ -50,9 +51,11 @@ class Credentials:
 class UpstreamKey:
     """The credentials, current. Thread-safe; what is known of a refusal is shared by workers forked after this was made."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._authentication = settings.contract.authentication
-        self._read: Callable[[], Mapping[str, str]] = settings.read_credentials
+    def __init__(self, settings: Settings, authentication: Authentication) -> None:
+        self._authentication = authentication
+        self._read: Callable[[], Mapping[str, str]] = partial(
+            settings.read_credentials, authentication
+        )
         self._files = settings.credential_files
         self._seen = [version(file) for file in self._files]
         self._checked = time.monotonic()
@@ -133,10 +136,12 @@ def _rendered(authentication: Authentication, fields: Mapping[str, str]) -> Cred
     return Credentials(headers, query, tuple(text.encode() for text in secrets))
 
 
-def read_credentials(contract: Contract, environ: Mapping[str, str]) -> dict[str, str]:
-    """The upstream's authentication fields with the values that `environ` or its files have now; SettingsError."""
+def read_credentials(
+    contract: Contract, environ: Mapping[str, str], authentication: Authentication
+) -> dict[str, str]:
+    """The fields of `authentication` with the values that `environ` or its files have now; SettingsError."""
     names = _names(contract)
-    return contract.authentication.render({v: _secret(names[v], environ) for v in names})
+    return authentication.render({v: _secret(names[v], environ) for v in authentication.variables})
 
 
 def credential_files(contract: Contract, environ: Mapping[str, str]) -> tuple[Path, ...]:
@@ -154,7 +159,8 @@ def _names(contract: Contract) -> dict[str, tuple[str, ...]]:
     """Template variable -> the environment variables that may hold it, best first."""
     return {
         variable: contract.environment.get(variable, (variable.rpartition(".")[2],))
-        for variable in contract.authentication.variables
+        for upstream in contract.upstreams.values()
+        for variable in upstream.authentication.variables
     }
 
 

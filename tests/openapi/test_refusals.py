@@ -58,7 +58,7 @@ def refusal(tmp_path: Path, case: dict[str, Any]) -> str:
     source.write_text(json.dumps(document), encoding="utf-8")  # which is YAML
     with pytest.raises(CapabilityError) as refused:
         derive(read(source))
-    return str(refused.value)
+    return str(refused.value).removeprefix(f"{source}: ")
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['place']}: {case['reason'][:30]}")
@@ -90,6 +90,6 @@ def test_a_file_that_is_no_capability_is_refused_in_one_line(tmp_path, text, pla
     with pytest.raises(CapabilityError) as refused:
         read(source)
 
-    assert str(refused.value).startswith(f"{place}: ")
+    assert str(refused.value).startswith(f"{source}: {place}: ")
     assert reason in str(refused.value)
     assert "\n" not in str(refused.value)

@@ -1,0 +1,210 @@
+"""Whether a file of batch requests can be run, found out while it passes: lines of JSON, each with its own `custom_id`.
+
+A file is read in blocks of whole lines, and of each line no more is kept than a hash of its id: 12 bytes. What Mistral is not known
+to refuse passes: a byte order mark, CRLF, blank lines, members beside the two, a last line without its end.
+
+For speed, a block is decoded in one call of msgspec's, and read line by line only when that fails: 1,000,000 lines of 300 bytes
+take 1.3 s, line by line 3.4 s (timed in a loop).
+"""
+
+from __future__ import annotations
+
+import re
+from array import array
+from dataclasses import dataclass
+from operator import itemgetter
+
+import msgspec
+
+from openapi.json_text import UNREADABLE
+
+MAX_FAULTS = 100
+"""How many faults are told; all are counted."""
+
+MAX_LINE = 16 << 20
+"""Bytes. A longer line is a fault of its own: it would have to be held whole."""
+
+MAX_CHECKED_IDS = 2_000_000
+"""Ids that are compared with each other, 24 MB of hashes. Mistral runs a million requests at a time."""
+
+_BOM = b"\xef\xbb\xbf"
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+_BUCKETS = 256
+_FIRST, _LAST, _BEFORE_LAST = map(itemgetter, (0, -1, -2))
+_OPENING, _CLOSING, _CR = map(set, (b"{", b"}", b"\r"))
+
+
+class _Object(msgspec.Struct):
+    """Any JSON object, whose members are read past."""
+
+
+class _Line(msgspec.Struct):
+    custom_id: str
+    body: _Object
+
+
+_decoder = msgspec.json.Decoder(_Line)
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What is wrong with a line; lines are counted from 1."""
+
+    line: int
+    reason: str
+
+
+class BatchFile:
+    """The check of one file: `feed` it piece by piece, then `end` it."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        """Faults, told or not."""
+        self.lines = 0
+        """Lines so far; blank ones count, as editors count them."""
+        self.requests = 0
+        self._faults: list[Fault] = []
+        self._rest: list[bytes] = []  # the beginning of a line whose end has not come
+        self._size = 0  # of the rest
+        self._skipping = False  # within a line that is too long
+        self._unreadable = False  # the whole file, as its beginning says
+        self._hashes = [array("q") for _ in range(_BUCKETS)]
+        self._places = [array("I") for _ in range(_BUCKETS)]
+
+    def feed(self, piece: bytes) -> None:
+        """The next bytes of the file."""
+        end = piece.rfind(b"\n") + 1
+        if not end or self._unreadable:
+            self._keep(piece)
+            return
+        self._rest.append(piece[:end])
+        block, self._rest, self._size = b"".join(self._rest), [], 0
+        if self._skipping:
+            self._skipping = False
+            block = block[block.index(b"\n") + 1 :]
+            self.lines += 1
+        self._block(block)
+        self._keep(piece[end:])
+
+    def end(self) -> list[Fault]:
+        """The first faults in the order of their lines, no more than MAX_FAULTS; `count` is that of all."""
+        if self._skipping:
+            self.lines += 1
+        elif self._size:
+            self._block(b"".join(self._rest))
+        self._rest = []
+        if not self.requests and not self.count:
+            self._fault(1, "The file has no requests: it is empty.")
+        self._find_repeated()
+        return sorted(self._faults, key=lambda fault: fault.line)[:MAX_FAULTS]
+
+    def _keep(self, piece: bytes) -> None:
+        if self._skipping or not piece:
+            return
+        self._rest.append(piece)
+        self._size += len(piece)
+        if self._size > MAX_LINE:
+            self._fault(self.lines + 1, f"The line is longer than {MAX_LINE} bytes.")
+            self._rest, self._size, self._skipping = [], 0, True
+
+    def _block(self, block: bytes) -> None:
+        """Reads whole lines."""
+        if not self.lines and block.startswith(_UTF_16):
+            self._fault(1, "The file is UTF-16; write it in UTF-8.")
+            self._skipping = self._unreadable = True
+            return
+        if not self.lines and block.startswith(_BOM):
+            block = block[len(_BOM) :]
+        lines = block.split(b"\n")
+        if not lines[-1]:
+            lines.pop()
+        requests = _requests(block) if _are_braced(lines) else []
+        if len(requests) == len(lines):
+            self._note([each.custom_id for each in requests])
+        else:
+            self._line_by_line(lines)
+        self.lines += len(lines)
+
+    def _note(self, ids: list[str], skipped: int = 0) -> None:
+        """Notes the ids of requests that follow each other, `skipped` lines after those read before."""
+        self.requests += len(ids)
+        if self.requests > MAX_CHECKED_IDS:
+            return
+        hashes, places, line = self._hashes, self._places, self.lines + skipped
+        for each in map(hash, ids):
+            line += 1
+            bucket = each & (_BUCKETS - 1)
+            hashes[bucket].append(each)
+            places[bucket].append(line)
+
+    def _line_by_line(self, lines: list[bytes]) -> None:
+        for skipped, line in enumerate(lines):
+            if line.strip():
+                try:
+                    line.decode()
+                    self._note([_decoder.decode(line).custom_id], skipped)
+                except UNREADABLE as error:
+                    self._fault(self.lines + skipped + 1, _reason(line, error))
+
+    def _fault(self, line: int, reason: str) -> None:
+        self.count += 1
+        if len(self._faults) < MAX_FAULTS:
+            self._faults.append(Fault(line, reason))
+
+    def _find_repeated(self) -> None:
+        for hashes, places in zip(self._hashes, self._places, strict=True):
+            if len(set(hashes)) == len(hashes):
+                continue
+            first: dict[int, int] = {}
+            for each, line in zip(hashes, places, strict=True):
+                if each in first:
+                    self.count += 1
+                    self._faults.append(
+                        Fault(line, f"custom_id repeats that of line {first[each]}.")
+                    )
+                else:
+                    first[each] = line
+
+
+def _are_braced(lines: list[bytes]) -> bool:
+    """Whether each line begins and ends with a brace: valid JSON then has at least one object on each, and none across lines."""
+    try:
+        ends = set(map(_LAST, lines))
+        if ends == _CR:
+            ends = set(map(_BEFORE_LAST, lines))
+        return ends == _CLOSING and set(map(_FIRST, lines)) == _OPENING
+    except IndexError:  # a blank line
+        return False
+
+
+def _requests(block: bytes) -> list[_Line]:
+    """The requests in whole lines; none where one cannot be read."""
+    try:
+        block.decode()
+        return _decoder.decode_lines(block)
+    except UNREADABLE:
+        return []
+
+
+def _reason(line: bytes, error: Exception) -> str:
+    """What is wrong with a line that could not be read."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"It is not UTF-8, at byte {error.start + 1}."
+    if isinstance(error, RecursionError):
+        return "It is nested too deeply."
+    if not isinstance(error, msgspec.ValidationError):
+        if re.search(rb"[:,\[]\s*-?(NaN|Infinity)\b", line):
+            return "NaN and Infinity are no JSON."
+        return f"It is not JSON: {str(error).removeprefix('JSON is malformed: ')}."
+    missing = re.search("required field `(.*)`", str(error))
+    if missing:
+        return f"{missing[1]} is missing."
+    wrong = re.search(r"Expected `(\w+)`, got `(\w+)`(?: - at `\$\.(\w+))?", str(error))
+    if wrong is None:
+        return f"{error}."
+    wanted, got, member = wrong.groups()
+    return f"{member or 'It'} must be {_NAMES.get(wanted, wanted)}, is {_NAMES.get(got, got)}."
+
+
+_NAMES = {"str": "text", "int": "a number", "float": "a number", "bool": "a boolean"}
+_NAMES |= {"object": "an object", "array": "an array"}

@@ -1,0 +1,114 @@
+"""Which files callers may touch: those of the purposes that are allowed, since one workspace also holds other programs' files.
+
+A file's purpose never changes, so it is asked once and remembered. A file of another purpose is told to be none, in the words of a
+file that is none.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import replace
+from threading import Lock
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qs, urlencode
+
+import msgspec
+
+from openapi.json_text import UNREADABLE, read_json
+from openapi.validation import Violation
+
+from .problems import Problem
+from .request_context import current
+from .translation import Answer, Inputs, UpstreamRequest, build_request
+from .upstream import Upstreams
+from .upstream_connection import CancellableRequest, Deadline
+
+if TYPE_CHECKING:
+    from .config import Settings
+
+REMEMBERED = 10_000
+"""Files whose purpose is remembered, those of the latest calls."""
+
+
+class _File(msgspec.Struct):
+    purpose: str
+
+
+def _none() -> Problem:
+    return Problem("not-found", "There is no file of this id.")
+
+
+class FileAccess:
+    """Sends requests for files: lists of allowed purposes, and files of these alone. Thread-safe."""
+
+    def __init__(self, settings: Settings, upstreams: Upstreams) -> None:
+        self.upstreams = upstreams
+        self.operations = settings.contract.operations
+        self.purposes = frozenset(settings.file_purposes)
+        self.signed_urls = settings.signed_urls == "on"
+        self.timeout = settings.timeout
+        self._purposes: OrderedDict[str, str] = OrderedDict()
+        self._lock = Lock()
+
+    def send(self, request: UpstreamRequest, cancellable: CancellableRequest) -> Answer:
+        """The upstream's answer; Problem also for what callers may not touch."""
+        files = request.operation.files
+        if files is None or files.kind == "upload":
+            return self.upstreams.send(request, cancellable)
+        if files.kind == "list":
+            return self.upstreams.send(self._of_allowed_purposes(request), cancellable)
+        if files.kind == "signed-url" and not self.signed_urls:
+            raise Problem(
+                "not-found",
+                "Signed URLs are off, since no revoked token ends them (GATEWAY_SIGNED_URLS). Download the file's content.",
+            )
+        lookup, file_id = self.operations[files.lookup], current().path_values
+        if request.operation is lookup:
+            return self._look_up(request, file_id, cancellable)
+        with self._lock:
+            purpose = self._purposes.get(file_id)
+        if purpose is None:
+            inputs = Inputs(path={lookup.path_variables[0]: file_id})
+            asked = CancellableRequest(Deadline(self.timeout), fresh=True)
+            self._look_up(build_request(lookup, inputs), file_id, asked)
+        elif purpose not in self.purposes:
+            raise _none()
+        return self.upstreams.send(request, cancellable)
+
+    def _look_up(
+        self, request: UpstreamRequest, file_id: str, cancellable: CancellableRequest
+    ) -> Answer:
+        """What the upstream knows of a file; Problem for one that there is not, or that callers may not touch."""
+        try:
+            answer = self.upstreams.send(request, cancellable)
+        except Problem as problem:
+            if problem.upstream_status == 404:
+                raise _none() from problem
+            raise
+        try:
+            purpose = read_json(answer.body, _File).purpose
+        except UNREADABLE as error:
+            detail = "The upstream does not say what the file is for."
+            raise Problem("upstream-bad-response", detail, retryable=True) from error
+        with self._lock:
+            self._purposes[file_id] = purpose
+            while len(self._purposes) > REMEMBERED:
+                self._purposes.popitem(last=False)
+        if purpose not in self.purposes:
+            raise _none()
+        return answer
+
+    def _of_allowed_purposes(self, request: UpstreamRequest) -> UpstreamRequest:
+        path, _, query = request.target.partition("?")
+        given = parse_qs(query).get("purpose", [])
+        if not given and len(self.purposes) == 1:
+            (purpose,) = self.purposes
+            added = urlencode({"purpose": purpose})
+            return replace(
+                request, target=f"{path}?{query}&{added}" if query else f"{path}?{added}"
+            )
+        if not given or not self.purposes.issuperset(given):
+            allowed = " or ".join(sorted(self.purposes))
+            detail = f"must be {allowed} (GATEWAY_FILE_PURPOSES)"
+            raise Problem("validation-failed", violations=[Violation("/query/purpose", detail)])
+        return request

@@ -1,0 +1,70 @@
+"""A file on its way upstream: its form and its lines are checked while it passes, and the upstream has all of it only when they are good.
+
+The last piece is held back until everything was read: a form that does not end creates nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from starlette.types import Receive
+
+from openapi.validation import Violation
+
+from .batch_file import BatchFile
+from .problems import Problem
+from .streams import IncomingBody
+from .upload_form import UploadForm
+
+CHECKED_PURPOSE = "batch"
+"""The purpose of files that are lines of batch requests."""
+
+
+class Upload:
+    """A `ByteStream` of `body`, which is a form with a file; `check_lines`: whether a batch file must be one that can be run."""
+
+    def __init__(
+        self,
+        body: IncomingBody,
+        *,
+        purposes: frozenset[str],
+        check_lines: bool,
+    ) -> None:
+        self.content_type = body.content_type
+        self.length = body.length
+        self.complete = False
+        self._body = body
+        self._file = BatchFile() if check_lines else None
+        take = self._file.feed if self._file else lambda _piece: None
+        self._form = UploadForm(body.content_type, purposes, take)
+
+    async def fill(self, receive: Receive) -> None:
+        """Receives it, in the event loop."""
+        await self._body.fill(receive)
+
+    def __iter__(self) -> Iterator[bytes]:
+        """The pieces, the last one when all is found good. Raises Problem when it is not, and as the body does."""
+        held = b""
+        for piece in self._body:
+            self._form.feed(piece)
+            if held:
+                yield held
+            held = piece
+        self._form.end()
+        if self._file and self._form.purpose == CHECKED_PURPOSE:
+            _refuse(self._file)
+        self.complete = True
+        if held:
+            yield held
+
+
+def _refuse(file: BatchFile) -> None:
+    faults = file.end()
+    if not faults:
+        return
+    listed = "" if file.count == len(faults) else f"; the first {len(faults)} are in errors"
+    raise Problem(
+        "validation-failed",
+        f"{file.count} faults in the file, by its lines{listed}. Nothing was created.",
+        violations=[Violation(f"/file/line/{fault.line}", fault.reason) for fault in faults],
+    )
