@@ -238,6 +238,11 @@ class Operation:
         )
 
     @cached_property
+    def takes_key(self) -> bool:
+        """True when an Idempotency-Key makes it safe to repeat: what is streamed cannot be kept to be compared or answered again."""
+        return not self.idempotent and not self.streamed
+
+    @cached_property
     def repeatable(self) -> bool:
         """True when repeating a call whose answer was lost does no harm."""
         return self.safe or self.idempotent

@@ -224,9 +224,8 @@ def forwarding_handler(
 
     def forward() -> flask.Response:
         request, cancellable = flask.request.environ[_DISPATCH]
-        # What is streamed cannot be sent again, nor its answer kept.
-        once = not request.operation.idempotent and not request.operation.streamed
-        answer = (idempotency if once else files).send(request, cancellable)
+        sender = idempotency if request.operation.takes_key else files
+        answer = sender.send(request, cancellable)
         response = flask.Response(
             answer.stream or answer.body, answer.status, content_type=answer.content_type or None
         )

@@ -181,6 +181,8 @@ class OperationReader:
             raise Problem("validation-failed", violations=violations)
         body, warning = self._body(given, content)
         key = self._idempotency_key(given)
+        if "idempotency-key" in given and self.streamed:
+            warning = "Idempotency-Key means nothing here: a repeated upload is another file"
         only_head = self.operation.answer_streamed and scope["method"] == "HEAD"
         inputs = Inputs(path, query, headers, body, key, stream, only_head)
         return build_request(self.operation, inputs), warning
@@ -242,7 +244,7 @@ class OperationReader:
     def _idempotency_key(self, headers: Headers) -> str | None:
         """The Idempotency-Key, bare or as the draft's quoted string; where repeating does no harm it means nothing."""
         texts = headers.getlist("idempotency-key")
-        if not texts or self.operation.idempotent:
+        if not texts or not self.operation.takes_key:
             return None
         text = texts[0]
         key = text[1:-1] if len(text) > 1 and text[0] == text[-1] == '"' else text

@@ -188,13 +188,17 @@ def test_every_operation_parameter_and_member_has_a_description(
     assert list(_undescribed(declared, operation.id)) == []
 
 
-@operations
-def test_a_tool_says_more_than_its_name_and_title(operation: contract.Operation) -> None:
-    tool = operation.tool
-    assert tool is not None
+@pytest.mark.parametrize(
+    "tool", [each.tool for each in OPERATIONS if each.tool], ids=lambda tool: tool.name
+)
+def test_a_tool_says_more_than_its_name_and_title(tool: contract.Tool) -> None:
     assert len(tool.title) > len(tool.name)
     assert tool.title.lower().replace(" ", "-") != tool.name
     assert len(tool.description) > 3 * len(tool.title)
+
+
+def test_the_signed_url_alone_has_no_tool_since_it_is_a_secret() -> None:
+    assert [each.id for each in OPERATIONS if not each.tool] == ["getfilesignedurl"]
 
 
 def test_a_wrong_name_leads_to_one_right_name(document: Node) -> None:
@@ -232,7 +236,7 @@ def test_every_operation_documents_the_failures_it_can_have(
     expected = {"200", *FAILURES}
     expected |= {"404", "408", "413", "415"} if operation.body else set()
     expected |= {"404"} if contract.path_variables(operation.path) else set()
-    expected |= set() if operation.idempotent else {"409"}
+    expected |= {"409"} if operation.takes_key else set()
     assert {*responses} == expected
 
 
@@ -246,7 +250,7 @@ def test_every_answer_names_the_request_and_a_wait_where_one_helps(
         status for status, response in responses.items() if "Retry-After" in response["headers"]
     }
     assert waits - {"409"} == {"429", "503"}
-    assert ("409" in waits) is not operation.idempotent
+    assert ("409" in waits) is operation.takes_key
 
 
 @operations
@@ -255,7 +259,7 @@ def test_what_may_not_be_done_twice_takes_an_idempotency_key_that_ends_at_the_ga
 ) -> None:
     declared = document["paths"][operation.path][operation.method.lower()]
     keys = [each for each in declared.get("parameters", []) if each["name"] == "Idempotency-Key"]
-    assert [key["x-gateway"] for key in keys] == ([] if operation.idempotent else [True])
+    assert [key["x-gateway"] for key in keys] == ([True] if operation.takes_key else [])
 
 
 @operations

@@ -15,7 +15,7 @@ import yaml
 
 from openapi.capability import load as load_yaml
 from openapi.contract import Contract, Operation, load
-from openapi.derive import OWN_CAPABILITY, OWN_OVERLAY, main
+from openapi.derive import OWN_CAPABILITIES, OWN_OVERLAYS, main
 
 SNAPSHOT = Path(__file__).with_name("surface.yaml")
 UPDATE = "UPDATE_SURFACE"
@@ -99,7 +99,7 @@ def test_an_added_operation_leaves_the_others_as_they_were(tmp_path):
 
 def with_a_delete(directory: Path) -> Path:
     """The document of a copy of the project's capability that can also delete, with its overlay."""
-    capability = load_yaml(OWN_CAPABILITY)
+    capability = load_yaml(OWN_CAPABILITIES[0])
     (consumes,), (rest, mcp) = (capability["capability"][key] for key in ("consumes", "exposes"))
     call = {"call": "batch-batch-jobs.deletebatchjob", "description": "Delete it"}
     consumes["resources"][1]["operations"].append({"name": "deletebatchjob", "method": "DELETE"})
@@ -109,7 +109,8 @@ def with_a_delete(directory: Path) -> Path:
     mcp["tools"].append({"name": "delete-batch-job", **call})
     source = directory / "capability.yaml"
     source.write_text(yaml.safe_dump(capability, sort_keys=False), encoding="utf-8")
-    overlay = shutil.copy(OWN_OVERLAY, directory)
+    overlays = [f"--overlay={shutil.copy(overlay, directory)}" for overlay in OWN_OVERLAYS]
     output = directory / "openapi.yaml"
-    assert main([str(source), "--overlay", str(overlay), "--output", str(output)]) == 0
+    others = map(str, OWN_CAPABILITIES[1:])
+    assert main([str(source), *others, *overlays, f"--output={output}"]) == 0
     return output

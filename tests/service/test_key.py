@@ -161,7 +161,9 @@ def test_a_refused_key_is_logged_once_a_minute(
 
 
 def test_all_workers_know_of_a_refusal_that_one_of_them_met(settings: Settings) -> None:
-    key = service.upstream_key.UpstreamKey(settings)
+    key = service.upstream_key.UpstreamKey(
+        settings, settings.contract.upstreams["batch-batch-jobs"].authentication
+    )
     worker = multiprocessing.get_context("fork").Process(target=lambda: key.refuse(key.current()))
     worker.start()
     worker.join()

@@ -18,7 +18,7 @@ from service.problems import PROBLEMS, Problem
 from service.request_context import current
 from service.translation import parse_answer
 from tests.conftest import UPSTREAM
-from tests.support.api import JOB_ID
+from tests.support.api import JOB_ID, credentials
 
 ROOT = Path(__file__).parents[2]
 JOBS = f"{UPSTREAM}/v1/batch/jobs"
@@ -317,7 +317,7 @@ def test_ten_thousand_faults_give_a_short_answer_that_echoes_nothing(client: Tes
 def test_our_key_in_an_upstream_error_is_not_passed_on(
     settings: Any, mistral: RequestsMock, client: TestClient
 ) -> None:
-    key = settings.read_credentials()["token"]
+    key = credentials(settings)["token"]
     mistral.get(JOBS, json={"detail": f"bad key {key}"}, status=400)
     assert key not in client.get("/v1/batch/jobs").text
 

@@ -9,7 +9,7 @@ import pytest
 
 from environment import SettingsError
 from service.config import Settings
-from tests.support.api import JOBS, changed_document
+from tests.support.api import JOBS, changed_document, credentials
 
 KEY = "sk-CANARY-abcdef"
 
@@ -60,19 +60,17 @@ def test_a_recovery_of_what_is_not_there_is_refused_by_name(
 
 @pytest.mark.parametrize("name", ["MISTRAL_AI_API_KEY", "MISTRAL_API_KEY"])
 def test_the_key_is_found_under_either_name(name: str) -> None:
-    assert Settings.from_env({name: KEY}).read_credentials() == {"token": KEY}
+    assert credentials(Settings.from_env({name: KEY})) == {"token": KEY}
 
 
 def test_the_capabilitys_name_wins() -> None:
-    assert load(MISTRAL_API_KEY="other").read_credentials() == {"token": KEY}
+    assert credentials(load(MISTRAL_API_KEY="other")) == {"token": KEY}
 
 
 def test_the_key_is_read_from_a_file_with_a_line_end(tmp_path: Path) -> None:
     file = tmp_path / "key"
     file.write_text(f"{KEY}\n")
-    assert Settings.from_env({"MISTRAL_AI_API_KEY_FILE": str(file)}).read_credentials() == {
-        "token": KEY
-    }
+    assert credentials(Settings.from_env({"MISTRAL_AI_API_KEY_FILE": str(file)})) == {"token": KEY}
 
 
 def test_a_key_and_a_key_file_are_not_both_taken() -> None:

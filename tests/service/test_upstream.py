@@ -15,6 +15,7 @@ from starlette.testclient import TestClient
 from service.app import create_app
 from service.config import Settings
 from service.upstream_connection import CancellableRequest, Deadline
+from tests.support.api import credentials
 from tests.support.upstreams import Behaviour, upstream
 
 CREATE = {"endpoint": "/v1/ocr"}
@@ -178,9 +179,7 @@ def test_netrc_and_proxy_variables_do_not_touch_the_upstream_request(
         received,
     ):
         assert gateway(port).get("/v1/batch/jobs").status_code == 200
-        assert (
-            f"Authorization: Bearer {settings.read_credentials()['token']}".encode() in received[0]
-        )
+        assert f"Authorization: Bearer {credentials(settings)['token']}".encode() in received[0]
 
 
 def test_cookies_of_the_upstream_are_not_kept(gateway: Callable[..., TestClient]) -> None:

@@ -11,6 +11,7 @@ import requests
 import yaml
 
 from openapi.contract import DEFAULT_DOCUMENT
+from service.config import Settings
 from tests.support.processes import Sandbox
 
 JOBS = "/v1/batch/jobs"
@@ -40,6 +41,13 @@ def job(text: str = "Hello") -> dict[str, Any]:
         "model": "mistral-small-latest",
         "requests": [{"custom_id": "1", "body": messages}],
     }
+
+
+def credentials(settings: Settings) -> dict[str, str]:
+    """The fields of the jobs' upstream's authentication, as they are now."""
+    return dict(
+        settings.read_credentials(settings.contract.upstreams["batch-batch-jobs"].authentication)
+    )
 
 
 def changed_document(folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
