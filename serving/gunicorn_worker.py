@@ -50,7 +50,7 @@ class Protocol(ASGIProtocol):  # type: ignore[misc]
     refused = False  # by gunicorn itself, who could not read what came
     chunks = size = 0  # of the present body
     unsent = 0  # bytes of an answer, when the client was last looked at
-    reader: asyncio.TimerHandle | None = None
+    reader_watch: asyncio.TimerHandle | None = None
     _body_receiver: Any
     _current_request: Any
     _closed: bool
@@ -61,8 +61,8 @@ class Protocol(ASGIProtocol):  # type: ignore[misc]
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.worker.connections.discard(self)
-        if self.reader:
-            self.reader.cancel()
+        if self.reader_watch:
+            self.reader_watch.cancel()
         if self.lingering:
             self.lingering.over()
         super().connection_lost(exc)
@@ -78,8 +78,8 @@ class Protocol(ASGIProtocol):  # type: ignore[misc]
         self._look_at_reader()
 
     def resume_writing(self) -> None:
-        if self.reader:
-            self.reader.cancel()
+        if self.reader_watch:
+            self.reader_watch.cancel()
         self.unsent = 0
         super().resume_writing()
 
@@ -89,7 +89,7 @@ class Protocol(ASGIProtocol):  # type: ignore[misc]
             self.transport.abort()
             return
         self.unsent = waiting
-        self.reader = asyncio.get_running_loop().call_later(UNREAD, self._look_at_reader)
+        self.reader_watch = asyncio.get_running_loop().call_later(UNREAD, self._look_at_reader)
 
     def _on_headers_complete(self) -> Any:
         self.chunks = self.size = 0
