@@ -1,6 +1,6 @@
 """Whether a file of batch requests can be run, found out while it passes: lines of JSON, each with its own `custom_id`.
 
-A file is read in blocks of whole lines, and of each line no more is kept than a hash of its id: 12 bytes. What Mistral is not known
+A file is read in blocks of whole lines, and of each line no more is kept than a hash of its id: 9 bytes. What Mistral is not known
 to refuse passes: a byte order mark, CRLF, blank lines, members beside the two, a last line without its end.
 
 For speed, a block is decoded in one call of msgspec's, and read line by line only when that fails: 1,000,000 lines of 300 bytes
@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import re
 from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass
+from heapq import nsmallest
 from operator import itemgetter
 
 import msgspec
@@ -24,12 +26,14 @@ MAX_FAULTS = 100
 MAX_LINE = 16 << 20
 """Bytes. A longer line is a fault of its own: it would have to be held whole."""
 
-MAX_CHECKED_IDS = 2_000_000
-"""Ids that are compared with each other, 24 MB of hashes. Mistral runs a million requests at a time."""
+MAX_CHECKED_LINES = 2_000_000
+"""Lines whose ids are compared with each other, 18 MB of hashes. Mistral runs a million requests at a time."""
 
 _BOM = b"\xef\xbb\xbf"
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
-_BUCKETS = 256
+_BUCKETS = 255
+_NO_BUCKET = 255
+"""Of a line without an id."""
 _FIRST, _LAST, _BEFORE_LAST = map(itemgetter, (0, -1, -2))
 _OPENING, _CLOSING, _CR = map(set, (b"{", b"}", b"\r"))
 
@@ -68,8 +72,10 @@ class BatchFile:
         self._size = 0  # of the rest
         self._skipping = False  # within a line that is too long
         self._unreadable = False  # the whole file, as its beginning says
+        # Hashes lie in many small arrays, which can grow without much memory besides; where the hash of each line is says
+        # which line each hash is of.
         self._hashes = [array("q") for _ in range(_BUCKETS)]
-        self._places = [array("I") for _ in range(_BUCKETS)]
+        self._buckets = bytearray()  # one for each line
 
     def feed(self, piece: bytes) -> None:
         """The next bytes of the file."""
@@ -82,20 +88,21 @@ class BatchFile:
         if self._skipping:
             self._skipping = False
             block = block[block.index(b"\n") + 1 :]
-            self.lines += 1
+            self._pass()
         self._block(block)
         self._keep(piece[end:])
 
     def end(self) -> list[Fault]:
         """The first faults in the order of their lines, no more than MAX_FAULTS; `count` is that of all."""
         if self._skipping:
-            self.lines += 1
+            self._pass()
         elif self._size:
             self._block(b"".join(self._rest))
         self._rest = []
         if not self.requests and not self.count:
             self._fault(1, "The file has no requests: it is empty.")
-        self._find_repeated()
+        for line, first in nsmallest(MAX_FAULTS, self._repeated()):
+            self._faults.append(Fault(line, f"custom_id repeats that of line {first}."))
         return sorted(self._faults, key=lambda fault: fault.line)[:MAX_FAULTS]
 
     def _keep(self, piece: bytes) -> None:
@@ -122,48 +129,55 @@ class BatchFile:
         if len(requests) == len(lines):
             self._note([each.custom_id for each in requests])
         else:
-            self._line_by_line(lines)
-        self.lines += len(lines)
+            for line in lines:
+                self._line(line)
 
-    def _note(self, ids: list[str], skipped: int = 0) -> None:
-        """Notes the ids of requests that follow each other, `skipped` lines after those read before."""
+    def _line(self, line: bytes) -> None:
+        """Reads one line by itself."""
+        if line.strip():
+            try:
+                line.decode()
+                self._note([_decoder.decode(line).custom_id])
+                return
+            except UNREADABLE as error:
+                self._fault(self.lines + 1, _reason(line, error))
+        self._pass()
+
+    def _note(self, ids: list[str]) -> None:
+        """Notes the ids of the next lines, which are requests."""
         self.requests += len(ids)
-        if self.requests > MAX_CHECKED_IDS:
+        self.lines += len(ids)
+        if self.lines > MAX_CHECKED_LINES:
             return
-        hashes, places, line = self._hashes, self._places, self.lines + skipped
+        hashes, buckets = self._hashes, self._buckets
         for each in map(hash, ids):
-            line += 1
-            bucket = each & (_BUCKETS - 1)
+            bucket = each % _BUCKETS
+            buckets.append(bucket)
             hashes[bucket].append(each)
-            places[bucket].append(line)
 
-    def _line_by_line(self, lines: list[bytes]) -> None:
-        for skipped, line in enumerate(lines):
-            if line.strip():
-                try:
-                    line.decode()
-                    self._note([_decoder.decode(line).custom_id], skipped)
-                except UNREADABLE as error:
-                    self._fault(self.lines + skipped + 1, _reason(line, error))
+    def _pass(self) -> None:
+        """Counts a line that has no id."""
+        self.lines += 1
+        if self.lines <= MAX_CHECKED_LINES:
+            self._buckets.append(_NO_BUCKET)
 
     def _fault(self, line: int, reason: str) -> None:
         self.count += 1
         if len(self._faults) < MAX_FAULTS:
             self._faults.append(Fault(line, reason))
 
-    def _find_repeated(self) -> None:
-        for hashes, places in zip(self._hashes, self._places, strict=True):
+    def _repeated(self) -> Iterator[tuple[int, int]]:
+        """Lines whose id an earlier one has, and the first that has it, in any order; each is counted."""
+        for bucket, hashes in enumerate(self._hashes):
             if len(set(hashes)) == len(hashes):
                 continue
             first: dict[int, int] = {}
-            for each, line in zip(hashes, places, strict=True):
-                if each in first:
+            line = 0
+            for each in hashes:
+                line = self._buckets.index(bucket, line) + 1
+                if first.setdefault(each, line) != line:
                     self.count += 1
-                    self._faults.append(
-                        Fault(line, f"custom_id repeats that of line {first[each]}.")
-                    )
-                else:
-                    first[each] = line
+                    yield line, first[each]
 
 
 def _are_braced(lines: list[bytes]) -> bool:

@@ -28,7 +28,7 @@ from serving.body_buffer import (
 
 from .problems import Overloaded, Problem
 
-IN_HAND = 1 << 20
+IN_HAND = 1 << 18
 """Bytes that may wait between the two sides; one piece more can come on top."""
 
 

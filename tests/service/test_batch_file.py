@@ -112,7 +112,7 @@ def test_a_line_that_is_too_long_is_one_fault_and_the_next_are_read() -> None:
     ]
 
 
-def test_each_line_takes_sixteen_bytes_of_memory_at_most() -> None:
+def test_each_line_takes_ten_bytes_of_memory_at_most() -> None:
     body = {"messages": [{"role": "user", "content": "x" * 100}]}
     file = BatchFile()
     tracemalloc.start()
@@ -128,4 +128,18 @@ def test_each_line_takes_sixteen_bytes_of_memory_at_most() -> None:
     finally:
         tracemalloc.stop()
     assert file.requests == 100_000
-    assert grown < 16 * 100_000 + 500_000
+    assert grown < 10 * 100_000 + 100_000
+
+
+def test_faults_that_are_not_told_take_no_memory() -> None:
+    file = BatchFile()
+    for _ in range(100):
+        file.feed(GOOD * 1000)
+    tracemalloc.start()
+    try:
+        assert len(file.end()) == MAX_FAULTS
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert file.count == 99_999
+    assert peak < 1 << 20
