@@ -6,7 +6,7 @@ UV ?= $(or $(wildcard .venv/bin/uv),uv)
 
 VENV := .venv/bin/python
 PACKAGES := $(filter-out tests,$(patsubst %/__init__.py,%,$(wildcard */__init__.py))) environment.py wsgi.py gunicorn.conf.py
-TOOLS := mistralai-3 mistralai-1 mcp-1 fastmcp
+TOOLS := mistralai-3 mistralai-2 mistralai-1 mcp-1 fastmcp
 # Environments that `make bench` measures in: the gateway's, that of its peers, LiteLLM's (half a gigabyte; not for QUICK=1).
 BENCH := gateway peers $(if $(QUICK),,litellm)
 export SCARF_ANALYTICS := false

@@ -42,6 +42,7 @@ def typescript() -> list[str]:
 
 COMMANDS = {
     "Python mistralai 3": lambda: python("mistralai-3"),
+    "Python mistralai 2": lambda: python("mistralai-2"),
     "Python mistralai 1": lambda: python("mistralai-1"),
     "TypeScript @mistralai/mistralai 2": typescript,
 }
@@ -117,6 +118,10 @@ def test_the_total_counts_all_pages(report: Report) -> None:
         "unknown job": [404, "upstream"],
         "unknown job cancelled": [404, "upstream"],
         "payment required": [402, "upstream"],
+        "unknown file": [404, "gateway"],
+        "unknown file downloaded": [404, "gateway"],
+        "bad line uploaded": [422, "gateway"],
+        "other purpose uploaded": [422, "gateway"],
         **{name: seen for name, (_, seen) in FAULTS.items()},
     }.items(),
 )
@@ -124,3 +129,15 @@ def test_a_failure_arrives_as_the_sdks_own_error_with_its_status_and_source(
     report: Report, failure: str, seen: list[Any]
 ) -> None:
     assert report["failures"][failure] == seen
+
+
+def test_a_file_is_uploaded_read_listed_and_deleted(report: Report) -> None:
+    """The Python SDKs send the purpose first, the TypeScript SDK sends it after the file."""
+    assert report["files"] == {
+        "uploaded": ["été 1.jsonl", "batch", True, 3],
+        "retrieved": [True, "été 1.jsonl", False],
+        "downloaded": True,
+        "listed": True,
+        "deleted": [True, True],
+        "left": 0,
+    }

@@ -1,4 +1,4 @@
-"""Run by a Python that has `mistralai` 1 or 3: `python_client.py URL`; prints what happened as JSON. Not a test module."""
+"""Run by a Python that has `mistralai`: `python_client.py URL FAULT...`; prints what happened as JSON. Not a test module."""
 
 import json
 import sys
@@ -20,7 +20,12 @@ def main(url):
         api_key="the gateway's clients need no key of Mistral's", server_url=url
     ) as client:
         jobs = client.batch.jobs
-        report = {"life": life(jobs), "filters": filters(jobs), "failures": failures(jobs)}
+        report = {
+            "life": life(jobs),
+            "filters": filters(jobs),
+            "failures": failures(jobs, client.files),
+            "files": files(client.files),
+        }
     print(json.dumps(report))
 
 
@@ -76,13 +81,35 @@ def filters(jobs):
     }
 
 
-def failures(jobs):
+def files(files):
+    lines = [{"custom_id": str(number), "body": CHAT} for number in range(3)]
+    content = "\n".join(map(json.dumps, lines)).encode()
+    made = files.upload(file={"file_name": "été 1.jsonl", "content": content}, purpose="batch")
+    got = files.retrieve(file_id=made.id)
+    read = files.download(file_id=made.id).read()
+    listed = files.list(page_size=10, search="été").data
+    gone = files.delete(file_id=made.id)
+    return {
+        "uploaded": [made.filename, made.purpose, made.size_bytes == len(content), made.num_lines],
+        "retrieved": [got.id == made.id, got.filename, got.deleted],
+        "downloaded": read == content,
+        "listed": [each.id for each in listed] == [made.id],
+        "deleted": [gone.id == made.id, gone.deleted],
+        "left": len(files.list(search="été").data),
+    }
+
+
+def failures(jobs, files):
     def status(call, **options):
         try:
             call(**options)
         except SDKError as error:
             return [error.status_code, json.loads(error.body)["source"]]
         return "no SDKError"
+
+    def upload(line, purpose="batch"):
+        file = {"file_name": "a.jsonl", "content": line.encode()}
+        return status(files.upload, file=file, purpose=purpose)
 
     def upstream_failing(name):
         return status(jobs.list, metadata={"fault": name})
@@ -98,6 +125,10 @@ def failures(jobs):
             model="m",
             requests=[{"body": CHAT}] * 6,
         ),
+        "unknown file": status(files.retrieve, file_id=UNKNOWN_ID),
+        "unknown file downloaded": status(files.download, file_id=UNKNOWN_ID),
+        "bad line uploaded": upload('{"custom_id": "a"}'),
+        "other purpose uploaded": upload('{"custom_id": "a", "body": {}}', "fine-tune"),
         **{name: upstream_failing(name) for name in sys.argv[2:]},
     }
 

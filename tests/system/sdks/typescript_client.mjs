@@ -11,7 +11,8 @@ const UNKNOWN_ID = "00000000-0000-4000-8000-000000000000";
 const CHAT = { messages: [{ role: "user", content: "Hello" }] };
 
 const [url, ...faults] = process.argv.slice(2);
-const { jobs } = new Mistral({ apiKey: "the gateway's clients need no key of Mistral's", serverURL: url }).batch;
+const client = new Mistral({ apiKey: "the gateway's clients need no key of Mistral's", serverURL: url });
+const { jobs } = client.batch;
 
 async function life() {
   const created = await jobs.create({
@@ -60,6 +61,25 @@ async function filters() {
   };
 }
 
+async function filesLife() {
+  const lines = [0, 1, 2].map((number) => JSON.stringify({ custom_id: String(number), body: CHAT }));
+  const content = lines.join("\n");
+  const { files } = client;
+  const made = await files.upload({ file: new File([content], "été 1.jsonl"), purpose: "batch" });
+  const got = await files.retrieve({ fileId: made.id });
+  const read = await new Response(await files.download({ fileId: made.id })).text();
+  const listed = (await files.list({ pageSize: 10, search: "été" })).data;
+  const gone = await files.delete({ fileId: made.id });
+  return {
+    uploaded: [made.filename, made.purpose, made.sizeBytes === content.length, made.numLines],
+    retrieved: [got.id === made.id, got.filename, got.deleted],
+    downloaded: read === content,
+    listed: listed.length === 1 && listed[0].id === made.id,
+    deleted: [gone.id === made.id, gone.deleted],
+    left: (await files.list({ search: "été" })).data.length,
+  };
+}
+
 async function failures() {
   const status = async (call) => {
     try {
@@ -69,6 +89,8 @@ async function failures() {
     }
     return "no SDKError";
   };
+  const upload = (line, purpose = "batch") =>
+    status(() => client.files.upload({ file: { fileName: "a.jsonl", content: new Blob([line]) }, purpose }));
   const found = {
     "contract broken": await status(() => jobs.create({ endpoint: "/v1/nonsense", model: "m" })),
     "no uuid": await status(() => jobs.get({ jobId: "1" })),
@@ -77,9 +99,14 @@ async function failures() {
     "payment required": await status(() =>
       jobs.create({ endpoint: "/v1/chat/completions", model: "m", requests: Array(6).fill({ body: CHAT }) }),
     ),
+    "unknown file": await status(() => client.files.retrieve({ fileId: UNKNOWN_ID })),
+    "unknown file downloaded": await status(() => client.files.download({ fileId: UNKNOWN_ID })),
+    "bad line uploaded": await upload('{"custom_id": "a"}'),
+    "other purpose uploaded": await upload('{"custom_id": "a", "body": {}}', "fine-tune"),
   };
   for (const fault of faults) found[fault] = await status(() => jobs.list({ metadata: { fault } }));
   return found;
 }
 
-console.log(JSON.stringify({ life: await life(), filters: await filters(), failures: await failures() }));
+const report = { life: await life(), filters: await filters(), failures: await failures(), files: await filesLife() };
+console.log(JSON.stringify(report));
