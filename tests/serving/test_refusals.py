@@ -21,6 +21,7 @@ from serving.lingering import Lingering
 from tests.support.api import JOBS
 from tests.support.bridge import bridge_process
 from tests.support.gateway import Gateway, gateway_process
+from tests.support.processes import Sandbox
 from tests.support.tools_available import tool_python
 
 WRITER, READER = "mbg_writer", "mbg_reader"
@@ -34,8 +35,8 @@ REFUSED: dict[str, dict[str, Any]] = {
     "content-too-large": {"method": "POST", "url": JOBS, "headers": JSON | KNOWN},
     "unauthenticated": {"method": "GET", "url": JOBS, "headers": JSON},
     "insufficient-scope": {"method": "POST", "url": JOBS, "headers": {**JSON, "Authorization": f"Bearer {READER}"}},
-    "unsupported-media-type": {"method": "POST", "url": "/v1/files", "headers": {"Content-Type": "multipart/form-data; boundary=x"} | KNOWN},
-    "not-found": {"method": "POST", "url": "/v1/files", "headers": JSON | KNOWN},
+    "unsupported-media-type": {"method": "POST", "url": JOBS, "headers": {"Content-Type": "multipart/form-data; boundary=x"} | KNOWN},
+    "not-found": {"method": "POST", "url": "/v1/nowhere", "headers": JSON | KNOWN},
     "method-not-allowed": {"method": "PUT", "url": JOBS, "headers": JSON | KNOWN},
     "misdirected-request": {"method": "POST", "url": JOBS, "headers": {**JSON, "Host": "evil.example"}},
     "cross-origin": {"method": "POST", "url": JOBS, "headers": {**JSON, "Origin": "https://evil.example"}},
@@ -45,9 +46,10 @@ REFUSED: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file that lets WRITER create, and READER only read."""
+    """A file that lets WRITER create and upload, and READER only read."""
     file = tmp_path_factory.mktemp("tokens") / "tokens"
-    scopes = {WRITER: ["jobs:read", "jobs:write"], READER: ["jobs:read"]}
+    reads = ["jobs:read", "files:read"]
+    scopes = {WRITER: [*reads, "jobs:write", "files:write"], READER: reads}
     lines = [
         {"name": token, "sha256": sha256(token.encode()).hexdigest(), "scopes": scopes[token]}
         for token in scopes
@@ -57,9 +59,14 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def gateway(tokens: Path) -> Iterator[Gateway]:
-    settings = {"GATEWAY_TOKENS_FILE": tokens, "GATEWAY_MAX_BODY": 1 << 20}
-    with gateway_process("http://127.0.0.1:9/v1", GATEWAY_LOG_LEVEL="error", **settings) as running:
+def gateway(tokens: Path, running_sandbox: Sandbox) -> Iterator[Gateway]:
+    settings = {"GATEWAY_MAX_BODY": 1 << 20, "GATEWAY_MAX_FILE": 2 << 20}
+    with gateway_process(
+        f"{running_sandbox.url}/v1",
+        GATEWAY_TOKENS_FILE=tokens,
+        GATEWAY_LOG_LEVEL="error",
+        **settings,
+    ) as running:
         yield running
 
 
@@ -91,13 +98,25 @@ def test_every_refusal_of_a_request_that_is_not_read_is_read_by_its_client(
     assert asyncio.run(outcomes(gateway.url, REFUSED[kind])) == [kind] * TIMES
 
 
-def test_mistrals_own_client_reads_every_refusal(gateway: Gateway) -> None:
+def test_mistrals_own_client_reads_every_refusal_and_nothing_was_uploaded(
+    gateway: Gateway, sandbox: Sandbox
+) -> None:
     """Its async client sends a body to the end before it looks for an answer."""
     client = Path(__file__).with_name("refused_client.py")
-    command = [tool_python("mistralai-3"), str(client), gateway.url, WRITER, str(TIMES)]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    command = [tool_python("mistralai-3"), str(client), gateway.url, WRITER, READER, str(TIMES)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
     assert run.returncode == 0, run.stderr
-    assert json.loads(run.stdout) == {"create": {"413": TIMES}, "upload": {"415": TIMES}}
+    assert json.loads(run.stdout) == {
+        "create": {"content-too-large": TIMES},
+        "scope": {"insufficient-scope": TIMES},
+        "purpose": {"validation-failed": TIMES},
+        "purpose of a small file": {"validation-failed": TIMES},
+        "size": {"content-too-large": TIMES},
+        "first line": {"validation-failed": TIMES},
+        "last line": {"validation-failed": TIMES},
+        "only line": {"validation-failed": TIMES},
+    }
+    assert sandbox.admin("GET", "/sandbox/state")["files"] == 0
 
 
 def test_the_bridge_is_read_too_when_it_refuses_and_closes() -> None:
