@@ -9,7 +9,7 @@ from collections import Counter
 from mistralai.client import Mistral
 from mistralai.client.errors import SDKError
 
-LARGE = "x" * (3 << 20)
+LARGE = "x" * (5 << 18)
 
 
 async def outcomes(times, call):
@@ -41,9 +41,7 @@ UPLOADS = {
     "purpose": ("fine-tune", GOOD),
     "purpose of a small file": ("fine-tune", lines(1)[0]),
     "size": ("batch", LARGE.encode()),
-    "first line": ("batch", b"{}\n" + GOOD),
-    "last line": ("batch", GOOD + b"{}"),
-    "only line": ("batch", b"{}"),
+    "line": ("batch", GOOD + b"{}"),
 }
 
 
