@@ -69,6 +69,27 @@ class Validator:
                 others.append(pointer)
         return typos[: MAX_VIOLATIONS + 1], others[: MAX_VIOLATIONS + 1]
 
+    def item_ids(self, value: Any, at: str = "") -> tuple[list[Violation], list[str]]:
+        """In arrays whose schema names its items' id (`x-item-id`): ids that come twice, and sentences about items without.
+
+        Looks at the members of `value`, which is valid. At most MAX_VIOLATIONS + 1 violations.
+        """
+        repeated: list[Violation] = []
+        without: list[str] = []
+        for name, schema in self.schema.get("properties", {}).items():
+            member = schema.get("x-item-id")
+            items = value.get(name) if member and isinstance(value, dict) else None
+            ids = [item.get(member) for item in items or ()]
+            first: dict[str, int] = {}
+            for index, each in enumerate(ids):
+                if each is not None and first.setdefault(each, index) != index:
+                    place = f"{at}/{name}/{index}/{member}"
+                    repeated.append(Violation(place, f"repeats that of {at}/{name}/{first[each]}"))
+            missing = ids.count(None)
+            if missing and len(ids) > 1:
+                without.append(f"{missing} of {len(ids)} {name} have no {member}")
+        return repeated[: MAX_VIOLATIONS + 1], without
+
 
 def letters(name: str) -> str:
     """The name without case, hyphens and underscores, which is how names are compared that should have been the same."""

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from access import AccessDenied
 from access.origins import PROBES
-from openapi.contract import OWN_PAGES, Contract
+from openapi.contract import OWN_PAGES, Contract, Operation
 from openapi.json_text import legible
 from telemetry import logs, metrics, spans, trace_context
 
@@ -49,6 +49,8 @@ log = logging.getLogger("gateway.requests")
 
 for _outcome in IDEMPOTENCY:
     metrics.idempotency.labels(_outcome)  # there from the start, with 0
+for _direction in ("up", "down"):
+    metrics.transferred.labels(_direction)
 for _reason in SHED.values():
     metrics.shed.labels(_reason)
 
@@ -69,7 +71,6 @@ class Edge:
         self.contract = contract
         self.tracing = tracing
         self.routes = {operation.id: operation.path for operation in contract.operations.values()}
-        self.changing = {o.id for o in contract.operations.values() if o.access == "write"}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -98,7 +99,10 @@ class Edge:
         try:
             await self._serve(ctx, scope, receive, send_noted)
         except asyncio.CancelledError:
-            self._client_left(ctx, scope, begun)
+            if ctx.unfinished:
+                self._finish(ctx, scope, begun)
+            else:
+                self._client_left(ctx, scope, begun)
             raise
         except BaseException:
             self._finish(ctx, scope, begun)
@@ -110,10 +114,19 @@ class Edge:
             await self.app(scope, receive, send)
         except Exception as error:  # the process's outermost edge: nothing leaves it but an answer
             if ctx.status:
-                raise
+                self._broke_off(ctx, error)
             # In no variable here: this frame is in its traceback, and such a cycle would keep the request's body.
             ctx.problem = self._problem(error, scope)
             await _send_problem(ctx.problem, ctx.request_id, scope, send)
+
+    def _broke_off(self, ctx: RequestContext, error: Exception) -> None:
+        """Ends an answer that has begun as one that did not end: the server closes its connection in the middle of it."""
+        ctx.unfinished = ctx.unfinished or "failed"
+        if not isinstance(error, Problem):
+            raise error
+        ctx.problem = error
+        # What the server takes for the end of a client that left: any other exception it logs as a fault of the gateway's.
+        raise asyncio.CancelledError from error
 
     def _problem(self, error: Exception, scope: Scope) -> Problem:
         if isinstance(error, Problem):
@@ -134,7 +147,7 @@ class Edge:
 
     def _client_left(self, ctx: RequestContext, scope: Scope, begun: float) -> None:
         """Logs a request whose client left: when the handler is through with it, not before."""
-        ctx.status = ctx.status or LEFT
+        ctx.status, ctx.unfinished = ctx.status or LEFT, "client-left"
         if ctx.handling is None or ctx.handling.done():
             self._finish(ctx, scope, begun)
             return
@@ -158,6 +171,7 @@ class Edge:
             wanted, values = self.contract.find(scope["method"], scope["path"])
             if wanted:
                 ctx.operation, ctx.path_values = wanted.id, "/".join(values)
+        operation = self.contract.operations.get(ctx.operation)
         method = scope["method"] if scope["method"] in metrics.METHODS else metrics.OTHER
         route = self.routes.get(ctx.operation) or _page_route(scope["path"])
         metrics.inflight.dec()
@@ -168,13 +182,17 @@ class Edge:
             metrics.outcome_unknown.inc()
         if ctx.problem and (reason := SHED.get(ctx.problem.slug)):
             metrics.shed.labels(reason).inc()
+        if operation and operation.streamed:
+            metrics.transferred.labels("up").inc(ctx.received)
+            metrics.transferred.labels("down").inc(ctx.size)
         fields = _fields(ctx, scope, method, route, seconds)
         level = logging.DEBUG if route in QUIET else logging.INFO
         message = f"{method} {route or '(no route)'} {ctx.status}"
         log.log(level, message, extra={"fields": fields})
-        if ctx.operation in self.changing:
+        if operation and (operation.access == "write" or operation.streamed):
             message = f"{ctx.operation} {fields['outcome']}"
-            logs.audit_log.info(message, extra={"fields": {**fields, **_audit_fields(ctx, scope)}})
+            added = _audit_fields(ctx, scope, operation)
+            logs.audit_log.info(message, extra={"fields": {**fields, **added}})
         if ctx.span is not None:
             _end_span(ctx, method, route)
         # An idle connection keeps its last context; from a problem's traceback hangs all that was read of a refused body.
@@ -232,7 +250,7 @@ def _fields(
         "route": route,
         "operation": ctx.operation,
         "status": ctx.status,
-        "outcome": _outcome_of(ctx.status),
+        "outcome": ctx.unfinished or _outcome_of(ctx.status),
         "bytes": ctx.size,
         "seconds": round(seconds, 4),
     }
@@ -251,22 +269,21 @@ def _fields(
 def _outcome_of(status: int) -> str:
     if status < 400:
         return "done"
-    if status == LEFT:
-        return "client-left"
     return "refused" if status < 500 else "failed"
 
 
-def _audit_fields(ctx: RequestContext, scope: Scope) -> dict[str, Any]:
+def _audit_fields(ctx: RequestContext, scope: Scope, operation: Operation) -> dict[str, Any]:
     """What a request's line in the audit log has beside its fields in the other log."""
     length = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
     subject = ""
-    if ctx.problem is None:
+    if ctx.problem is None and not operation.answer_streamed:
         subject = logs.answer_id(ctx.body)
         if not subject and len(ctx.body) <= logs.MAX_PARSED:
             subject = logs.answer_id(legible(ctx.body))
     return {
         "id": subject or ctx.path_values[:128],
-        "request_bytes": int(length) if length.isdigit() and len(length) < 16 else 0,
+        "request_bytes": ctx.received
+        or (int(length) if length.isdigit() and len(length) < 16 else 0),
     }
 
 

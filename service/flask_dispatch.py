@@ -81,7 +81,7 @@ class FlaskDispatch:
             raise LookupError("no upstream request was handed over")
         operation, keyed = request.operation, request.key is not None
         if operation.streamed:
-            cancellable = CancellableRequest(Deadline(math.inf), fresh=True)
+            cancellable = CancellableRequest(Deadline(math.inf), fresh=True, streamed=True)
             handle = partial(self._call_flask, _environ(scope, request, cancellable))
             await self.transfers.serve(handle, request.stream, cancellable, receive, send)
             return

@@ -26,8 +26,8 @@ class BodyReader:
         self.required = body.required
         self._validator = Validator(body.schema)
 
-    def read(self, content: RequestBody) -> tuple[RequestBody, list[str]]:
-        """The body as it goes upstream, and pointers to its members that the contract does not name.
+    def read(self, content: RequestBody) -> tuple[RequestBody, str]:
+        """The body as it goes upstream, and a warning about what of it is doubtful, or was not checked.
 
         Raises Problem: malformed-request when it is not JSON in UTF-8, validation-failed with every violation otherwise.
         """
@@ -35,7 +35,15 @@ class BodyReader:
         typos, unknown = self._validator.unknown_members(value, "/body")
         if violations := [*typos, *self._validator.violations(value, "/body")]:
             raise Problem("validation-failed", violations=violations)
-        return content if written is text else bytes(written), unknown
+        repeated, doubts = self._validator.item_ids(value, "/body")
+        if repeated:
+            raise Problem("validation-failed", violations=repeated)
+        if unknown:
+            # One header-safe line of bounded length.
+            shown = [each for each in unknown[:5] if each.isascii() and each.isprintable()]
+            listed = ", ".join(shown) + (" and others" if len(shown) < len(unknown) else "")
+            doubts.append(f"members not in the contract were passed on unchecked: {listed}")
+        return content if written is text else bytes(written), "; ".join(doubts)
 
     def _parse(self, content: RequestBody) -> tuple[Raw, Raw, Any]:
         """The JSON text of the body, the text to send in its place, and what to check."""

@@ -44,13 +44,13 @@ PROBLEMS: dict[str, Kind] = {
     "insufficient-scope": Kind(403, "gateway", "The token does not allow this", "Use a token with the scope that detail names."),
     "too-many-requests": Kind(429, "gateway", "The caller calls too often", "Repeat after Retry-After seconds; nothing was sent upstream.", retryable=True),
     "issuer-unreachable": Kind(503, "gateway", "The token cannot be checked now", "Repeat after Retry-After seconds; nothing was sent upstream.", retryable=True),
-    "malformed-request": Kind(400, "gateway", "The request cannot be read", "Correct what detail names; nothing was sent upstream."),
-    "validation-failed": Kind(422, "gateway", "The request breaks the contract", "Correct every place in errors; nothing was sent upstream."),
+    "malformed-request": Kind(400, "gateway", "The request cannot be read", "Correct what detail names; nothing was done upstream."),
+    "validation-failed": Kind(422, "gateway", "The request breaks the contract", "Correct every place in errors; nothing was done upstream."),
     "not-found": Kind(404, "gateway", "There is nothing at this path", "Check the path, without a trailing slash."),
     "method-not-allowed": Kind(405, "gateway", "This path does not answer this method", "Use a method that the Allow header lists."),
-    "content-too-large": Kind(413, "gateway", "The body is larger than this gateway takes", "Send less, or have GATEWAY_MAX_BODY raised."),
-    "request-timeout": Kind(408, "gateway", "The body did not come in time", "Send it again, at 64 KiB a second or more; nothing was sent upstream.", retryable=True),
-    "unsupported-media-type": Kind(415, "gateway", "The body is not plain JSON in UTF-8", "Send Content-Type: application/json, uncompressed."),
+    "content-too-large": Kind(413, "gateway", "The body is larger than this gateway takes", "Send less, or have the limit raised that detail names."),
+    "request-timeout": Kind(408, "gateway", "The body did not come in time", "Send it again, at 64 KiB a second or more; nothing was done upstream.", retryable=True),
+    "unsupported-media-type": Kind(415, "gateway", "The body is not of the type that is taken here", "Send the Content-Type that detail names, uncompressed."),
     "overloaded": Kind(503, "gateway", "The gateway is busy", "Repeat after Retry-After seconds; nothing was sent upstream.", retryable=True),
     "gateway-unavailable": Kind(502, "gateway", "The proxy in front got no complete answer from the gateway", "Repeat only if retryable; otherwise look whether it was carried out."),
     "internal-error": Kind(500, "gateway", "The gateway failed", "Report it with the request_id; the log has the cause under that id."),
@@ -64,6 +64,7 @@ PROBLEMS: dict[str, Kind] = {
     "upstream-failed": Kind(500, "upstream", "The upstream failed", "Repeat only if retryable; otherwise look whether it was carried out.", keeps_status=True),
     "upstream-refused-key": Kind(502, "upstream", "The upstream refused the gateway's key", "Nothing a caller can do: the operator must renew it."),
     "upstream-bad-response": Kind(502, "upstream", "The upstream's answer is unusable", "As for upstream-failed: it may have been carried out."),
+    "upstream-redirected": Kind(502, "upstream", "The upstream keeps the content elsewhere", "Nothing a caller can do: redirects are never followed. Its operator must know."),
     "upstream-answer-too-large": Kind(502, "upstream", "The upstream's answer is too large", "Ask for less at a time, such as a smaller page."),
     "upstream-unreachable": Kind(502, "upstream", "The upstream cannot be reached", "Repeat later; nothing was sent upstream.", retryable=True),
     "upstream-timeout": Kind(504, "upstream", "The upstream did not answer in time", "As for upstream-failed: it may have been carried out."),
@@ -90,6 +91,7 @@ class Problem(Exception):
         status: int | None = None,
         retryable: bool | None = None,
         violations: Sequence[Violation] = (),
+        listed: int = MAX_VIOLATIONS,
         upstream_status: int | None = None,
         upstream: Any = None,
         headers: Iterable[tuple[str, str]] = (),
@@ -100,7 +102,7 @@ class Problem(Exception):
         self.status = status or self.kind.status
         self.retryable = self.kind.retryable if retryable is None else retryable
         self.detail = detail or _summary(violations)
-        self.violations = violations
+        self.violations = violations[:listed]
         self.upstream_status = upstream_status
         self.upstream = upstream
         self.headers = tuple(headers)
@@ -127,7 +129,7 @@ class Problem(Exception):
             "upstream_status": self.upstream_status,
             "errors": [
                 {"pointer": f.pointer[:MAX_TEXT], "detail": f.detail[:MAX_TEXT]}
-                for f in self.violations[:MAX_VIOLATIONS]
+                for f in self.violations
             ],
             "upstream": self.upstream,
         }

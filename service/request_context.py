@@ -33,6 +33,7 @@ class RequestContext:
     path_values: str = ""  # what the path's variables stand for
 
     # What became of it
+    received: int = 0  # bytes of a body that is passed on as it comes
     upstream_request: UpstreamRequest | None = None  # from `request_reader` to `flask_dispatch`
     handling: asyncio.Future[Any] | None = None  # a thread's work, from `flask_dispatch` on
     upstream_status: int = 0  # 0 when nothing was asked upstream
@@ -46,6 +47,7 @@ class RequestContext:
     status: int = 0
     size: int = 0  # bytes
     body: bytes = b""  # its last piece
+    unfinished: str = ""  # the outcome of an answer that began and broke off: client-left or failed
 
 
 CURRENT: ContextVar[RequestContext] = ContextVar("request_context")

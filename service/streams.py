@@ -27,6 +27,7 @@ from serving.body_buffer import (
 )
 
 from .problems import Overloaded, Problem
+from .request_context import current
 
 IN_HAND = 1 << 18
 """Bytes that may wait between the two sides; one piece more can come on top."""
@@ -38,6 +39,12 @@ class CallerLeft(Exception):
 
 class TooSlow(Exception):
     """One side did not keep to the least rate: PIECE bytes within SECONDS."""
+
+
+def taken_too_slowly() -> Problem:
+    """What the sender of a body is told that the upstream does not take fast enough."""
+    detail = "The upstream takes the body too slowly; nothing was created."
+    return Problem("upstream-timeout", detail, retryable=True)
 
 
 class Pace:
@@ -100,6 +107,7 @@ class IncomingBody:
         try:
             async with aclosing(pieces(self.scope, receive, self.limit)) as coming:
                 async for piece in coming:
+                    current().received += len(piece)
                     if self._add(piece):
                         await self._room.wait()
             self._problem = None
@@ -128,8 +136,7 @@ class IncomingBody:
             try:
                 pace.waited(time.monotonic() - begun, len(piece))
             except TooSlow as error:
-                detail = "The upstream takes the body too slowly; nothing was created."
-                raise Problem("upstream-timeout", detail, retryable=True) from error
+                raise taken_too_slowly() from error
         self.complete = True
 
     def _take(self) -> bytes:

@@ -13,9 +13,11 @@ from functools import partial
 
 from starlette.types import Receive, Send
 
-from .problems import Overloaded
+from telemetry import metrics
+
+from .problems import Overloaded, Problem
 from .request_context import current
-from .streams import OutgoingAnswer
+from .streams import CallerLeft, OutgoingAnswer, TooSlow
 from .threads import ThreadPool, WorkItem
 from .translation import ByteStream
 from .upstream_connection import CancellableRequest
@@ -55,9 +57,10 @@ class Transfers:
             loop.call_soon_threadsafe(_begin, head, found)
 
         handling: asyncio.Future[None] = loop.create_future()
-        work = partial(contextvars.copy_context().run, handle, begin, answer.put)
+        work = partial(contextvars.copy_context().run, _handle, handle, begin, answer)
         self.pool.put(WorkItem(work, handling))
         self.under_way.add(handling)
+        metrics.inflight_transfers.inc()
         current().handling = handling
         handling.add_done_callback(partial(self._finished, head, answer))
         filling = asyncio.ensure_future(stream.fill(receive)) if stream else None
@@ -79,10 +82,20 @@ class Transfers:
         self, head: asyncio.Future[Head], answer: OutgoingAnswer, handling: asyncio.Future[None]
     ) -> None:
         self.under_way.discard(handling)
+        metrics.inflight_transfers.dec()
         error = None if handling.cancelled() else handling.exception()
         if error and not head.done():
             head.set_exception(error)
         answer.end()
+
+
+def _handle(handle: Handle, begin: Callable[[Head], object], answer: OutgoingAnswer) -> None:
+    try:
+        handle(begin, answer.put)
+    except CallerLeft:
+        current().unfinished = "client-left"
+    except TooSlow as error:
+        raise Problem("request-timeout", "The answer was taken too slowly.") from error
 
 
 def _begin(head: asyncio.Future[Head], found: Head) -> None:

@@ -203,9 +203,9 @@ def parse_answer(
         detail = "The upstream answered with a success that is not JSON."
         raise bad_response(detail, retryable=operation.repeatable)
     if status < 400:
-        raise bad_response(
-            f"The upstream answered with a redirect ({status}), which is never followed."
-        )
+        detail = f"The upstream answered with a redirect ({status}), which is never followed."
+        kind = "upstream-redirected" if operation.answer_streamed else "upstream-bad-response"
+        raise Problem(kind, detail, upstream_status=status)
     error = _json_error(content) if is_json else None
     # RFC 9110 section 15.5.9: after a 408 a client may repeat.
     retryable = operation.repeatable and (status >= 500 or status == 408)
@@ -222,7 +222,14 @@ def parse_streamed_answer(
     pieces: Iterator[bytes],
     passed_headers: frozenset[str],
 ) -> Answer:
-    """The answer to an operation that answers with a stream, whose status is a success."""
+    """The answer to an operation that answers with a stream, whose status is a success; Problem for one that is compressed."""
+    if headers.get("Content-Encoding", "identity") != "identity":
+        raise Problem(
+            "upstream-bad-response",
+            "The upstream's answer is compressed, which was not asked for.",
+            retryable=operation.repeatable,
+            upstream_status=status,
+        )
     passing = {name.lower() for name in _OF_CONTENT} | passed_headers
     passed = [
         (name, value)

@@ -5,6 +5,7 @@ What goes upstream are the bytes that came, not what was read here; so a form th
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable
 
@@ -14,6 +15,8 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from openapi.validation import Violation
 
 from .problems import Problem
+
+logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # it warns of what callers send
 
 MAX_FIELD = 4096
 """Bytes of a part that is no file."""

@@ -11,7 +11,7 @@ from starlette.types import Receive
 
 from openapi.validation import Violation
 
-from .batch_file import BatchFile
+from .batch_file import MAX_FAULTS, BatchFile
 from .problems import Problem
 from .streams import IncomingBody
 from .upload_form import UploadForm
@@ -67,4 +67,5 @@ def _refuse(file: BatchFile) -> None:
         "validation-failed",
         f"{file.count} faults in the file, by its lines{listed}. Nothing was created.",
         violations=[Violation(f"/file/line/{fault.line}", fault.reason) for fault in faults],
+        listed=MAX_FAULTS,
     )

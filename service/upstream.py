@@ -135,7 +135,12 @@ class Upstream:
             prepared = self._prepare(request, credentials, attempt.headers if self.trace else {})
             response = self._open(request, prepared, cancellable)
             attempt.status = response.status_code
-            if request.operation.answer_streamed and 200 <= response.status_code < 300:
+            succeeded = 200 <= response.status_code < 300
+            if succeeded and request.stream and not request.stream.complete:
+                response.close()
+                detail = "The upstream answered with a success before it had the whole body."
+                raise _unusable(request.operation, detail, response.status_code)
+            if request.operation.answer_streamed and succeeded:
                 return parse_streamed_answer(
                     request.operation,
                     response.status_code,
@@ -207,6 +212,9 @@ class Upstream:
                     "No connection to the upstream could be made; nothing was sent.",
                     retryable=True,
                 ) from error
+            if request.stream and not request.stream.complete:
+                detail = "The upstream ended the connection before it had the whole body; nothing was created."
+                raise Problem("upstream-bad-response", detail, retryable=True) from error
             if isinstance(error, requests.ReadTimeout) or _is_over(cancellable):
                 raise timed_out(request.operation) from error
             detail = "The upstream ended the connection, or answered with what is not HTTP/1.1."

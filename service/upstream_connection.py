@@ -22,6 +22,8 @@ from requests.structures import CaseInsensitiveDict
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
+from serving.body_buffer import SECONDS
+
 from .http11 import Response, has_unread
 from .threads import start_thread
 
@@ -53,12 +55,14 @@ class CancellableRequest:
     """One upstream request and its answer, until `deadline` at the latest. `sent`: bytes of its present attempt have left.
 
     `fresh`: over a connection of its own, on which there can be no answer to anything else; reads share kept ones otherwise.
+    `streamed`: its body leaves piece by piece, at the caller's pace, and may be answered before its end.
     `sent_before`: an earlier request was this one too, and was perhaps carried out.
     """
 
-    def __init__(self, deadline: Deadline, *, fresh: bool = False) -> None:
+    def __init__(self, deadline: Deadline, *, fresh: bool = False, streamed: bool = False) -> None:
         self.deadline = deadline
         self.fresh = fresh
+        self.streamed = streamed
         self.cancelled = False
         self.sent = False
         self.sent_before = False
@@ -110,12 +114,34 @@ class _Connection:
         if self.sock is None:
             self.connect()  # type: ignore[attr-defined]
         request: CancellableRequest | None = getattr(_current, "request", None)
+        if request is not None and request.sent and request.streamed:
+            self._send_piece(data)
+            return None
         if request is not None:
             if not request.sent and self.sock and has_unread(self.sock, self.sock.recv):
                 # Also on a new connection: no answer to a request that has not left (RFC 9112 section 9.2).
                 raise ConnectionAbortedError("the upstream spoke first, or ended the connection")
             request.attach(self)
         return super().send(data)  # type: ignore[misc]
+
+    def _send_piece(self, piece: bytes) -> None:
+        """Sends a piece of a body, unless the answer has come before it was sent: urllib3 then reads that.
+
+        An answer is looked for before each piece where that takes nothing away, and when no more bytes are taken: TLS has no
+        way to look.
+        """
+        sock = self.sock
+        if sock is None:
+            raise BrokenPipeError
+        if not isinstance(sock, ssl.SSLSocket) and has_unread(
+            sock, lambda size: sock.recv(size, socket.MSG_PEEK)
+        ):
+            raise BrokenPipeError
+        sock.settimeout(SECONDS)
+        try:
+            sock.sendall(piece)
+        except TimeoutError as error:
+            raise BrokenPipeError from error
 
 
 class PlainConnection(_Connection, HTTPConnection):

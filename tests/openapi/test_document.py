@@ -62,6 +62,7 @@ PROBLEM_STATUSES = {
     "upstream-refused-key": {502},
     "upstream-bad-response": {502},
     "upstream-unreachable": {502},
+    "upstream-redirected": {502},
     "upstream-answer-too-large": {502},
     "upstream-timeout": {504},
 }
