@@ -141,13 +141,7 @@ class Upstream:
                 detail = "The upstream answered with a success before it had the whole body."
                 raise _unusable(request.operation, detail, response.status_code)
             if request.operation.answer_streamed and succeeded:
-                return parse_streamed_answer(
-                    request.operation,
-                    response.status_code,
-                    response.headers,
-                    self._pieces(request, response, cancellable),
-                    self.passed_headers,
-                )
+                return self._streamed(request, response)
             with response:
                 content = self._read_whole(request, response, cancellable)
         return parse_answer(
@@ -222,12 +216,25 @@ class Upstream:
         finally:
             cancellable.end()
 
-    def _pieces(
-        self,
-        request: UpstreamRequest,
-        response: requests.Response,
-        cancellable: CancellableRequest,
-    ) -> Iterator[bytes]:
+    def _streamed(self, request: UpstreamRequest, response: requests.Response) -> Answer:
+        """The answer whose content is passed on as it comes."""
+        pieces = iter(()) if request.only_head else self._pieces(request, response)
+        try:
+            answer = parse_streamed_answer(
+                request.operation,
+                response.status_code,
+                response.headers,
+                pieces,
+                self.passed_headers,
+            )
+        except Problem:
+            response.close()
+            raise
+        if request.only_head:
+            response.close()
+        return answer
+
+    def _pieces(self, request: UpstreamRequest, response: requests.Response) -> Iterator[bytes]:
         """The content of an answer in pieces, as they come. Raises Problem when it breaks off, or comes too slowly."""
         pace = Pace()
         try:

@@ -20,10 +20,11 @@ Behaviour = Callable[[socket.socket, int], object]
 class Upstream:
     """Reads a request, notes it, and calls `behave(socket, nth)`; speaks TLS when it has a certificate.
 
-    `received` are the requests since it was told how to behave, `connections` the number of the connection of each.
+    `whole`: it reads a request to its end; otherwise its head alone. `received` are the requests since it was told how to behave, `connections` the number of the connection of each.
     """
 
-    def __init__(self, certificate: tuple[str, str] | None = None) -> None:
+    def __init__(self, certificate: tuple[str, str] | None = None, *, whole: bool = True) -> None:
+        self.whole = whole
         self.tls = None
         if certificate:
             self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -76,7 +77,7 @@ class Upstream:
             with peer:
                 kept: object = KEEP
                 while kept is KEEP:
-                    request = read_request(peer)
+                    request = read_request(peer) if self.whole else read_head(peer)
                     self.received.append(request)
                     self.connections.append(connection)
                     kept = self.behaviour(peer, len(self.received))
@@ -84,10 +85,10 @@ class Upstream:
 
 @contextmanager
 def upstream(
-    behave: Behaviour, certificate: tuple[str, str] | None = None
+    behave: Behaviour, certificate: tuple[str, str] | None = None, *, whole: bool = True
 ) -> Iterator[tuple[int, list[bytes]]]:
     """The port of an upstream, and the requests that it got."""
-    running = Upstream(certificate)
+    running = Upstream(certificate, whole=whole)
     running.behave(behave)
     try:
         yield running.port, running.received
@@ -95,11 +96,17 @@ def upstream(
         running.close()
 
 
-def read_request(peer: socket.socket) -> bytes:
-    """A whole request; ConnectionError when the connection ends before."""
+def read_head(peer: socket.socket) -> bytes:
+    """The head of a request, and what came with it; ConnectionError when the connection ends before."""
     data = b""
     while b"\r\n\r\n" not in data:
         data += _some(peer)
+    return data
+
+
+def read_request(peer: socket.socket) -> bytes:
+    """A whole request; ConnectionError when the connection ends before."""
+    data = read_head(peer)
     head, _, body = data.partition(b"\r\n\r\n")
     length = next(
         (
