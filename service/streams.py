@@ -27,7 +27,6 @@ from serving.body_buffer import (
 )
 
 from .problems import Overloaded, Problem
-from .request_context import current
 
 IN_HAND = 1 << 18
 """Bytes that may wait between the two sides; one piece more can come on top."""
@@ -89,6 +88,7 @@ class IncomingBody:
         self.content_type = headers.get("content-type", "")
         self.length = int(length[:19]) if length.isascii() and length.isdecimal() else None
         self.complete = False
+        self.received = 0
         self.scope = scope
         self.limit = limit
         self.setting = setting
@@ -107,7 +107,7 @@ class IncomingBody:
         try:
             async with aclosing(pieces(self.scope, receive, self.limit)) as coming:
                 async for piece in coming:
-                    current().received += len(piece)
+                    self.received += len(piece)
                     if self._add(piece):
                         await self._room.wait()
             self._problem = None

@@ -75,8 +75,9 @@ class Transfers:
             answer.give_up()
             if not handling.done() and not (stream and stream.complete):
                 cancellable.cancel()
-            if filling:
+            if stream and filling:
                 filling.cancel()
+                current().received = stream.received
 
     def _finished(
         self, head: asyncio.Future[Head], answer: OutgoingAnswer, handling: asyncio.Future[None]

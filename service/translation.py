@@ -48,6 +48,10 @@ class ByteStream(Protocol):
     complete: bool
     """True when its end was handed on: before that, what receives it cannot have taken it for whole."""
 
+    @property
+    def received(self) -> int:
+        """Bytes that came so far."""
+
     async def fill(self, receive: Receive) -> None:
         """Receives it, in the event loop."""
 

@@ -38,6 +38,11 @@ class Upload:
         take = self._file.feed if self._file else lambda _piece: None
         self._form = UploadForm(body.content_type, purposes, take)
 
+    @property
+    def received(self) -> int:
+        """Bytes that came so far."""
+        return self._body.received
+
     async def fill(self, receive: Receive) -> None:
         """Receives it, in the event loop."""
         await self._body.fill(receive)
