@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, request
 
 from sandbox import demo
 from sandbox.answers import HTTPError
@@ -95,12 +95,6 @@ def load_demo() -> dict[str, Any]:
     """Loads the demonstration jobs; again is no change."""
     demo.load(state)
     return overview()
-
-
-@admin.get("/sandbox/download/<token>")
-def download(token: str) -> Response:
-    """A file by a signed address."""
-    return Response(state.signed_file(token).content, mimetype="application/octet-stream")
 
 
 def _body() -> Any:

@@ -16,6 +16,12 @@ def json_answer(body: Any, status: int = 200, headers: dict[str, str] | None = N
     return Response(text, status, headers, content_type="application/json")
 
 
+def page(status: int) -> Response:
+    """An error as a proxy answers it: in HTML."""
+    text = f"<html><head><title>{status}</title></head><body>cloudflare</body></html>\n"
+    return Response(text, status, content_type="text/html; charset=UTF-8")
+
+
 class HTTPError(Exception):
     """The answer is an error: its status, JSON body and further headers."""
 

@@ -6,15 +6,15 @@ A request passes `middleware` (ledger, faults), then `_admit` (key, rate limit),
 
 from __future__ import annotations
 
-from flask import Flask, g, request
+from flask import Flask, abort, g, request
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response
 
 from sandbox.admin import admin
-from sandbox.answers import RATE_LIMITED, HTTPError, json_answer, quota_headers
+from sandbox.answers import RATE_LIMITED, HTTPError, json_answer, page, quota_headers
 from sandbox.config import Settings
 from sandbox.middleware import Middleware
-from sandbox.mistral_api import v1
+from sandbox.mistral_api import blobs, v1
 from sandbox.state import State, state
 
 
@@ -26,6 +26,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.json.sort_keys = False  # type: ignore[attr-defined]
     sandbox = app.extensions["sandbox"] = State(settings or Settings())
     app.register_blueprint(v1)
+    app.register_blueprint(blobs)
     app.register_blueprint(admin)
     app.register_error_handler(HTTPError, lambda e: json_answer(e.body, e.status, e.headers))
     app.register_error_handler(HTTPException, _http_exception)
@@ -37,8 +38,8 @@ def create_app(settings: Settings | None = None) -> Flask:
 
 def _admit() -> None:
     """Refuses a caller without a usable key, with too many requests, or with too long a body."""
-    if "sandbox.entry" not in request.environ:  # for the admin API
-        return
+    if "sandbox.entry" not in request.environ or request.path.startswith("/blob/"):
+        return  # for the admin API, or with a signed address
     g.caller = state.api_keys.identify(request.headers.get("Authorization"))
     if g.caller is None:
         raise HTTPError(401, {"detail": "Unauthorized"})
@@ -46,8 +47,8 @@ def _admit() -> None:
     g.remaining = state.api_keys.remaining(g.caller)
     if g.remaining is not None and g.remaining < 0:
         raise HTTPError(429, RATE_LIMITED, {"Retry-After": "60"})
-    if request.environ.get("sandbox.too_long"):
-        raise HTTPError(413, {"detail": "Request body too large"})
+    if request.environ["sandbox.body"].too_long:
+        abort(page(413))
 
 
 def _add_quota(response: Response) -> Response:

@@ -7,15 +7,12 @@ requests by rules (`POST /sandbox/faults`). FAULT_TYPES at the end of the functi
 from __future__ import annotations
 
 import gzip
-import os
 import random
 import re
-import select
-import socket
-import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from email.utils import formatdate
 from functools import cached_property
@@ -23,12 +20,14 @@ from typing import Any
 
 from werkzeug.wrappers import Response
 
-from sandbox.answers import RATE_LIMITED, inference_error, json_answer, quota_headers
+from sandbox.answers import RATE_LIMITED, inference_error, json_answer, page, quota_headers
+from sandbox.connection import LINGER, Connection
+from sandbox.content import PIECE
+from sandbox.incoming import BodyCut, Incoming
 from sandbox.ledger import Entry
 
 Params = dict[str, Any]
 HEADER = "HTTP_X_SANDBOX_FAULT"
-TICK = 0.05  # seconds between polls of a connection that has unread bytes
 
 
 class BadFault(ValueError):
@@ -36,57 +35,68 @@ class BadFault(ValueError):
 
 
 class FaultedRequest:
-    """A request under a fault: its ledger entry, its real answer, its connection."""
+    """A request under a fault: its ledger entry, its body as it arrives, its real answer, its connection."""
 
-    def __init__(self, app: Any, environ: dict[str, Any]) -> None:
-        self.environ = environ
+    def __init__(self, app: Any, environ: dict[str, Any], body: Incoming) -> None:
+        self.environ, self.body = environ, body
         self.entry: Entry = environ["sandbox.entry"]
         self._app = app
 
     @cached_property
     def answer(self) -> Response:
-        """The real answer; looking at it processes the request."""
-        response = Response.from_app(self._app, self.environ, buffered=True)
+        """The real answer, its body still to be read; looking at it processes the request. Raises BodyCut."""
+        response = Response.from_app(self._app, self.environ)
         response.direct_passthrough = False
+        if self.body.outcome:
+            raise BodyCut
         return response
 
-    @property
-    def connection(self) -> socket.socket:
+    @cached_property
+    def connection(self) -> Connection:
         """The client's connection; there is none under Flask's test client."""
-        if "gunicorn.socket" not in self.environ:
+        connection = Connection(self.environ)
+        if not connection:
             raise BadFault("this fault needs a real connection")
-        return self.environ["gunicorn.socket"]  # type: ignore[no-any-return]
+        return connection
 
     def client_left(self, seconds: float) -> bool:
         """Waits; True as soon as the client closes the connection, which the ledger notes."""
-        end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0:
-            if not select.select([self.connection], [], [], left)[0]:
-                return False
-            try:
-                closed = self.connection.recv(1, socket.MSG_PEEK) == b""
-            except OSError:
-                closed = True
-            if closed:
-                self.entry["client_closed_at"] = time.time()
-                return True
-            time.sleep(min(TICK, left))
-        return False
+        return self.connection.client_left(seconds)
 
-    def send(self, data: bytes) -> bool:
-        """Sends bytes past the server; False when the client has left."""
-        try:
-            self.connection.sendall(data)
-        except OSError:
-            self.entry["client_closed_at"] = time.time()
-            return False
+    @property
+    def half(self) -> int:
+        """Half the bytes of the real answer's body."""
+        return int(self.answer.headers["Content-Length"]) // 2
+
+    def send_head(self) -> bool:
+        """Sends the real answer's status line and headers; False when the client has left."""
+        return self.connection.send(self.connection.head(self.answer))
+
+    def send_body(self, *, after: int, pause: Callable[[], bool], piece: int = PIECE) -> bool:
+        """Sends the real answer's body; `pause`, before each `piece` bytes that follow the first `after`, says whether it ends there.
+
+        False when it ended early, by that or because the client left.
+        """
+        sent = 0
+        with closing(self.answer):
+            for part in _pieces(self.answer.iter_encoded(), after, piece):
+                if (sent >= after and pause()) or not self.connection.send(part):
+                    return False
+                sent += len(part)
+                self.entry["answer_bytes"] += len(part)
         return True
 
-    def head(self) -> bytes:
-        """The real answer's status line and headers as bytes; the connection ends after it."""
-        headers = [*self.answer.headers, *self.environ["sandbox.headers"], ("Connection", "close")]
-        lines = [f"HTTP/1.1 {self.answer.status}", *(f"{name}: {text}" for name, text in headers)]
-        return "\r\n".join([*lines, "", ""]).encode("latin-1")
+
+def _pieces(parts: Iterable[bytes], after: int, size: int) -> Iterator[bytes]:
+    """The same bytes in other pieces: a border at `after`, none longer than `size` from there on."""
+    at = 0
+    for part in parts:
+        start = 0
+        while start < len(part):
+            step = after - at if at < after else size
+            piece = part[start : start + step]
+            yield piece
+            at, start = at + len(piece), start + len(piece)
 
 
 # Each answers with a Response, or with None when it has dealt with the connection itself.
@@ -101,25 +111,24 @@ def _hang(request: FaultedRequest, seconds: float) -> None:
 
 
 def _drop(request: FaultedRequest, reset: bool) -> None:
-    if reset:  # with a RST
-        linger = struct.pack("ii", 1, 0)
-        request.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-        with socket.socket() as blank:  # the server still owns the descriptor, so only swap it
-            os.dup2(blank.fileno(), request.connection.fileno())
+    if reset:
+        request.connection.reset()
 
 
-def _truncated(request: FaultedRequest) -> None:
-    data = request.answer.get_data()
-    request.send(request.head() + data[: len(data) // 2])
+def _truncated(request: FaultedRequest, after: int, reset: bool) -> None:
+    if request.send_head():
+        after = request.half if after < 0 else after
+        request.send_body(after=after, pause=lambda: True)
+    if reset:
+        request.connection.reset()
 
 
 def _garbage(request: FaultedRequest, bytes: int) -> None:
-    request.send(b"\x00" + random.randbytes(bytes))  # noqa: S311 (no secret)
+    request.connection.send(b"\x00" + random.randbytes(bytes))  # noqa: S311 (no secret)
 
 
 def _html(request: FaultedRequest, status: int) -> Response:
-    page = f"<html><head><title>{status}</title></head><body>cloudflare</body></html>\n"
-    return Response(page, status, content_type="text/html; charset=UTF-8")
+    return page(status)
 
 
 def _status(request: FaultedRequest, status: int, body: Any) -> Response:
@@ -187,14 +196,87 @@ def _huge(request: FaultedRequest, bytes: int, announced: bool) -> Response:
     return Response(body(), 200, headers, content_type="application/json")
 
 
-def _slow(request: FaultedRequest, interval: float, part: str) -> None:
-    head, data = request.head(), request.answer.get_data()
-    quick, slow = (head, data) if part == "body" else (b"", head + data)
-    if not request.send(quick):
+def _slow(request: FaultedRequest, interval: float, part: str, piece: int, after: int) -> None:
+    def pause() -> bool:
+        return request.client_left(interval)
+
+    head = request.connection.head(request.answer)
+    steps = _pieces([head], 0 if part == "headers" else len(head), piece)
+    if all(not (part == "headers" and pause()) and request.connection.send(step) for step in steps):
+        request.send_body(after=after, pause=pause, piece=piece)
+
+
+def _stalled(request: FaultedRequest, after: int, seconds: float) -> None:
+    silence = iter([seconds])
+    if request.send_head():
+        after = request.half if after < 0 else after
+        request.send_body(after=after, pause=lambda: request.client_left(next(silence, 0)))
+
+
+def _partial(request: FaultedRequest) -> Response:
+    answer, length = request.answer, request.half
+
+    def body() -> Iterator[bytes]:
+        left = length
+        for piece in _pieces(answer.iter_encoded(), length, PIECE):
+            if not left:
+                return
+            yield piece
+            left -= len(piece)
+
+    headers = {"Content-Range": f"bytes 0-{length - 1}/{answer.headers['Content-Length']}"}
+    part = Response(body(), 206, headers, content_type=answer.content_type)
+    part.content_length = length
+    part.call_on_close(answer.close)
+    return part
+
+
+def _upload_cut(request: FaultedRequest, after: int, reset: bool) -> Response | None:
+    request.body.hold(after, request.body.cut)
+    try:
+        return request.answer
+    except BodyCut:
+        _drop(request, reset)
+        return None
+
+
+def _upload_slow(request: FaultedRequest, interval: float, piece: int, after: int) -> Response:
+    def pause() -> int:
+        request.client_left(interval)
+        return piece
+
+    request.connection.narrow()
+    request.body.hold(after, pause)
+    return request.answer
+
+
+def _upload_stalled(request: FaultedRequest, after: int, seconds: float) -> Response:
+    silence = iter([seconds])
+
+    def pause() -> None:
+        request.client_left(next(silence, 0))
+
+    request.connection.narrow()
+    request.body.hold(after, pause)
+    return request.answer
+
+
+def _early(request: FaultedRequest, status: int, after: int, rest: str) -> None:
+    request.body.discard(after)
+    connection = request.connection
+    if not connection.answer(page(status)):
         return
-    for index in range(len(slow)):
-        if request.client_left(interval) or not request.send(slow[index : index + 1]):
-            return
+    if rest == "read":
+        connection.linger()
+    elif rest == "ignore":
+        connection.client_left(LINGER)
+    elif rest == "reset":
+        connection.reset()
+
+
+def _content_redirect(request: FaultedRequest, status: int) -> Response:
+    request.environ["sandbox.content_redirect"] = status
+    return request.answer
 
 
 def _list_lag(request: FaultedRequest, seconds: float) -> Response:
@@ -205,11 +287,14 @@ def _list_lag(request: FaultedRequest, seconds: float) -> Response:
 class FaultType:
     """What a fault does, and its parameters with their defaults.
 
-    Every type also knows `processed`: whether Mistral does what was asked before the fault strikes.
+    Every type also knows `processed`: whether Mistral does what was asked before the fault strikes. `arrived`: whether
+    the request's body has arrived by then, as it has unless the fault is about just that.
     """
 
-    def __init__(self, act: Callable[..., Response | None], help: str, **params: Any) -> None:
-        self.act, self.help = act, help
+    def __init__(
+        self, act: Callable[..., Response | None], help: str, *, arrived: bool = True, **params: Any
+    ) -> None:
+        self.act, self.help, self.arrived = act, help, arrived
         self.params: Params = {"processed": False, **params}
 
 
@@ -220,7 +305,7 @@ FAULT_TYPES = {
     "hang": FaultType(_hang, "Answers nothing for `seconds`, then closes the connection.", seconds=300.0),
     "drop-before": FaultType(_drop, "Closes without answer or work; `reset=true`: by RST.", reset=False),
     "drop-after": FaultType(_drop, "Does the work, then closes likewise.", processed=True, reset=False),
-    "truncated": FaultType(_truncated, "Announces the whole answer, sends half of its body, closes.", processed=True),
+    "truncated": FaultType(_truncated, "Announces the whole answer, sends `after` bytes of its body (-1: half), closes; `reset=true`: by RST.", processed=True, after=-1, reset=False),
     "garbage": FaultType(_garbage, "Sends `bytes` random bytes instead of HTTP.", bytes=64),
     "html-502": FaultType(_html, "502 with an HTML page, as a proxy gives it.", status=502),
     "html-503": FaultType(_html, "503 likewise.", status=503),
@@ -235,7 +320,14 @@ FAULT_TYPES = {
     "invalid-json": FaultType(_invalid_json, "The real answer without its second half, complete as HTTP.", processed=True),
     "gzip": FaultType(_gzip, "The real answer in gzip; `corrupt=true`: damaged.", processed=True, corrupt=False),
     "huge": FaultType(_huge, "200 with a JSON body of `bytes` bytes; `announced=false`: chunked, without its length.", bytes=50_000_000, announced=True),
-    "slow": FaultType(_slow, "The real answer, one byte per `interval` seconds, from its `part` on: headers or body.", processed=True, interval=0.1, part="body"),
+    "slow": FaultType(_slow, "The real answer, `piece` bytes per `interval` seconds, from its `part` on: headers or body, of that from byte `after` on.", processed=True, interval=0.1, part="body", piece=1, after=0),
+    "stalled": FaultType(_stalled, "The real answer, with a silence of `seconds` after `after` bytes of its body (-1: half).", processed=True, after=-1, seconds=300.0),
+    "partial": FaultType(_partial, "206 with the first half of the real answer, which nobody asked for.", processed=True),
+    "content-redirect": FaultType(_content_redirect, "A download is redirected to a signed address of the file, which gives it without a key.", status=307),
+    "upload-cut": FaultType(_upload_cut, "Reads `after` bytes of the request's body, closes; `reset=true`: by RST. Nothing comes of the request.", arrived=False, after=0, reset=False),
+    "upload-slow": FaultType(_upload_slow, "Reads the request's body by `piece` bytes per `interval` seconds, from byte `after` on.", arrived=False, interval=0.1, piece=65536, after=0),
+    "upload-stalled": FaultType(_upload_stalled, "Reads nothing for `seconds` once `after` bytes of the request's body were read, then goes on.", arrived=False, after=0, seconds=300.0),
+    "early": FaultType(_early, "Answers `status` with an HTML page after `after` bytes of the request's body. The `rest` of it: read (and thrown away), ignore, close, reset (closes, by RST).", arrived=False, status=413, after=0, rest="read"),
     "list-lag": FaultType(_list_lag, "The job that is created appears in lists after `seconds` only.", seconds=5.0),
 }
 # fmt: on
@@ -248,8 +340,15 @@ class Fault:
     name: str
     params: Params
 
+    @property
+    def arrived(self) -> bool:
+        """Whether the request's body has arrived before it strikes."""
+        return FAULT_TYPES[self.name].arrived
+
     def inject(self, request: FaultedRequest) -> Response | None:
-        """The answer under the fault; None when none is to be sent any more."""
+        """The answer under the fault; None when none is to be sent any more. Raises BodyCut."""
+        if self.arrived:
+            request.body.receive()
         params = self.params.copy()
         if params.pop("processed"):
             _ = request.answer

@@ -2,23 +2,46 @@
 
 from __future__ import annotations
 
-import json
-import mimetypes
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from mimetypes import MimeTypes
 from typing import Any
 
-from sandbox.answers import Invalid
-from sandbox.jobs import Request
-from sandbox.validation import Line, checked
+from sandbox.content import PIECE, Content
 
-JSONL_TYPES = ("application/json", "application/jsonl", "application/json-lines", "text/plain")
+JSONL = "application/jsonl"
+JSONL_TYPES = ("application/json", JSONL, "application/json-lines", "text/plain")
+UNKNOWN_TYPE = "application/octet-stream"
+
+# The types that Python knows, not those of this machine.
+_types = MimeTypes()
+_types.add_type(JSONL, ".jsonl")
+
+# `ocr_input`: Mistral's documentation, Basic OCR. Of others it says nothing.
+SAMPLE_TYPES = {"batch": "batch_request", "fine-tune": "instruct"}
+
+
+def sample_type(purpose: str) -> str:
+    """The sample type of an upload."""
+    return SAMPLE_TYPES.get(purpose, f"{purpose.replace('-', '_')}_input")
+
+
+def media_type(filename: str, given: str | None) -> str:
+    """The media type of an upload: by its name, else as the client says."""
+    return _types.guess_type(filename)[0] or given or UNKNOWN_TYPE
+
+
+def wrong_type(filename: str, purpose: str) -> str | None:
+    """The media type that makes a file unfit for batch input, going by its name, or None."""
+    guess = _types.guess_type(filename)[0]
+    fit = purpose != "batch" or guess is None or guess in JSONL_TYPES
+    return None if fit else guess
 
 
 @dataclass
 class File:
-    """A file; `created` and `expires` are job seconds, `read` gives the content."""
+    """A file; `created` and `expires` are job seconds, `read` gives the content, whole or in pieces."""
 
     id: str
     workspace: str
@@ -28,29 +51,34 @@ class File:
     sample_type: str
     source: str
     mimetype: str
-    read: Callable[[], bytes]
+    read: Callable[[], Content | Iterable[bytes]]
     created: float
     expires: float | None = None
     visibility: str = "workspace"
 
     @cached_property
-    def content(self) -> bytes:
+    def content(self) -> Content:
         """The bytes of the file."""
-        return self.read()
+        given = self.read()
+        if isinstance(given, Content):
+            return given
+        content = Content()
+        for piece in _gathered(given):
+            content.write(piece)
+        return content
 
     def view(self, wall: Callable[[float], float]) -> dict[str, Any]:
         """The file as Mistral's schema FileSchema has it; `wall` turns job seconds into Unix time."""
-        lines = sum(1 for line in self.content.split(b"\n") if line.strip())
         return {
             "id": self.id,
             "object": "file",
-            "bytes": len(self.content),
+            "bytes": self.content.size,
             "created_at": int(wall(self.created)),
             "filename": self.filename,
             "purpose": self.purpose,
             "sample_type": self.sample_type,
             "source": self.source,
-            "num_lines": lines if self.sample_type.startswith("batch") else None,
+            "num_lines": self.content.lines if self.sample_type.startswith("batch") else None,
             "mimetype": self.mimetype,
             "signature": None,
             "expires_at": None if self.expires is None else int(wall(self.expires)),
@@ -58,32 +86,12 @@ class File:
         }
 
 
-def wrong_type(filename: str, purpose: str) -> str | None:
-    """The media type that makes a file unfit for batch input, going by its name, or None."""
-    guess = mimetypes.guess_type(filename)[0]
-    fit = purpose != "batch" or guess is None or guess in JSONL_TYPES
-    return None if fit else guess
-
-
-def parse_input(content: bytes) -> tuple[list[Request], list[str]]:
-    """The requests of an input file, and the reasons for which it makes a job fail.
-
-    Mistral does not look at the lines on upload; what is wrong with them surfaces in the job.
-    """
-    requests, reasons = [], []
-    for number, line in enumerate(content.split(b"\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-            checked(Line, value)
-        except Invalid as error:
-            loc = ".".join(map(str, error.violations[0]["loc"]))
-            reasons.append(f"Line {number}: {loc}: not valid")
-        except (ValueError, RecursionError):
-            reasons.append(f"Invalid JSON on line {number}")
-        else:
-            requests.append(Request(value.get("custom_id"), value["body"]))
-    if not requests and not reasons:
-        reasons.append("The input is empty")
-    return requests, reasons
+def _gathered(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """The same bytes in larger pieces."""
+    gathered = bytearray()
+    for line in lines:
+        gathered += line
+        if len(gathered) >= PIECE:
+            yield bytes(gathered)
+            gathered.clear()
+    yield bytes(gathered)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import codecs
-import hashlib
 import itertools
 import time
 from collections import deque
@@ -14,7 +13,7 @@ from sandbox.config import digest
 
 Entry = dict[str, Any]
 KEPT_BODY_BYTES = 256 * 1024
-"""Longer bodies are cut in the ledger; their length and SHA-256 are those of the whole."""
+"""Longer bodies are cut in the ledger, and uploads are not kept at all; length and SHA-256 are those of all that arrived."""
 
 
 class Ledger:
@@ -41,20 +40,22 @@ class Ledger:
             "status": None,
             "answered_at": None,
             "client_closed_at": None,
+            "answer_bytes": 0,
         }
         self._entries.append(entry)
         return entry
 
     @staticmethod
-    def fill(entry: Entry, body: bytes) -> None:
-        """Enters the body, once it has arrived."""
-        kept = body[:KEPT_BODY_BYTES]
+    def fill(entry: Entry, kept: bytes | None, size: int, sha256: str) -> None:
+        """Enters what has arrived of the body: its length and hash, and of its beginning, unless None, what is kept."""
+        entry |= {"body": None, "body_bytes": size, "body_sha256": sha256}
+        if kept is None:
+            return
         try:
             # Not the last part, so that a character cut in two is left out, not refused.
             entry["body"] = codecs.getincrementaldecoder("utf-8")().decode(kept)
         except UnicodeDecodeError:
-            entry |= {"body": None, "body_base64": base64.b64encode(kept).decode()}
-        entry |= {"body_bytes": len(body), "body_sha256": hashlib.sha256(body).hexdigest()}
+            entry["body_base64"] = base64.b64encode(kept).decode()
 
     def entries(self) -> list[Entry]:
         """All remembered requests."""

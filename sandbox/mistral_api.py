@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from datetime import UTC
-from typing import Any
+from typing import Any, Literal, cast
 
-from flask import Blueprint, g, request
+from flask import Blueprint, abort, g, request
+from werkzeug.datastructures import FileStorage
+from werkzeug.formparser import FormDataParser
+from werkzeug.http import dump_options_header
 from werkzeug.wrappers import Response
 
 from sandbox import files
-from sandbox.answers import HTTPError, Invalid, json_answer, violation
+from sandbox.answers import HTTPError, Invalid, json_answer, page, violation
+from sandbox.content import Content, TooLarge
 from sandbox.jobs import Job
 from sandbox.state import state
 from sandbox.validation import (
@@ -23,10 +26,12 @@ from sandbox.validation import (
     Upload,
     checked,
     checked_query,
+    parse_json,
     path_id,
 )
 
 v1 = Blueprint("v1", __name__, url_prefix="/v1")
+blobs = Blueprint("blobs", __name__)
 
 
 # Batch jobs
@@ -55,13 +60,9 @@ def _json_body(raw: bytes) -> Any:
         loc = state.settings.body_loc
         raise Invalid([violation("model_attributes_type", loc, message, None)])
     try:
-        return json.loads(raw, parse_constant=_not_json)
+        return parse_json(raw)
     except (ValueError, RecursionError) as error:
         raise HTTPError(400, {"detail": "Cannot parse request body"}) from error
-
-
-def _not_json(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
 
 
 @v1.get("/batch/jobs")
@@ -146,24 +147,54 @@ def _job(job_id: str) -> Job:
 @v1.post("/files")
 def upload_file() -> Response:
     """Keeps an uploaded file."""
-    upload, loc = request.files.get("file"), state.settings.body_loc
-    if upload is None:
+    settings, loc = state.settings, state.settings.body_loc
+    upload = request.environ["sandbox.entry"]["upload"]
+    form, file_part = _upload_form()
+    upload["purpose"] = form.get("purpose")
+    if file_part is None:
         raise Invalid([violation("missing", (*loc, "file"), "Field required", None)])
-    form = checked(Upload, request.form.to_dict(), *loc)
-    purpose, filename = form.get("purpose", "fine-tune"), upload.filename or "file"
+    fields = checked(Upload, form, *loc)
+    purposes: Any = Literal[tuple(settings.purposes.split(","))]
+    purpose = fields.get("purpose", "fine-tune")
+    if settings.purposes:
+        checked(purposes, purpose, *loc, "purpose")
+    filename = file_part.filename or "file"
     if wrong := files.wrong_type(filename, purpose):
         message = f"Received file with mimetype {wrong}, only jsonl files are currently supported"
         raise HTTPError(422, {"detail": "Invalid file format.", "message": message})
+    content = request.environ["sandbox.body"].content
     file = state.upload(
         g.caller,
-        upload.read(),
-        form.get("expiry"),
+        content,
+        fields.get("expiry"),
         filename=filename,
         purpose=purpose,
-        visibility=form.get("visibility", "workspace"),
-        mimetype=upload.mimetype or "application/octet-stream",
+        visibility=fields.get("visibility", "workspace"),
+        mimetype=files.media_type(filename, file_part.mimetype),
     )
+    upload.update(outcome="kept" if file.content is content else "same", file_id=file.id)
     return json_answer(file.view(state.clock.wall))
+
+
+def _upload_form() -> tuple[dict[str, str], FileStorage | None]:
+    """The fields of an upload and its file, whose bytes go to the disk while they come."""
+
+    body, upload = request.environ["sandbox.body"], request.environ["sandbox.entry"]["upload"]
+
+    def content(filename: str | None = None, **_: Any) -> Any:
+        upload["filename"] = filename
+        body.content = Content(state.settings.max_file_bytes)
+        return body.content
+
+    parser = FormDataParser(cast(Any, content), max_form_memory_size=1 << 20, max_form_parts=100)
+    length, options = request.content_length, request.mimetype_params
+    try:
+        _, form, parts = parser.parse(request.stream, request.mimetype, length, options)
+    except TooLarge:
+        abort(page(413))
+    except OSError as error:
+        raise HTTPError(507, {"detail": f"No room for the file: {error.strerror}"}) from error
+    return form.to_dict(), parts.get("file")
 
 
 @v1.get("/files")
@@ -173,7 +204,7 @@ def list_files() -> Response:
     filters = {
         "sample_type": query.get("sample_type"),
         "source": query.get("source"),
-        "purpose": query.get("purpose"),
+        "purpose": [query["purpose"]] if "purpose" in query else None,
         "mimetype": query.get("mimetypes"),
     }
     found = [
@@ -203,16 +234,56 @@ def delete_file(file_id: str) -> Response:
 
 @v1.get("/files/<file_id>/content")
 def download_file(file_id: str) -> Response:
-    """The bytes of a file."""
-    return Response(_file(file_id).content, mimetype="application/octet-stream")
+    """The bytes of a file, or where they are, as configured."""
+    file = _file(file_id)
+    status = request.environ.get("sandbox.content_redirect", state.settings.content_redirect)
+    if status:
+        return Response("", status, {"Location": _signed(file, 1)})
+    return _download(file)
+
+
+@blobs.get("/blob/<token>")
+def open_blob(token: str) -> Response:
+    """The bytes of a file by a signed address, without a key."""
+    return _download(state.signed_file(token))
+
+
+def _download(file: files.File) -> Response:
+    content, ranges = file.content, state.settings.ranges
+    answer = Response(content.pieces(), content_type=files.UNKNOWN_TYPE)
+    answer.content_length = content.size
+    answer.headers["Content-Disposition"] = dump_options_header(
+        "attachment", {"filename": file.filename}
+    )
+    if not ranges:
+        return answer
+    answer.accept_ranges = "bytes"
+    answer.set_etag(content.sha256)
+    wanted = request.range
+    if not wanted or wanted.units != "bytes" or len(wanted.ranges) != 1:
+        return answer
+    if "If-Range" in request.headers and request.if_range.etag != content.sha256:
+        return answer
+    part = wanted.range_for_length(content.size)
+    if part is None:
+        unsatisfied = {"Content-Range": f"bytes */{content.size}", "Accept-Ranges": "bytes"}
+        return Response("", 416, unsatisfied)
+    answer.status_code = 206
+    answer.response = content.pieces(*part)
+    answer.content_length = part[1] - part[0]
+    answer.headers["Content-Range"] = f"bytes {part[0]}-{part[1] - 1}/{content.size}"
+    return answer
 
 
 @v1.get("/files/<file_id>/url")
 def sign_file(file_id: str) -> Response:
     """An address that gives the file without a key, for `expiry` job hours."""
     hours = checked_query(LinkQuery, request.args).get("expiry", 24)
-    token = state.sign(_file(file_id), hours)
-    return json_answer({"url": f"{request.host_url}sandbox/download/{token}"})
+    return json_answer({"url": _signed(_file(file_id), hours)})
+
+
+def _signed(file: files.File, hours: int) -> str:
+    return f"{request.host_url}blob/{state.sign(file, hours)}"
 
 
 def _file(file_id: str) -> files.File:

@@ -31,9 +31,9 @@ def lines(job: Job, completed: int, moment: int, *, failed: bool | None = None) 
             yield _line(job, index, failure, moment)
 
 
-def jsonl(rows: Iterable[Body]) -> bytes:
-    """Rows as the bytes of a JSON Lines file."""
-    return b"".join(json.dumps(row, separators=(",", ":")).encode() + b"\n" for row in rows)
+def jsonl(rows: Iterable[Body]) -> Iterator[bytes]:
+    """Rows as the lines of a JSON Lines file."""
+    return (json.dumps(row, separators=(",", ":")).encode() + b"\n" for row in rows)
 
 
 def _line(job: Job, index: int, failure: Failure | None, moment: int) -> Body:

@@ -1,6 +1,6 @@
 """Everything the sandbox knows: jobs, files, keys, clock, ledger, faults; and the rules for changing it.
 
-All of it is in memory and guarded by one lock where more than one step must hold together.
+All of it but the bytes of large files is in memory; one lock guards it where more than one step must hold together.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import secrets
 import threading
 import uuid
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from flask import current_app
@@ -21,8 +21,10 @@ from sandbox.answers import HTTPError, Invalid, not_found, violation
 from sandbox.api_keys import ApiKeys, Caller
 from sandbox.clock import Clock
 from sandbox.config import Settings
+from sandbox.content import Content
 from sandbox.faults import Faults
-from sandbox.files import File, parse_input
+from sandbox.files import JSONL, File, sample_type
+from sandbox.input_files import Chain, InputFile
 from sandbox.jobs import FAIL_MARK, Draft, Job, Progress, Request
 from sandbox.ledger import Ledger
 from sandbox.results import jsonl, lines
@@ -94,23 +96,22 @@ class State:
         return job
 
     def _draft(self, body: dict[str, Any], raw: bytes, inputs: list[File]) -> Draft:
-        requests = [
+        given = [
             Request(item.get("custom_id"), item["body"]) for item in body.get("requests") or []
         ]
-        reasons: list[str] = []
-        for file in inputs:
-            found, wrong = parse_input(file.content)
-            requests += found
-            reasons += wrong
-        names = [request.custom_id for request in requests if request.custom_id is not None]
-        if len(names) != len(set(names)):
+        found = [InputFile(file.content) for file in inputs]
+        reasons = [reason for each in found for reason in each.reasons]
+        ids = [hash(request.custom_id) for request in given if request.custom_id is not None]
+        for each in found:
+            ids += each.ids
+        if len(ids) != len(set(ids)):
             reasons.append("Duplicate custom_id")
         if model := body.get("model"):
             known = self.settings.models
             if model not in known.split(",") if known else model.startswith("unknown"):
                 reasons.append(f"Unknown model: {model}")
-        marked = any(FAIL_MARK.encode() in part for part in [raw, *(f.content for f in inputs)])
-        return Draft(body, requests, reasons, marked)
+        marked = FAIL_MARK.encode() in raw or any(each.marked for each in found)
+        return Draft(body, Chain([given, *found]), reasons, marked)
 
     def add(self, job: Job) -> None:
         """Makes a job visible, after all others."""
@@ -155,22 +156,26 @@ class State:
 
     # Files
 
-    def upload(self, caller: Caller, content: bytes, hours: int | None, **fields: str) -> File:
-        """Keeps an uploaded file, for a number of job hours or for good."""
+    def upload(self, caller: Caller, content: Content, hours: int | None, **fields: str) -> File:
+        """Keeps an uploaded file, for a number of job hours or for good, or finds the one that it is, as configured."""
         now = self.clock.now()
-        return self._keep(
-            File(
-                id=self.new_id(),
-                workspace=caller.workspace,
-                user=caller.user,
-                source="upload",
-                sample_type="batch_request" if fields["purpose"] == "batch" else "instruct",
-                read=lambda: content,
-                created=now,
-                expires=None if hours is None else now + hours * 3600,
-                **fields,
-            )
+        new = File(
+            id="",
+            workspace=caller.workspace,
+            user=caller.user,
+            source="upload",
+            sample_type=sample_type(fields["purpose"]),
+            read=lambda: content,
+            created=now,
+            expires=None if hours is None else now + hours * 3600,
+            **fields,
         )
+        with self.lock:
+            for file in self.all_files(caller) if self.settings.same_file == "old" else []:
+                if file.source == "upload" and _identity(file) == _identity(new):
+                    return file
+            new.id = self.new_id()
+            return self._keep(new)
 
     def file(self, caller: Caller, file_id: str) -> File:
         """A file that the caller may see; raises HTTPError (404) for any other id."""
@@ -206,8 +211,10 @@ class State:
 
     def _file(self, file_id: str) -> File | None:
         file = self.files.get(file_id) or self._result_file(file_id)
-        expired = file and file.expires is not None and self.clock.now() >= file.expires
-        return None if expired else file
+        if file and file.expires is not None and self.clock.now() >= file.expires:
+            self.files.pop(file_id, None)  # and with it the bytes
+            return None
+        return file
 
     def _keep(self, file: File) -> File:
         self.files[file.id] = file
@@ -230,7 +237,7 @@ class State:
     def _inline_file(self, job: Job) -> File:
         """Mistral is said to turn inline requests into an input file of its own."""
 
-        def read() -> bytes:
+        def read() -> Iterable[bytes]:
             return jsonl({"custom_id": row.custom_id, "body": row.body} for row in job.requests)
 
         return self._keep(_mistral_file(job, self.new_id(), "batch_request", job.created, read))
@@ -247,7 +254,7 @@ class State:
         ended = job.created + now.ended
         moment = int(self.clock.wall(ended))
 
-        def read() -> bytes:
+        def read() -> Iterable[bytes]:
             return jsonl(lines(job, now.completed, moment, failed=failed))
 
         kind = "batch_error" if failed else "batch_result"
@@ -257,13 +264,18 @@ class State:
         return self._keep(file)
 
 
+def _identity(file: File) -> tuple[str, ...]:
+    """What two uploads have in common when they are of one file."""
+    return file.filename, file.purpose, file.visibility, file.content.sha256
+
+
 def _visible(file: File, caller: Caller) -> bool:
     mine = file.visibility == "workspace" or file.user == caller.user
     return file.workspace == caller.workspace and mine
 
 
 def _mistral_file(
-    job: Job, file_id: str, kind: str, created: float, read: Callable[[], bytes]
+    job: Job, file_id: str, kind: str, created: float, read: Callable[[], Iterable[bytes]]
 ) -> File:
     return File(
         id=file_id,
@@ -273,7 +285,7 @@ def _mistral_file(
         purpose="batch",
         sample_type=kind,
         source="mistral",
-        mimetype="application/jsonl",
+        mimetype=JSONL,
         read=read,
         created=created,
     )

@@ -6,6 +6,7 @@ answers are (schema ValidationError: rows of type, loc, msg, input).
 
 from __future__ import annotations
 
+import json
 import uuid
 from datetime import datetime
 from enum import Enum
@@ -23,10 +24,8 @@ Endpoint = Enum("Endpoint", {name: name for name in BODIES})  # type: ignore[mis
 Status = Enum("Status", {name: name for name in STATUSES})  # type: ignore[misc]
 Key = Annotated[str, Field(min_length=1, max_length=32)]
 Value = Annotated[str, Field(min_length=1, max_length=512)]
-# Schema FilePurpose; the SDK 3.7 adds the last one.
-Purpose = Literal["fine-tune", "batch", "ocr", "agentic_safety"]
 # Parameters of which all values count.
-LISTS = ("status", "sample_type", "source", "purpose", "mimetypes")
+LISTS = ("status", "sample_type", "source", "mimetypes")
 
 
 class Line(TypedDict):
@@ -75,11 +74,9 @@ class JobQuery(TypedDict, total=False):
 class FilesQuery(Page, total=False):
     """Which files are listed."""
 
-    sample_type: list[
-        Literal["pretrain", "instruct", "batch_request", "batch_result", "batch_error"]
-    ]
+    sample_type: list[str]
     source: list[Literal["upload", "repository", "mistral"]]
-    purpose: list[Purpose]
+    purpose: str
     mimetypes: list[str]
     search: str
     include_total: bool
@@ -88,7 +85,7 @@ class FilesQuery(Page, total=False):
 class Upload(TypedDict, total=False):
     """The fields beside an uploaded file; `expiry` is job hours."""
 
-    purpose: Purpose
+    purpose: str
     visibility: Literal["workspace", "user"]
     expiry: Annotated[int, Field(ge=1, le=1_000_000)]
 
@@ -103,6 +100,15 @@ class Advance(TypedDict):
     """Job seconds, up to ten years: times stay dates that can be written."""
 
     seconds: Annotated[float, Field(ge=0, le=10 * 365 * 86400)]
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of JSON; raises ValueError or RecursionError for anything else, NaN and Infinity too."""
+    return json.loads(text, parse_constant=_not_json)
+
+
+def _not_json(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
 
 
 _adapter = cache(TypeAdapter)  # costs a millisecond

@@ -191,7 +191,9 @@ def test_a_signed_address_gives_the_file_without_a_key_until_it_expires(api: Api
 
 
 def test_a_file_above_the_limit_is_a_413() -> None:
-    assert Api(max_body_bytes=1000).upload(b"x" * 1000)[0] == 413
+    api = Api(max_file_bytes=1000)
+    assert api.upload(b"x" * 1000)[0] == 200
+    assert api.upload(b"x" * 1001)[0] == 413
 
 
 def test_a_private_file_is_for_its_user_alone() -> None:
