@@ -177,6 +177,7 @@ def parse_answer(
     | 2xx            | JSON, or none where none is promised  | the answer                         |
     | 2xx            | anything else                         | upstream-bad-response              |
     | 3xx, none      | -                                     | upstream-bad-response              |
+    | 413            | anything                              | upstream-rejected, status kept     |
     | 4xx, 5xx       | anything but JSON                     | upstream-bad-response              |
     | 401, 403       | JSON                                  | upstream-refused-key               |
     | 429            | JSON                                  | rate-limited                       |
@@ -215,6 +216,9 @@ def parse_answer(
     retryable = operation.repeatable and (status >= 500 or status == 408)
     if error is None:
         detail = f"The upstream answered {status} with a body that is not readable as JSON."
+        # RFC 9110 section 15.5.14: about the request's size alone, so whoever is before the API may say it, in a page of its own.
+        if status == 413:
+            raise Problem("upstream-rejected", detail, status=status, upstream_status=status)
         raise bad_response(detail, retryable=retryable, headers=_retry_after(headers))
     raise _refusal(status, headers, error, retryable, (*passed, *_retry_after(headers)))
 

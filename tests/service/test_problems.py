@@ -109,6 +109,15 @@ def test_an_answer_that_is_not_json_is_a_bad_response(
     assert len(mistral.calls) == 1
 
 
+def test_a_body_too_large_for_the_upstream_is_refused_in_whatever_words(
+    mistral: RequestsMock, client: TestClient
+) -> None:
+    """RFC 9110 section 15.5.14; a proxy before the API says it in HTML. A 502 would have clients with retries send it all again."""
+    mistral.post(JOBS, body="<html>", status=413, content_type="text/html")
+    answer = client.post("/v1/batch/jobs", json={"endpoint": "/v1/ocr"})
+    assert (answer.status_code, slug(answer)) == (413, "upstream-rejected")
+
+
 def test_a_create_that_the_upstream_failed_has_an_unknown_outcome(
     mistral: RequestsMock, client: TestClient
 ) -> None:
