@@ -20,19 +20,24 @@ from tests.support.api import JOB_ID
 
 CONTRACT = load()
 OPERATIONS = list(CONTRACT.operations.values())
-SCOPES = [*CONTRACT.scopes.values(), "metrics"]
+SCOPES = [*sorted(CONTRACT.scopes), "metrics"]
 PAGES = [
     *("/", "/docs", "/docs/start.js", "/docs/assets/swagger-ui.css"),
     *("/openapi.json", "/openapi.yaml", "/problems"),
 ]
+LINE = b'{"custom_id": "1", "body": {}}'
 CREATE = {"endpoint": "/v1/embeddings", "model": "m", "requests": [{"body": {"input": "x"}}]}
 
 
 def call(client: Any, operation: Operation, headers: dict[str, str], body: Any = CREATE) -> Any:
-    path = operation.path.replace("{job-id}", JOB_ID)
-    return client.request(
-        operation.method, path, json=body if operation.body else None, headers=headers
-    )
+    sent: dict[str, Any] = {"json": body} if operation.body else {}
+    if operation.body and operation.body.streamed:
+        sent = {"files": {"file": ("a.jsonl", LINE)}, "data": {"purpose": "batch"}}
+    return client.request(operation.method, path(operation), headers=headers, **sent)
+
+
+def path(operation: Operation) -> str:
+    return operation.path.replace("{job-id}", JOB_ID).replace("{file-id}", JOB_ID)
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +62,16 @@ def secured(shared: tuple[dict[str, str], Make]) -> Make:
 @pytest.fixture
 def upstream(mistral: RequestsMock) -> RequestsMock:
     """Says yes to everything."""
-    for operation in OPERATIONS:
-        path = operation.path.replace("{job-id}", JOB_ID)
-        mistral.add(operation.upstream_method, UPSTREAM + path, json={})
+
+    def yes(request: Any) -> tuple[int, dict[str, str], str]:
+        if not isinstance(request.body, bytes | bytearray | None):
+            b"".join(request.body)  # an upload, which ends when it is read
+        return 200, {}, '{"purpose": "batch"}'
+
+    for each in OPERATIONS:
+        mistral.add_callback(
+            each.upstream_method, UPSTREAM + path(each), yes, content_type="application/json"
+        )
     return mistral
 
 
@@ -68,10 +80,10 @@ def upstream(mistral: RequestsMock) -> RequestsMock:
 def test_an_operation_needs_its_own_scope_and_no_other_will_do(
     operation: Operation, scope: str, secured: Make, secrets: dict[str, str], upstream: RequestsMock
 ) -> None:
-    secret, client = secrets[scope], secured()
-    # By the capability's own hints: two of its operations change something.
-    writes = operation.id in ("createbatchjob", "cancelbatchjob")
-    needed = "jobs:write" if writes else "jobs:read"
+    secret, client = secrets[scope], secured(GATEWAY_SIGNED_URLS="on")
+    # By the capabilities' own hints: four of their operations change something.
+    writes = operation.id in ("createbatchjob", "cancelbatchjob", "uploadfile", "deletefile")
+    needed = f"{'files' if 'file' in operation.id else 'jobs'}:{'write' if writes else 'read'}"
     answer = call(client, operation, bearing(secret))
     if scope == needed:
         assert answer.status_code == 200
@@ -88,7 +100,7 @@ def test_a_scope_is_asked_for_before_a_body_is_looked_at(
     secured: Make, secrets: dict[str, str]
 ) -> None:
     secret, client = secrets["jobs:read"], secured()
-    (create,) = (operation for operation in OPERATIONS if operation.body)
+    create = CONTRACT.operations["createbatchjob"]
     assert call(client, create, bearing(secret), {"not": "valid"}).status_code == 403
 
 
@@ -163,7 +175,7 @@ class TestTheDocument:
         for operation in OPERATIONS:
             declared = served["paths"][operation.path][operation.method.lower()]
             assert declared["security"] == [{"bearer": []}]
-            scope = CONTRACT.scopes[operation.access]
+            scope = operation.scope
             assert scope in declared["responses"]["403"]["description"]
             assert "401" in declared["responses"]
 

@@ -76,6 +76,20 @@ def test_the_surface_is_the_committed_one():
     )
 
 
+def test_the_capability_of_jobs_alone_has_its_four_operations_as_they_were(tmp_path):
+    output = tmp_path / "openapi.yaml"
+    arguments = [f"--overlay={OWN_OVERLAYS[0]}", f"--output={output}"]
+    assert main([str(OWN_CAPABILITIES[0]), *arguments]) == 0
+
+    jobs = {
+        route: row
+        for route, row in yaml.safe_load(surface(load())).items()
+        if route.partition(" ")[2].startswith("/v1/batch/jobs")
+    }
+    assert yaml.safe_load(surface(load(output))) == jobs
+    assert len(jobs) == 4
+
+
 def test_an_operation_added_to_the_capability_appears_without_any_code(tmp_path):
     contract = load(with_a_delete(tmp_path))
 
