@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 import requests
 
+from openapi.contract import DEFAULT_DOCUMENT, load
 from service.problems import PROBLEMS
 from tests.support.api import JOBS, job
+from tests.support.file_upstream import FILES
 from tests.support.gateway import Gateway
 from tests.support.processes import Sandbox, wait_until
 from tests.system.front import CONFIGURATION, Front, front, small
@@ -217,7 +219,8 @@ def test_a_method_that_nginx_refuses_comes_with_those_that_are_answered(
 ) -> None:
     answer = nginx.request("TRACE", "/", headers={"Host": host})
     assert problem(answer)["type"] == "/problems#method-not-allowed"
-    assert answer.headers["allow"].split(", ") == ["GET", "HEAD", "OPTIONS", "POST"]
+    methods = {operation.method for operation in load(DEFAULT_DOCUMENT).operations.values()}
+    assert answer.headers["allow"].split(", ") == sorted({*methods, "HEAD", "OPTIONS"})
 
 
 @pytest.mark.parametrize(
@@ -322,9 +325,12 @@ def test_the_one_gateway_that_is_left_answers_every_call(
     [
         ("GET", JOBS, {}, True),
         ("OPTIONS", JOBS, {}, True),
+        ("DELETE", f"{FILES}/1", {}, True),
         ("POST", JOBS, {}, False),
         ("POST", JOBS, {"Idempotency-Key": "k"}, True),
         ("POST", f"{JOBS}?x=1", {"Idempotency-Key": '"a b"'}, True),
+        ("POST", FILES, {"Idempotency-Key": "k"}, False),  # which is none for uploads
+        ("POST", f"{FILES}?x=1", {"Idempotency-Key": "k"}, False),
         ("POST", "/mcp", {}, False),
         ("POST", "/mcp", {"Idempotency-Key": "k"}, False),  # of which the bridge knows nothing
         ("POST", "/mcp/?x=1", {"Idempotency-Key": "k"}, False),
