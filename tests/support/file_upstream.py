@@ -1,11 +1,11 @@
-"""An upstream for files of any size, which keeps none and makes none up that it has not got; forms to send it. Not a test module."""
+"""An upstream for files of any size, of which it keeps nothing, and forms to send it. Not a test module."""
 
 from __future__ import annotations
 
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -15,7 +15,7 @@ FILE_ID = "0b8f9f5e-3d1c-4a6b-9c7e-5f2a1d8e4c30"
 CONTENT = f"{FILES}/{FILE_ID}/content"
 FORM = {"Content-Type": "multipart/form-data; boundary=BOUNDARY"}
 _BEFORE = (
-    b'--BOUNDARY\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'
+    b'--BOUNDARY\r\nContent-Disposition: form-data; name="purpose"\r\n\r\n%b\r\n'
     b'--BOUNDARY\r\nContent-Disposition: form-data; name="file"; filename="requests.jsonl"\r\n'
     b"Content-Type: application/octet-stream\r\n\r\n"
 )
@@ -24,32 +24,47 @@ _PIECE = 1 << 18
 
 
 class Lines:
-    """The form of a file of `size` bytes, a multiple of 1 MiB: `width` bytes a line, no id twice. Made while it is sent, which `requests` does with its length."""
+    """The form of a file of `size` bytes, a multiple of 1 MiB: `width` bytes a line, no id twice. `purpose`: of the file.
 
-    def __init__(self, size: int, width: int = 256) -> None:
+    It is made while `requests` sends it, which announces its length.
+    """
+
+    def __init__(self, size: int, width: int = 256, purpose: bytes = b"batch") -> None:
+        self.before = _BEFORE % purpose
         self.blocks = size >> 20
-        self.count = size // width
         line = b'{"custom_id": "######-%04d", "body": {"x": "%s"}}\n'
         padding = b"x" * (width - len(line % (0, b"")))
         self.block = b"".join(line % (number, padding) for number in range((1 << 20) // width))
 
     def __len__(self) -> int:
-        return len(_BEFORE) + self.blocks * len(self.block) + len(_AFTER)
+        return len(self.before) + self.blocks * len(self.block) + len(_AFTER)
 
     def __iter__(self) -> Iterator[bytes]:
-        yield _BEFORE
+        yield self.before
+        yield from self.file()
+        yield _AFTER
+
+    def file(self) -> Iterator[bytes]:
+        """The lines alone, a mebibyte at a time."""
         for number in range(self.blocks):
             yield self.block.replace(b"######", b"%06d" % number)
-        yield _AFTER
 
 
 @dataclass
 class FileUpstream:
-    """A running one. `size` is that of the file that it has; `received` are the bytes of each upload that came to its end."""
+    """A running one, whose one file is zeros.
+
+    `size`: of the file; `announced`: whether its answer says so, or comes in chunks; `breaks_at`: where it breaks off. `sent` are
+    bytes of it. `received` has the size of each upload that came to its end; `broken` counts those that did not.
+    """
 
     port: int
     size: int = 0
+    announced: bool = True
+    breaks_at: int | None = None
+    sent: int = 0
     received: list[int] = field(default_factory=list)
+    broken: int = 0
 
     @property
     def url(self) -> str:
@@ -59,39 +74,72 @@ class FileUpstream:
 
 @contextmanager
 def file_upstream() -> Iterator[FileUpstream]:
-    """The upstream on a free port; an upload's bytes are counted, the content of its file is zeros."""
+    """The upstream on a free port."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
-            length = int(self.headers["Content-Length"])
-            left, buffer = length, memoryview(bytearray(_PIECE))
+            try:
+                size = self.skip_body()
+            except (ValueError, ConnectionError):
+                running.broken += 1
+                return
+            running.received.append(size)
+            self.tell({"id": FILE_ID, "object": "file", "bytes": size, "purpose": "batch"})
+
+        def skip_body(self) -> int:
+            length = self.headers["Content-Length"]
+            if length is not None:
+                return self.skip(int(length))
+            size = 0
+            while chunk := int(self.rfile.readline(), 16):
+                size += self.skip(chunk)
+                self.rfile.readline()
+            self.rfile.readline()
+            return size
+
+        def skip(self, size: int) -> int:
+            buffer, left = memoryview(bytearray(_PIECE)), size
             while left:
-                read = self.rfile.readinto(buffer[:left])
+                read = self.rfile.readinto(buffer[:left])  # type: ignore[attr-defined]
                 if not read:
-                    return
+                    raise ConnectionError
                 left -= read
-            running.received.append(length)
-            self.tell({"id": FILE_ID, "object": "file", "bytes": length, "purpose": "batch"})
+            return size
 
         def do_GET(self) -> None:
             if self.path != CONTENT:
                 self.tell({"id": FILE_ID, "object": "file", "purpose": "batch"})
                 return
-            self.begin("application/octet-stream", running.size)
-            for start in range(0, running.size, _PIECE):
-                self.wfile.write(bytes(min(_PIECE, running.size - start)))
+            self.begin("application/octet-stream", running.size if running.announced else None)
+            with suppress(OSError):
+                self.send_content()
+
+        def send_content(self) -> None:
+            end = running.size if running.breaks_at is None else running.breaks_at
+            for start in range(0, end, _PIECE):
+                piece = bytes(min(_PIECE, end - start))
+                framed = piece if running.announced else b"%x\r\n%b\r\n" % (len(piece), piece)
+                self.wfile.write(framed)
+                running.sent += len(piece)
+            if running.breaks_at is not None:
+                self.close_connection = True
+            elif not running.announced:
+                self.wfile.write(b"0\r\n\r\n")
 
         def tell(self, document: dict[str, Any]) -> None:
             content = json.dumps(document).encode()
             self.begin("application/json", len(content))
             self.wfile.write(content)
 
-        def begin(self, media_type: str, length: int) -> None:
+        def begin(self, media_type: str, length: int | None) -> None:
             self.send_response(200)
             self.send_header("Content-Type", media_type)
-            self.send_header("Content-Length", str(length))
+            if length is None:
+                self.send_header("Transfer-Encoding", "chunked")
+            else:
+                self.send_header("Content-Length", str(length))
             self.end_headers()
 
         def log_message(self, *_: object) -> None:
