@@ -21,7 +21,7 @@ README = ROOT / "README.md"
 
 def operations() -> list[str]:
     rows = [
-        f"| `{o.method} {o.path}` | `{o.id}` | `{o.tool.name if o.tool else ''}` | {o.summary} |"
+        f"| `{o.method} {o.path}` | `{o.id}` | {f'`{o.tool.name}`' if o.tool else ''} | {o.summary} |"
         for o in load().operations.values()
     ]
     return ["| REST | operation | MCP tool | what |", "|---|---|---|---|", *rows]
@@ -53,7 +53,7 @@ def shown(default: object) -> str:
     if isinstance(default, bool):
         return "on" if default else "off"
     if isinstance(default, tuple):
-        return "loopback names" if default else ""
+        return "loopback names" if "localhost" in default else ",".join(default)
     if isinstance(default, float):
         return f"{default:g}"
     return f"{default}"

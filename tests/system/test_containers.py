@@ -17,6 +17,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from openapi.contract import DEFAULT_DOCUMENT, load
 from tests.support.processes import ROOT, environment, free_port, start, stop, wait_until_ready
 
 DEPLOY = ROOT / "deploy"
@@ -170,7 +171,7 @@ def test_the_token_of_the_demo_is_one_that_its_gateways_accept(tmp_path: Path) -
     tokens.write_text(COMPOSE["configs"]["demo-tokens"]["content"])
     token = SERVICES["demo"]["environment"]["BRIDGE_REST_TOKEN"]
     grant = TokenFile(tokens).find(token)
-    assert grant and grant.scopes == {"jobs:read", "jobs:write"}
+    assert grant and grant.scopes == load(DEFAULT_DOCUMENT).scopes
     assert token in (DEPLOY / "compose.yaml").read_text().partition("name:")[0]  # told at the top
 
 
