@@ -23,6 +23,9 @@ MAX_FIELD = 4096
 
 MAX_PARTS = 16
 
+BLOCK = 1 << 16
+"""Bytes of a file that are handed on at a time."""
+
 # What all known clients write. A part whose name a lenient reader could read in another way would reach the upstream unchecked.
 _DISPOSITION = re.compile(
     rb"""form-data; ?name="([A-Za-z0-9_.\[\]-]+)"(?:; ?filename="(?:[^"\\\r\n]|\\.)*")?(?:; ?filename\*=[!-~]+)?""",
@@ -85,6 +88,10 @@ class UploadForm:
         if self.purpose is None:
             raise _violation("purpose", f"is missing; it must be {self._allowed()}")
 
+    def let_go(self) -> None:
+        """Ends the use of it: what it refers to can go."""
+        del self._parser, self._on_file
+
     def _allowed(self) -> str:
         return " or ".join(sorted(self.purposes))
 
@@ -120,12 +127,12 @@ class UploadForm:
             self.file_size = 0
 
     def _part_data(self, data: bytes, start: int, end: int) -> None:
-        piece = data[start:end]
         if self._name == b"file":
-            self.file_size += len(piece)
-            self._on_file(piece)
+            self.file_size += end - start
+            for at in range(start, end, BLOCK):
+                self._on_file(data[at : min(at + BLOCK, end)])
             return
-        self._field += piece
+        self._field += data[start:end]
         if len(self._field) > MAX_FIELD:
             raise _violation(self._name.decode("latin-1"), f"is longer than {MAX_FIELD} bytes")
 

@@ -11,7 +11,7 @@ from starlette.types import Receive
 
 from openapi.validation import Violation
 
-from .batch_file import MAX_FAULTS, BatchFile
+from .batch_file import MAX_FAULTS, BatchFile, Fault
 from .problems import Problem
 from .streams import IncomingBody
 from .upload_form import UploadForm
@@ -50,27 +50,32 @@ class Upload:
     def __iter__(self) -> Iterator[bytes]:
         """The pieces, the last one when all is found good. Raises Problem when it is not, and as the body does."""
         held = b""
-        for piece in self._body:
-            self._form.feed(piece)
-            if held:
-                yield held
-            held = piece
-        self._form.end()
-        if self._file and self._form.purpose == CHECKED_PURPOSE:
-            _refuse(self._file)
+        try:
+            for piece in self._body:
+                self._form.feed(piece)
+                if held:
+                    yield held
+                held = piece
+            self._form.end()
+            if self._file and self._form.purpose == CHECKED_PURPOSE:
+                faults = self._file.end()
+                if faults:
+                    raise _refusal(faults, self._file.count)
+        finally:
+            # Parser and form refer to each other, and a refusal's traceback to this frame: the check's memory would stay.
+            self._form.let_go()
+            self._file = None
         self.complete = True
         if held:
             yield held
 
 
-def _refuse(file: BatchFile) -> None:
-    faults = file.end()
-    if not faults:
-        return
-    listed = "" if file.count == len(faults) else f"; the first {len(faults)} are in errors"
-    raise Problem(
+def _refusal(faults: list[Fault], count: int) -> Problem:
+    listed = "" if count == len(faults) else f"; the first {len(faults)} are in errors"
+    named = "1 fault" if count == 1 else f"{count} faults"
+    return Problem(
         "validation-failed",
-        f"{file.count} faults in the file, by its lines{listed}. Nothing was created.",
+        f"{named} in the file, by its lines{listed}. Nothing was created.",
         violations=[Violation(f"/file/line/{fault.line}", fault.reason) for fault in faults],
         listed=MAX_FAULTS,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import socket
 import threading
@@ -16,6 +17,7 @@ from starlette.testclient import TestClient
 
 from service import upstream_connection
 from service.app import create_app
+from service.batch_file import BatchFile
 from service.config import Settings
 from tests.support.asgi import call
 from tests.support.gateway import Gateway
@@ -204,6 +206,24 @@ def test_the_bytes_of_an_upload_pass_as_they_came(gateway: Callable[..., TestCli
         sent = client.post(FILES, **form(lines(3000)))
         assert (sent.status_code, sent.content) == (200, FILE)
         assert received[0].partition(b"\r\n\r\n")[2] == sent.request.content
+
+
+@pytest.mark.parametrize("content", [lines(10), lines(9) + b"no request\n"], ids=["good", "bad"])
+def test_nothing_of_an_upload_stays_in_memory_until_cycles_are_collected(
+    gateway: Callable[..., TestClient], content: bytes
+) -> None:
+    def behave(peer: socket.socket, _nth: int) -> None:
+        peer.sendall(whole(b"200 OK", JSON, FILE))
+
+    with upstream(behave) as (port, _):
+        client = gateway(f"http://127.0.0.1:{port}/v1")
+        gc.collect()
+        gc.disable()
+        try:
+            assert client.post(FILES, **form(content)).status_code in (200, 422)
+            assert [each for each in gc.get_objects() if isinstance(each, BatchFile)] == []
+        finally:
+            gc.enable()
 
 
 def test_a_client_that_leaves_in_an_upload_ends_it_upstream_without_an_end(
