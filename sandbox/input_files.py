@@ -11,7 +11,7 @@ from typing import Any
 from sandbox.answers import Invalid
 from sandbox.content import Content
 from sandbox.jobs import FAIL_MARK, Request
-from sandbox.validation import Line, checked, parse_json
+from sandbox.validation import Line, checked, is_line, parse_json
 
 MAX_REASONS = 100
 """Faulty lines that are told; a file of a million has no need of more."""
@@ -51,7 +51,8 @@ class InputFile(Sequence[Request]):
         self.marked = self.marked or _MARK in line
         try:
             value = _parse(line)
-            checked(Line, value)
+            if not is_line(value):
+                checked(Line, value)
         except Invalid as error:
             loc = ".".join(map(str, error.violations[0]["loc"]))
             self._refuse(f"Line {number}: {loc}: not valid")

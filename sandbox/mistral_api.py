@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC
 from typing import Any, Literal, cast
+from urllib.parse import quote
 
 from flask import Blueprint, abort, g, request
 from werkzeug.datastructures import FileStorage
@@ -252,9 +253,7 @@ def _download(file: files.File) -> Response:
     content, ranges = file.content, state.settings.ranges
     answer = Response(content.pieces(), content_type=files.UNKNOWN_TYPE)
     answer.content_length = content.size
-    answer.headers["Content-Disposition"] = dump_options_header(
-        "attachment", {"filename": file.filename}
-    )
+    answer.headers["Content-Disposition"] = _attachment(file.filename)
     if not ranges:
         return answer
     answer.accept_ranges = "bytes"
@@ -273,6 +272,13 @@ def _download(file: files.File) -> Response:
     answer.content_length = part[1] - part[0]
     answer.headers["Content-Range"] = f"bytes {part[0]}-{part[1] - 1}/{content.size}"
     return answer
+
+
+def _attachment(filename: str) -> str:
+    """The header for a file to be saved under its name, which may be any text (RFC 6266)."""
+    if filename.isascii() and filename.isprintable():
+        return dump_options_header("attachment", {"filename": filename})
+    return dump_options_header("attachment", {"filename*": f"UTF-8''{quote(filename, safe='')}"})
 
 
 @v1.get("/files/<file_id>/url")

@@ -17,6 +17,8 @@ from sandbox.jobs import MESSAGES, Failure, Job, completion_order
 
 Body = dict[str, Any]
 
+_encoder = json.JSONEncoder(separators=(",", ":"))
+
 
 def lines(job: Job, completed: int, moment: int, *, failed: bool | None = None) -> Iterator[Body]:
     """The output lines of the first `completed` requests in order of completion.
@@ -33,7 +35,7 @@ def lines(job: Job, completed: int, moment: int, *, failed: bool | None = None) 
 
 def jsonl(rows: Iterable[Body]) -> Iterator[bytes]:
     """Rows as the lines of a JSON Lines file."""
-    return (json.dumps(row, separators=(",", ":")).encode() + b"\n" for row in rows)
+    return (_encoder.encode(row).encode() + b"\n" for row in rows)
 
 
 def _line(job: Job, index: int, failure: Failure | None, moment: int) -> Body:

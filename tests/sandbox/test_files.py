@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import uuid
+from typing import Any
 
 import pytest
 
@@ -34,7 +35,7 @@ def test_an_upload_is_described_as_mistral_does(api: Api) -> None:
         "sample_type": "batch_request",
         "source": "upload",
         "num_lines": 2,
-        "mimetype": file["mimetype"],
+        "mimetype": "application/jsonl",
         "signature": None,
         "expires_at": None,
         "visibility": "workspace",
@@ -62,7 +63,21 @@ def test_a_job_runs_the_lines_of_its_input_files_in_turn(api: Api) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"\n\n", b"{", b"[]", b'{"custom_id":"a"}', LINES + b"\n" + LINES]
+    "content",
+    [
+        b"",
+        b"\n\n",
+        b"{",
+        b"[]",
+        b'{"custom_id":"a"}',
+        LINES + b"\n" + LINES,
+        b'{"body":{"x":NaN}}',
+        b'{"body":{"x":-Infinity}}',
+        b'{"body":{"x":"\xff"}}',
+        '{"body":{}}'.encode("utf-16"),
+        '{"body":{}}'.encode("utf-16-le"),
+        '{"body":{}}'.encode("utf-32"),
+    ],
 )
 def test_bad_lines_are_taken_at_upload_and_fail_the_job(api: Api, content: bytes) -> None:
     status, file = api.upload(content)
@@ -70,6 +85,44 @@ def test_bad_lines_are_taken_at_upload_and_fail_the_job(api: Api, content: bytes
     job = api.finish(api.create(requests=None, input_files=[file["id"]]))
     assert job["status"] == "FAILED"
     assert job["errors"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'\xef\xbb\xbf{"custom_id":"a","body":{}}\n{"custom_id":"b","body":{}}',
+        b'\r\n{"custom_id":"a","body":{}}\r\n\r\n{"custom_id":"b","body":{}}\r\n\n',
+        b' {"custom_id":"a","body":{}}\n\t\n{"custom_id":"b","body":{}} ',
+    ],
+    ids=["mark", "crlf", "blanks"],
+)
+def test_what_mistral_is_not_known_to_refuse_in_a_file_runs(api: Api, content: bytes) -> None:
+    _, file = api.upload(content)
+    assert file["num_lines"] == 2
+    job = api.finish(api.create(requests=None, input_files=[file["id"]]), inline="true")
+    assert sorted(row["custom_id"] for row in job["outputs"]) == ["a", "b"]
+
+
+def test_a_job_of_more_requests_than_fit_inline_runs_from_a_file(api: Api) -> None:
+    content = b"".join(
+        b'{"custom_id":"%d","body":{"prompt":"%d"}}\n' % (n, n) for n in range(10_001)
+    )
+    _, file = api.upload(content)
+    assert file["num_lines"] == 10_001
+    job = api.create(requests=None, input_files=[file["id"]])
+    api.call("DELETE", f"/v1/files/{file['id']}")  # a job needs its file no more
+    job = api.finish(job)
+    assert (job["status"], job["succeeded_requests"]) == ("SUCCESS", 10_001)
+    results = api.call("GET", f"/v1/files/{job['output_file']}/content").data.splitlines()
+    answers = {row["custom_id"]: row["response"]["body"] for row in map(json.loads, results)}
+    assert len(answers) == 10_001
+    assert answers["9999"]["choices"][0]["message"]["content"] == "Sandbox answer to: 9999"
+
+
+def test_of_a_file_full_of_bad_lines_no_more_than_a_hundred_are_told(api: Api) -> None:
+    _, file = api.upload(b"{\n" * 1000)
+    job = api.finish(api.create(requests=None, input_files=[file["id"]]))
+    assert len(job["errors"]) == 100
 
 
 @pytest.mark.parametrize("status", [404, 422])
@@ -91,6 +144,7 @@ def test_the_answer_to_a_file_of_another_purpose_is_a_setting(status: int) -> No
     "fields",
     [
         {"purpose": "other"},
+        {"purpose": "Batch"},
         {"expiry": "0"},
         {"expiry": "x"},
         {"expiry": "9" * 400},
@@ -103,6 +157,58 @@ def test_an_upload_with_a_wrong_field_is_refused(api: Api, fields: dict[str, str
     assert len(answer["detail"]) == 1
 
 
+@pytest.mark.parametrize(
+    ("purpose", "sample_type"),
+    [
+        ("batch", "batch_request"),
+        ("fine-tune", "instruct"),
+        ("ocr", "ocr_input"),  # Mistral's documentation, Basic OCR
+        ("audio", "audio_input"),
+        ("agentic_safety", "agentic_safety_input"),
+    ],
+)
+def test_an_upload_may_be_for_any_purpose_of_mistral(
+    api: Api, purpose: str, sample_type: str
+) -> None:
+    status, file = api.upload(LINES, purpose=purpose)
+    assert (status, file["purpose"], file["sample_type"]) == (200, purpose, sample_type)
+    assert api.json("GET", f"/v1/files?sample_type={sample_type}")[1]["data"] == [file]
+
+
+def test_the_purposes_are_a_setting() -> None:
+    api = Api(purposes="batch,new")
+    assert api.upload(LINES, purpose="new")[0] == 200
+    assert api.upload(LINES, purpose="ocr")[0] == 422
+    assert Api(purposes="").upload(LINES, purpose="anything")[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("name", "mimetype"),
+    [
+        ("a.jsonl", "application/jsonl"),
+        ("a.json", "application/json"),
+        ("a.txt", "text/plain"),
+        ("a", "application/octet-stream"),
+    ],
+)
+def test_the_media_type_of_an_upload_is_that_of_its_name(
+    api: Api, name: str, mimetype: str
+) -> None:
+    data = {"purpose": "batch", "file": (io.BytesIO(LINES), name, "application/octet-stream")}
+    assert api.json("POST", "/v1/files", data=data)[1]["mimetype"] == mimetype
+
+
+def test_the_order_of_the_form_does_not_matter(api: Api) -> None:
+    form = (
+        b'--b\r\nContent-Disposition: form-data; name="file"; filename="x.jsonl"\r\n\r\n'
+        + LINES
+        + b'\r\n--b\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n--b--\r\n'
+    )
+    kind = "multipart/form-data; boundary=b"
+    status, file = api.json("POST", "/v1/files", data=form, content_type=kind)
+    assert (status, file["purpose"], file["bytes"]) == (200, "batch", len(LINES))
+
+
 def test_an_upload_without_a_file_is_refused(api: Api) -> None:
     status, answer = api.json("POST", "/v1/files", data={"purpose": "batch"})
     assert (status, answer["detail"][0]["type"]) == (422, "missing")
@@ -112,6 +218,113 @@ def test_a_file_of_another_type_is_refused_in_words(api: Api) -> None:
     status, answer = api.upload(b"PK", "in.zip")
     assert (status, answer["detail"]) == (422, "Invalid file format.")
     assert "application/zip" in answer["message"]
+
+
+@pytest.mark.parametrize(
+    ("name", "disposition"),
+    [
+        ("in.jsonl", "attachment; filename=in.jsonl"),
+        ('a "b".jsonl', 'attachment; filename="a \\"b\\".jsonl"'),
+        ("é.jsonl", "attachment; filename*=UTF-8''%C3%A9.jsonl"),
+        ("a\r\nX-Evil: 1", "attachment; filename*=UTF-8''a%0D%0AX-Evil%3A%201"),
+    ],
+)
+def test_content_is_sent_as_an_attachment_with_its_name_and_length(
+    api: Api, name: str, disposition: str
+) -> None:
+    state = api.app.extensions["sandbox"]
+    _, file = api.upload(LINES)
+    state.files[file["id"]].filename = name
+    answer = api.call("GET", f"/v1/files/{file['id']}/content")
+    assert answer.headers["Content-Disposition"] == disposition
+    assert answer.headers["Content-Type"] == "application/octet-stream"
+    assert answer.headers["Content-Length"] == str(len(LINES))
+    assert "Accept-Ranges" not in answer.headers
+
+
+def test_a_look_at_content_sends_nothing_of_it(api: Api) -> None:
+    _, file = api.upload(LINES)
+    answer = api.call("HEAD", f"/v1/files/{file['id']}/content")
+    assert (answer.headers["Content-Length"], answer.data) == (str(len(LINES)), b"")
+
+
+def test_a_range_is_ignored_unless_that_is_set() -> None:
+    api = Api()
+    _, file = api.upload(LINES)
+    answer = api.call("GET", f"/v1/files/{file['id']}/content", headers={"Range": "bytes=5-"})
+    assert (answer.status_code, answer.data) == (200, LINES)
+
+
+@pytest.mark.parametrize(
+    ("headers", "status", "part", "content_range"),
+    [
+        ({}, 200, LINES, None),
+        ({"Range": "bytes=0-0"}, 206, LINES[:1], f"bytes 0-0/{len(LINES)}"),
+        ({"Range": "bytes=5-9"}, 206, LINES[5:10], f"bytes 5-9/{len(LINES)}"),
+        ({"Range": "bytes=5-999"}, 206, LINES[5:], f"bytes 5-{len(LINES) - 1}/{len(LINES)}"),
+        ({"Range": "bytes=-3"}, 206, LINES[-3:], None),
+        ({"Range": f"bytes={len(LINES)}-"}, 416, b"", f"bytes */{len(LINES)}"),
+        ({"Range": "bytes=1-2,4-5"}, 200, LINES, None),
+        ({"Range": "lines=1-2"}, 200, LINES, None),
+        ({"Range": "bytes=x"}, 200, LINES, None),
+        ({"Range": "bytes=1-2", "If-Range": '"other"'}, 200, LINES, None),
+    ],
+)
+def test_a_range_can_be_had_where_that_is_set(
+    headers: dict[str, str], status: int, part: bytes, content_range: str | None
+) -> None:
+    api = Api(ranges=True)
+    _, file = api.upload(LINES)
+    answer = api.call("GET", f"/v1/files/{file['id']}/content", headers=headers)
+    assert (answer.status_code, answer.data) == (status, part)
+    assert answer.headers["Accept-Ranges"] == "bytes"
+    assert answer.headers["Content-Length"] == str(len(part))
+    if content_range:
+        assert answer.headers["Content-Range"] == content_range
+
+
+def test_a_range_of_what_has_not_changed_can_be_had() -> None:
+    api = Api(ranges=True)
+    _, file = api.upload(LINES)
+    path = f"/v1/files/{file['id']}/content"
+    etag = api.call("GET", path).headers["ETag"]
+    answer = api.call("GET", path, headers={"Range": "bytes=1-2", "If-Range": etag})
+    assert (answer.status_code, answer.data) == (206, LINES[1:3])
+
+
+def test_the_same_file_again_is_a_new_one_or_the_old_one_as_it_is_set() -> None:
+    for setting, outcome, files in (("new", "kept", 2), ("old", "same", 1)):
+        api = Api(same_file=setting)
+        first, second = api.upload(LINES)[1], api.upload(LINES)[1]
+        assert (first["id"] == second["id"]) == (outcome == "same")
+        assert api.json("GET", "/v1/files")[1]["total"] == files
+        entry = api.json("GET", "/sandbox/ledger")[1][1]["upload"]
+        assert (entry["outcome"], entry["file_id"]) == (outcome, second["id"])
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"content": LINES + b"\n"},
+        {"name": "other.jsonl"},
+        {"purpose": "ocr"},
+        {"visibility": "user"},
+    ],
+)
+def test_another_file_is_never_the_same(other: dict[str, Any]) -> None:
+    api = Api(same_file="old")
+    first = api.upload(LINES)[1]["id"]
+    assert api.upload(**{"content": LINES, **other})[1]["id"] != first
+    assert api.upload(LINES)[1]["id"] == first
+    api.call("DELETE", f"/v1/files/{first}")
+    assert api.upload(LINES)[1]["id"] != first
+
+
+def test_a_file_of_another_workspace_is_never_the_same() -> None:
+    api = Api(same_file="old", keys="b=elsewhere/one")
+    form = {"purpose": "batch", "file": (io.BytesIO(LINES), "in.jsonl")}
+    file = api.json("POST", "/v1/files", data=form, key="b")[1]
+    assert api.upload(LINES)[1]["id"] != file["id"]
 
 
 def test_results_are_files_once_the_job_is_finished(api: Api) -> None:
@@ -146,8 +359,14 @@ def test_results_can_have_a_limited_life() -> None:
 def test_an_upload_can_have_a_limited_life(api: Api) -> None:
     _, file = api.upload(LINES, expiry="2")
     assert file["expires_at"] == pytest.approx(file["created_at"] + 7200, abs=1)
-    api.advance(7201)
-    assert api.json("GET", f"/v1/files/{file['id']}")[0] == 404
+    api.advance(7199)
+    assert api.json("GET", f"/v1/files/{file['id']}")[0] == 200
+    api.advance(2)
+    for tail in ("", "/content", "/url"):
+        assert api.json("GET", f"/v1/files/{file['id']}{tail}")[0] == 404
+    assert api.json("GET", "/v1/files")[1]["data"] == []
+    members = {"endpoint": CHAT, "input_files": [file["id"]]}
+    assert api.json("POST", JOBS, json=members)[0] == 404
 
 
 def test_inline_requests_become_an_input_file(api: Api) -> None:
@@ -172,9 +391,16 @@ def test_files_are_listed_newest_first_in_pages_and_by_filter(api: Api) -> None:
     assert listed("") == names[::-1]
     assert listed("page=1&page_size=2") == ["a.jsonl"]
     assert listed("purpose=ocr") == ["b.pdf"]
+    assert listed("purpose=batch&purpose=ocr") == ["b.pdf"]  # as FastAPI reads it
+    assert listed("purpose=none") == []
     assert listed("search=c.js") == ["c.jsonl"]
     assert listed("sample_type=batch_request&source=upload") == ["c.jsonl", "a.jsonl"]
+    assert listed("sample_type=batch_request&sample_type=ocr_input") == names[::-1]
+    assert listed("source=mistral&source=repository") == []
     assert listed("mimetypes=none/none") == []
+    assert listed("mimetypes=application/jsonl") == ["c.jsonl", "a.jsonl"]
+    assert listed("mimetypes=application/jsonl&mimetypes=application/pdf") == names[::-1]
+    assert api.json("GET", "/v1/files?purpose=batch&page_size=1")[1]["total"] == 2
     assert api.json("GET", "/v1/files")[1]["total"] == 3
     assert api.json("GET", "/v1/files?include_total=false")[1]["total"] is None
 
@@ -184,10 +410,23 @@ def test_a_signed_address_gives_the_file_without_a_key_until_it_expires(api: Api
     path = f"/v1/files/{file['id']}/url"
     status, answer = api.json("GET", path, query_string={"expiry": 2})
     assert status == 200
-    assert api.call("GET", answer["url"], key=None).data == LINES
+    opened = api.call("GET", answer["url"], key=None)
+    assert opened.data == LINES
+    assert opened.headers["Content-Disposition"] == "attachment; filename=in.jsonl"
+    [entry] = api.json("GET", "/sandbox/ledger")[1][-1:]  # so that who follows a link is found out
+    assert entry["path"].startswith("/blob/")
     api.advance(7201)
     assert api.call("GET", answer["url"], key=None).status_code == 404
     assert api.json("GET", path, query_string={"expiry": 169})[0] == 422
+
+
+@pytest.mark.parametrize("status", [302, 307])
+def test_content_can_be_elsewhere(status: int) -> None:
+    api = Api(content_redirect=status)
+    _, file = api.upload(LINES)
+    answer = api.call("GET", f"/v1/files/{file['id']}/content")
+    assert (answer.status_code, answer.data) == (status, b"")
+    assert api.call("GET", answer.headers["Location"], key=None).data == LINES
 
 
 def test_a_file_above_the_limit_is_a_413() -> None:
