@@ -37,6 +37,13 @@ BROKEN: dict[str, tuple[dict[str, Any], int, int]] = {
     "limits the rate": ({"fault": "rate-limited"}, 429, 0),
     "refuses the key": ({"fault": "unauthorized"}, 502, 0),
     "redirects": ({"fault": "redirect"}, 502, 0),
+    "ends in its head": ({"fault": "upload-cut"}, 502, 0),
+    "ends in its middle": ({"fault": "upload-cut", "after": MIDDLE}, 502, 0),
+    "resets in its middle": ({"fault": "upload-cut", "after": MIDDLE, "reset": True}, 502, 0),
+    "refuses it early and reads on": ({"fault": "early", "after": MIDDLE}, 413, 0),
+    "refuses it early and closes": ({"fault": "early", "rest": "close"}, 413, 0),
+    "refuses it early and resets": ({"fault": "early", "rest": "reset"}, 413, 0),
+    "has no place early": ({"fault": "early", "status": 503, "rest": "close"}, 502, 0),
 }
 
 
