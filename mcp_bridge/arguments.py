@@ -17,11 +17,12 @@ from urllib.parse import quote, urlencode
 import msgspec
 from msgspec import Raw
 from pydantic_core import PydanticSerializationError, to_json
+from urllib3.filepost import encode_multipart_formdata
 
 from mcp_bridge.rest_client import RestRequest
-from mcp_bridge.tools import KEY, KEY_HEADER, Argument, CallableTool
-from openapi.contract import Schema
-from openapi.json_text import holds_more, values_in
+from mcp_bridge.tools import COUNT, KEY, KEY_HEADER, Argument, CallableTool
+from openapi.contract import JSON, Schema
+from openapi.json_text import SLICE, holds_more, values_in
 from openapi.partial_json import TEXT, TooLarge, read
 from openapi.validation import UNREADABLE
 
@@ -98,14 +99,19 @@ def _read_text(tool: CallableTool, text: Raw) -> dict[str, Any]:
             raise BadArguments(violations)
         # A text where one is wanted means nothing else, so no more of it has to be built.
         for name in arguments:
-            if name not in tool.arguments or tool.arguments[name].schema.get("type") != "string":
+            known = tool.arguments[name].schema if name in tool.arguments else {}
+            if known.get("type") != "string" or "x-unread" in known:
                 arguments[name] = _decode(texts[name])
         return _read(tool, arguments)
     for name in arguments:
         argument = tool.arguments[name]
-        if argument.location in ("member", "body") and argument.schema.get("type") != "integer":
+        if argument.location in _AS_TEXT and argument.schema.get("type") != "integer":
             arguments[name] = texts[name]
     return _plain(tool, arguments)
+
+
+# Arguments whose JSON goes into the body as it came, or is read there in another way.
+_AS_TEXT = ("member", "body", "file-text", "file-lines")
 
 
 def _is_dense(text: Raw) -> bool:
@@ -180,6 +186,12 @@ def _violations(tool: CallableTool, arguments: Mapping[str, Any]) -> Iterator[st
         if pointer.count("/") == 1:  # deeper ones are for the service to judge
             listed = ", ".join(tool.arguments) or "none"
             yield f"{dotted(pointer)} is not an argument of {tool.declared.name}; it takes {listed}"
+    for file in tool.files:
+        given = {file.text, file.lines}.intersection(arguments)
+        if len(given) == 2:
+            yield f"{file.lines} and {file.text} are one content given twice; give one of them"
+        elif file.required and not given:
+            yield f"{file.lines} or {file.text} is required"
     for name, value in arguments.items():
         if name in tool.arguments:
             yield from _misplaced(tool, tool.arguments[name], value)
@@ -230,9 +242,12 @@ def _integer(schema: Schema, value: Any) -> Any:
 def _request(tool: CallableTool, arguments: Mapping[str, Any], caller: str) -> RestRequest:
     path = tool.operation.path
     query: list[tuple[str, str]] = []
-    headers = {"Accept": "application/json"}
-    texts = _canonical(arguments) if tool.keyed or tool.operation.body else {}
+    headers = {"Accept": tool.operation.response_media_type}
+    form = tool.operation.body is not None and tool.operation.body.form
+    texts = _canonical(arguments) if tool.keyed or (tool.operation.body and not form) else {}
     members: dict[str, Raw] = {}
+    fields: list[tuple[str, str]] = []
+    first, count = 0, COUNT
     body: bytes | None = None
     for name, argument in tool.arguments.items():
         if name not in arguments:
@@ -248,14 +263,71 @@ def _request(tool: CallableTool, arguments: Mapping[str, Any], caller: str) -> R
             members[argument.target] = texts[name]
         elif argument.location == "body":
             body = bytes(texts[name])
+        elif argument.location == "field":
+            fields += _query(argument, value)
+        elif argument.location == "from":
+            first = value
+        elif argument.location == "count":
+            count = value
     if tool.keyed and KEY_HEADER.lower() not in map(str.lower, headers):
         headers[KEY_HEADER] = _key(caller, tool, texts)
     if body is None and tool.operation.body and (tool.operation.body.required or members):
         body = b"".join(_members(members))
-    if body is not None:
-        headers["Content-Type"] = "application/json"
+    if form:
+        body, headers["Content-Type"] = encode_multipart_formdata(
+            [*fields, *_files(tool, arguments)]
+        )
+    elif body is not None:
+        headers["Content-Type"] = JSON
     target = f"{path}?{urlencode(query, quote_via=quote)}" if query else path
-    return RestRequest(tool.operation.method, target, headers, body)
+    lines = range(first, first + count) if tool.operation.answer_streamed else None
+    return RestRequest(tool.operation.method, target, headers, body, lines)
+
+
+def _files(
+    tool: CallableTool, arguments: Mapping[str, Any]
+) -> Iterator[tuple[str, tuple[str, bytes, str]]]:
+    """The parts of the form that are files: name, file's name, content and media type."""
+    known = [tool.arguments[name] for name in arguments]
+    names = {each.target: arguments[each.name] for each in known if each.location == "file-name"}
+    types = tool.operation.body.part_types if tool.operation.body else {}
+    for argument in known:
+        if argument.location in ("file-text", "file-lines"):
+            write = _written if argument.location == "file-text" else _written_lines
+            part, content = argument.target, write(arguments[argument.name])
+            media_type = types.get(part, "application/octet-stream")
+            yield part, (names.get(part, part), content, media_type)
+
+
+def _written(text: str | Raw) -> bytes:
+    """The UTF-8 of a text, or of the JSON of one, a piece at a time: as one `str` it could take four times its size."""
+    if isinstance(text, str):
+        return text.encode()
+    content = bytearray()
+    json_text = memoryview(text)[1:-1]
+    start, end, size = 0, len(json_text), SLICE
+    while start < end:
+        piece = bytes(json_text[start : start + size])
+        # These stand in no escape and in no character of several bytes.
+        cut = max(map(piece.rfind, (b" ", b",", b":"))) + 1
+        if start + len(piece) == end:
+            cut = len(piece)
+        elif not cut:
+            size *= 2
+            continue
+        content += msgspec.json.decode(b'"%b"' % piece[:cut], type=str).encode()
+        start, size = start + cut, SLICE
+    return bytes(content)
+
+
+def _written_lines(objects: list[dict[str, Any]] | Raw) -> bytes:
+    """JSON objects, or the JSON of a list of them, each as a line: a line break in JSON is a space (RFC 8259 section 2)."""
+    text = objects if isinstance(objects, Raw) else to_json(objects, inf_nan_mode="constants")
+    content = bytearray()
+    for item in msgspec.json.decode(text, type=list[Raw]):
+        content += bytes(item).replace(b"\n", b" ").replace(b"\r", b" ")
+        content += b"\n"
+    return bytes(content)
 
 
 def _query(argument: Argument, value: Any) -> list[tuple[str, str]]:

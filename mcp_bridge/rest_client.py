@@ -1,4 +1,6 @@
-"""The REST service's client, on aiohttp: a request and its whole answer, or an exception that says what may have happened.
+"""The REST service's client, on aiohttp: a request and its answer, or an exception that says what may have happened.
+
+An answer is here as a whole, or its content is handed on in pieces for as long as they are wanted.
 
 It takes nothing from the environment or from an answer: no proxies, redirects, cookies or decompression.
 """
@@ -8,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import io
 import select
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self, cast
 from weakref import WeakSet
@@ -18,7 +20,7 @@ from yarl import URL
 
 from environment import redact_url
 from mcp_bridge.tools import KEY_HEADER
-from serving.body_buffer import MemoryBudget, OutOfMemory, Reservation
+from serving.body_buffer import SECONDS, MemoryBudget, OutOfMemory, Reservation
 
 MAX_CONNECTIONS = 512
 MAX_KEPT = 64
@@ -30,6 +32,9 @@ CONNECT_SECONDS = 3.0
 
 WAITING = 0.1
 """Of a request's time, what it may wait while MAX_CONNECTIONS others are under way, so that it has the rest to be answered."""
+
+SILENCE = SECONDS
+"""For the next piece of an answer that is handed on."""
 
 MAX_FIELD = 64 << 10
 """Bytes of one header of an answer; it has 128 at most."""
@@ -66,12 +71,20 @@ class _Unanswered(NoAnswer):
 
 @dataclass(frozen=True)
 class RestRequest:
-    """One request of the REST service; `target` is path and query, percent-encoded."""
+    """One request of the REST service; `target` is path and query, percent-encoded.
+
+    `lines`: those that are wanted of its answer, which is no JSON; counted from 0.
+    """
 
     method: str
     target: str
     headers: Mapping[str, str]
     body: bytes | None = None
+    lines: range | None = None
+
+
+Take = Callable[[bytes], bool]
+"""Takes a piece of a content; true when no more of it is wanted."""
 
 
 @dataclass(frozen=True)
@@ -127,8 +140,13 @@ class RestClient:
         for session in self.sessions:
             await session.close()
 
-    async def send(self, request: RestRequest, reservation: Reservation) -> Answer:
-        """The answer to `request`; NotSent or NoAnswer without one. The caller releases the memory of a large one."""
+    async def send(
+        self, request: RestRequest, reservation: Reservation, take: Take | None = None
+    ) -> Answer:
+        """The answer to `request`; NotSent or NoAnswer without one. The caller releases the memory of a large one.
+
+        With `take` a success has no content: `take` gets its pieces, and ends the transfer when it has enough.
+        """
         repeatable = request.method in _SAFE or KEY_HEADER.lower() in map(
             str.lower, request.headers
         )
@@ -142,13 +160,13 @@ class RestClient:
         try:
             async with asyncio.timeout_at(end):
                 try:
-                    return await self._exchange(kept, request, reservation)
+                    return await self._exchange(kept, request, reservation, take)
                 except _Unanswered as error:
                     if not repeatable:
                         raise
                     unanswered = error
                 try:
-                    return await self._exchange(fresh, request, reservation)
+                    return await self._exchange(fresh, request, reservation, take)
                 except NotSent:
                     raise unanswered from None  # it was sent, the first time
         except TimeoutError as error:
@@ -157,7 +175,11 @@ class RestClient:
             self.slots.release()
 
     async def _exchange(
-        self, session: aiohttp.ClientSession, request: RestRequest, reservation: Reservation
+        self,
+        session: aiohttp.ClientSession,
+        request: RestRequest,
+        reservation: Reservation,
+        take: Take | None,
     ) -> Answer:
         body = request.body
         try:
@@ -166,8 +188,13 @@ class RestClient:
             data = io.BytesIO(body) if body and len(body) > LARGE else body or None
             async with session.request(
                 request.method, url, headers=request.headers, data=data, allow_redirects=False
-            ) as response:
-                content = await self._read(cast(_Response, response), reservation)
+            ) as answered:
+                response = cast(_Response, answered)
+                if take and _is_success(response):
+                    content = bytearray()
+                    await self._hand_on(response, take)
+                else:
+                    content = await self._read(response, reservation)
         # ValueError: no URL, or a header with a line break in it.
         except (ValueError, aiohttp.NonHttpUrlClientError) as error:
             raise NotSent(self.unreachable) from error
@@ -191,9 +218,26 @@ class RestClient:
         except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
             raise _Unanswered("closed the connection before its answer") from error
 
+    async def _hand_on(self, response: _Response, take: Take) -> None:
+        """Hands on the content until `take` has enough, or it ends."""
+        piece = b"."
+        while piece:
+            try:
+                async with asyncio.timeout(SILENCE):
+                    piece = await response.content.readany()
+            except TimeoutError as error:
+                raise NoAnswer(f"sent nothing for {SILENCE:g} seconds within its answer") from error
+            except aiohttp.ClientError as error:
+                raise NoAnswer(_BROKE_OFF) from error
+            if not piece and response.was_reset():
+                raise NoAnswer(_BROKE_OFF)
+            if take(piece) and piece:
+                response.close()  # the service learns that nobody wants the rest
+                return
+
     async def _read(self, response: _Response, reservation: Reservation) -> bytearray:
         """The content of an answer: nothing of a failure that is too large."""
-        success = 200 <= response.status < 300
+        success = _is_success(response)
         limit = self.max_answer if success else MAX_FAILURE
         content = bytearray()
         too_large = (response.content_length or 0) > limit
@@ -209,8 +253,15 @@ class RestClient:
         if too_large:
             return bytearray()
         if response.was_reset():
-            raise NoAnswer("closed the connection before the end of its answer")
+            raise NoAnswer(_BROKE_OFF)
         return content
+
+
+_BROKE_OFF = "closed the connection before the end of its answer"
+
+
+def _is_success(response: aiohttp.ClientResponse) -> bool:
+    return 200 <= response.status < 300
 
 
 class _Response(aiohttp.ClientResponse):

@@ -6,13 +6,14 @@ Pure. Results are dicts in the wire form of MCP's CallToolResult.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic_core import to_json
 
 from mcp_bridge.arguments import LARGE, dotted
+from mcp_bridge.lines import Lines
 from mcp_bridge.rest_client import Answer, RestRequest
 from mcp_bridge.shortening import compact, read_large, refuse, shorten
 from mcp_bridge.tools import KEY, NOTE, CallableTool
@@ -41,12 +42,8 @@ _ADVICE = {
 
 @dataclass(frozen=True)
 class Results:
-    """Makes the results of calls, their JSON of about `limit` characters at most, and none with `secret`, the bridge's own token.
+    """Makes the results of calls, their JSON of about `limit` characters at most, and none with `secret`, the bridge's own token."""
 
-    `checks` names the tools that show whether a call took effect.
-    """
-
-    checks: str
     limit: int
     secret: str = field(default="", repr=False)
 
@@ -62,9 +59,7 @@ class Results:
         else:
             data = read_large(content, self.limit)
         result = data if isinstance(data, dict) else {"result": data}
-        notes = [_REPEAT] if headers.get("Idempotency-Replayed", "").lower() == "true" else []
-        if "Gateway-Warning" in headers:
-            notes.append(f"The gateway warns: {_without(self.secret, headers['Gateway-Warning'])}.")
+        notes = self._notes(headers)
         text = compact(result)
         if self.secret and compact(self.secret)[1:-1] in text:
             result = _without(self.secret, result)
@@ -76,17 +71,24 @@ class Results:
             notes += [f"Shortened: {'; '.join(cuts)}.", tool.declared.shortened]
             if tool.operation.safe:
                 notes.append(_whole(request))
-        if notes:
-            result = {NOTE: " ".join(filter(None, notes)), **result}
-        sent = _sendable(result)
-        if notes or sent is not result:
-            text = compact(sent)
-        return {
-            "content": [{"type": "text", "text": text}],
-            "structuredContent": sent,
-            "isError": False,
-            "resultType": "complete",
-        }
+        return _result(result, notes, text)
+
+    def lines(
+        self, tool: CallableTool, request: RestRequest, answer: Answer, lines: Lines
+    ) -> dict[str, Any]:
+        """The result for a 2xx answer of which `lines` were read; a first member `_note` says what is not as it was."""
+        notes = self._notes(answer.headers)
+        if lines.cut:
+            notes += [f"{lines.cut}.", f"{_whole(request)}."]
+        elif lines.short:
+            notes += [f"No more than {len(lines.kept)} lines fit into one result."]
+        if lines.replaced:
+            notes.append("Bytes that are no UTF-8 are shown as \ufffd.")
+        if not lines.kept:
+            notes.append(f"There are {lines.seen} lines in all.")
+        data = {"from": lines.first, "lines": lines.kept, "next_from": lines.next_from}
+        result = _without(self.secret, data)
+        return _result(result, notes, compact(result))
 
     def http_error(self, tool: CallableTool, answer: Answer) -> dict[str, Any]:
         """The result for any other answer: what happened, whose fault, whether and when to call again."""
@@ -103,7 +105,7 @@ class Results:
         asked = f"; the upstream answered {upstream}" if upstream else ""
         parts = [
             f"{tool.declared.name} failed: {_ended(problem.get('title'))}",
-            _faults(problem) or _ended(problem.get("detail")),
+            *_faults(problem),
             _said(problem),
             f"(HTTP {status} from the gateway{asked}.)",
             _ADVICE.get(status) or (_CALLERS_FAULT if 400 <= status < 500 else _NOT_CALLERS_FAULT),
@@ -126,6 +128,13 @@ class Results:
         failed_how = f"{tool.declared.name} failed: the gateway's REST service {what}."
         return tool_error(f"{failed_how} {_NOT_CALLERS_FAULT} {then}")
 
+    def _notes(self, headers: Mapping[str, str]) -> list[str]:
+        """What the headers of a success say of it."""
+        notes = [_REPEAT] if headers.get("Idempotency-Replayed", "").lower() == "true" else []
+        if "Gateway-Warning" in headers:
+            notes.append(f"The gateway warns: {_without(self.secret, headers['Gateway-Warning'])}.")
+        return notes
+
     def _repeat(
         self,
         tool: CallableTool,
@@ -147,8 +156,23 @@ class Results:
     def _unclear(self, tool: CallableTool) -> str:
         if tool.keyed:
             same = "calling again with the same arguments sends the same key and does not act twice"
-            return f"It may have taken effect: {same}; or check with {self.checks}."
-        return f"It may have taken effect: before any repeat, check with {self.checks}."
+            return f"It may have taken effect: {same}; or check with {tool.checks}."
+        return f"It may have taken effect: before any repeat, check with {tool.checks}."
+
+
+def _result(result: dict[str, Any], notes: list[str], text: str) -> dict[str, Any]:
+    """A success; `text` is the JSON of `result`."""
+    if notes:
+        result = {NOTE: " ".join(filter(None, notes)), **result}
+    sent = _sendable(result)
+    if notes or sent is not result:
+        text = compact(sent)
+    return {
+        "content": [{"type": "text", "text": text}],
+        "structuredContent": sent,
+        "isError": False,
+        "resultType": "complete",
+    }
 
 
 def tool_error(sentence: str) -> dict[str, Any]:
@@ -207,16 +231,24 @@ def _problem(content: bytes | bytearray) -> dict[str, Any] | None:
     return problem if isinstance(problem, dict) and "title" in problem else None
 
 
-def _faults(problem: Mapping[str, Any]) -> str:
-    """The faults with their places as arguments: /body/x/0 is x.0."""
+def _faults(problem: Mapping[str, Any]) -> Iterator[str]:
+    """The detail, unless it is that of the only fault, and the faults with their places as arguments: /body/x/0 is x.0."""
     errors = problem.get("errors")
     faults = (
         [error for error in errors if isinstance(error, dict)] if isinstance(errors, list) else []
     )
-    return " ".join(
-        f"{dotted(str(fault.get('pointer'))).partition('.')[2]} {_ended(fault.get('detail'))}".strip()
+    if len(faults) != 1:
+        yield _ended(problem.get("detail"))
+    yield " ".join(
+        f"{_place(str(fault.get('pointer')))} {_ended(fault.get('detail'))}".strip()
         for fault in faults
     )
+
+
+def _place(pointer: str) -> str:
+    """Where a fault is: in an argument, or in a line of a file that was given."""
+    step, _, line = pointer.rpartition("/line/")
+    return f"line {line}:" if step.count("/") == 1 and line else dotted(pointer).partition(".")[2]
 
 
 def _said(problem: Mapping[str, Any]) -> str:

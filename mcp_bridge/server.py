@@ -23,6 +23,7 @@ from access.token_file import LOCAL, Grant
 from mcp_bridge import edge
 from mcp_bridge.arguments import LARGE, BadArguments, rest_request
 from mcp_bridge.config import Settings
+from mcp_bridge.lines import Lines
 from mcp_bridge.rest_client import AnswerTooLarge, NoAnswer, NotSent, RestClient, RestRequest
 from mcp_bridge.results import Results, invalid_arguments, tool_error
 from mcp_bridge.tools import CallableTool, build_tools
@@ -92,9 +93,7 @@ class Bridge:
         self.listings = {name: tool.listing() for name, tool in self.tools.items()}
         self.settings = settings
         self.reading = reading
-        read_only = [name for name, tool in self.tools.items() if tool.declared.read_only]
         self.results = Results(
-            checks=" or ".join(read_only) or "the operator",
             limit=settings.result_limit,
             # A shorter one may be a word of its own.
             secret=settings.rest_token if len(settings.rest_token) >= SECRET else "",
@@ -149,11 +148,14 @@ class Bridge:
         rest = context.lifespan_context
         reservation = Reservation(rest.budget)
         reading: asyncio.Future[dict[str, Any]] | None = None
+        lines = Lines(request.lines, self.results.limit) if request.lines else None
         try:
             sent = replace(request, headers={**request.headers, **call.headers})
-            answer = await rest.send(sent, reservation)
+            answer = await rest.send(sent, reservation, lines.take if lines else None)
             if not 200 <= answer.status < 300:
                 return self.results.http_error(tool, answer)
+            if lines:
+                return self.results.lines(tool, request, answer, lines)
             read = partial(self.results.success, tool, request, answer)
             if len(answer.content) < LARGE:
                 return read()
@@ -168,7 +170,8 @@ class Bridge:
         except AnswerTooLarge as error:
             return self.results.too_large(tool, request, str(error))
         except NoAnswer as error:
-            return self.results.no_response(tool, str(error))
+            come = f", of which {lines.seen} lines had come" if lines and lines.seen else ""
+            return self.results.no_response(tool, f"{error}{come}")
         except (ValueError, RecursionError):
             return self.results.no_response(tool, "answered with what cannot be passed on")
         finally:

@@ -1,15 +1,16 @@
 """Tools from the contract: each one's arguments, schemas and checks, as a pure function of it.
 
 An argument is one flat name for one input of the REST operation: a parameter, a member of the JSON
-body, or the whole body where the document does not say what is in it. Input schemas are strict and
-use only what every large client accepts. Output schemas are lenient: a strict client throws away a
-whole result for one value that it does not expect.
+body, a field of a form, or the whole body where the document does not say what is in it. A file of a
+form is given as text or as JSON objects, and an answer that is no JSON is read by lines. Input schemas
+are strict and use only what every large client accepts. Output schemas are lenient: a strict client
+throws away a whole result for one value that it does not expect.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from openapi.contract import Body, Contract, ContractError, Operation, Schema, Tool
@@ -32,6 +33,44 @@ _NOTE_SCHEMA: Schema = {
     "type": "string",
     "description": "A remark on this result, such as what was left out of it.",
 }
+MAX_LINES = 100_000
+"""JSON objects that a file may be given as."""
+
+COUNT = 20
+"""Lines in a result, unless the call says otherwise."""
+
+_FROM_SCHEMA: Schema = {
+    "type": "integer",
+    "minimum": 0,
+    "maximum": 2**53 - 1,
+    "default": 0,
+    "description": "How many lines to skip: the first line is 0. Go on with the last result's next_from.",
+}
+_COUNT_SCHEMA: Schema = {
+    "type": "integer",
+    "minimum": 1,
+    "maximum": MAX_LINES,
+    "default": COUNT,
+    "description": "How many lines to read at most; fewer come when they are long.",
+}
+_LINES_SCHEMA: Schema = {
+    "type": "object",
+    "properties": {
+        "from": {
+            "type": "integer",
+            "description": "The number of the first line here; lines are counted from 0.",
+        },
+        "lines": {
+            "type": "array",
+            "items": {"type": "string"},
+            "description": "The lines as texts, without their ends.",
+        },
+        "next_from": {
+            "type": "integer",
+            "description": "More lines follow: the from to go on with. Null after the last line.",
+        },
+    },
+}
 # Gemini refuses any other format of a text, and with it all tools of the session. Patterns stay.
 _PORTABLE_FORMATS = ("date-time",)
 _ANYTHING: list[Schema] = [
@@ -45,7 +84,8 @@ _ROOT_RULES = ("allOf", "anyOf", "oneOf", "not", "minProperties", "maxProperties
 class Argument:
     """One argument of a tool; `target` is its name at the REST service, `schema` OpenAPI 3.0.
 
-    `location` is path, query, header, `member` (of the body), `body` (all of it) or `key`.
+    `location` is path, query, header, `member` (of the body), `body` (all of it) or `key`; `field` of a form; `file-text`,
+    `file-lines` or `file-name` of its part `target`; `from` or `count` of the answer's lines.
     `members` makes each member of the object a query parameter; `explode` false joins with commas.
     """
 
@@ -59,8 +99,17 @@ class Argument:
 
 
 @dataclass(frozen=True)
+class File:
+    """A part of a form that is a file, and the arguments that may give its content, of which a call has one."""
+
+    required: bool
+    text: str
+    lines: str
+
+
+@dataclass(frozen=True)
 class CallableTool:
-    """A tool as the bridge offers it."""
+    """A tool as the bridge offers it; `checks` names the tools that show whether a call took effect."""
 
     declared: Tool
     operation: Operation
@@ -68,11 +117,13 @@ class CallableTool:
     check: Validator
     input_schema: Schema
     output_schema: Schema
+    files: tuple[File, ...]
+    checks: str
 
     @property
     def keyed(self) -> bool:
-        """True when a second call would act a second time, so that calls carry a key."""
-        return not (self.declared.read_only or self.declared.idempotent)
+        """True when a second call would act a second time unless it carries the first one's key."""
+        return self.operation.takes_key and not self.declared.read_only
 
     def listing(self) -> dict[str, Any]:
         """The tool as an item of `tools/list`."""
@@ -94,17 +145,27 @@ class CallableTool:
 
 def build_tools(contract: Contract) -> dict[str, CallableTool]:
     """The contract's tools by name, in the document's order."""
+    looks: dict[str, list[str]] = {}
+    for operation in contract.operations.values():
+        if operation.tool and operation.tool.read_only and not operation.answer_streamed:
+            looks.setdefault(operation.namespace, []).append(operation.tool.name)
     return {
-        operation.tool.name: _callable(operation, operation.tool)
+        operation.tool.name: _callable(
+            operation, operation.tool, " or ".join(looks.get(operation.namespace, ["the operator"]))
+        )
         for operation in contract.operations.values()
         if operation.tool
     }
 
 
-def _callable(operation: Operation, tool: Tool) -> CallableTool:
-    arguments = {argument.name: argument for argument in _arguments(operation, tool)}
+def _callable(operation: Operation, tool: Tool, checks: str) -> CallableTool:
+    arguments = {
+        each.name: replace(each, required=each.required and each.name not in tool.defaults)
+        for each in _arguments(operation, tool)
+    }
     if strange := tool.defaults.keys() - arguments.keys():
         raise ContractError(f"{tool.name}: defaults for {sorted(strange)}, which are no arguments")
+    answer = _LINES_SCHEMA if operation.answer_streamed else operation.response_schema
     flat: Schema = {
         "type": "object",
         "properties": {argument.name: argument.schema for argument in arguments.values()},
@@ -117,7 +178,9 @@ def _callable(operation: Operation, tool: Tool) -> CallableTool:
         arguments=arguments,
         check=Validator(flat | {rule: whole[rule] for rule in _ROOT_RULES if rule in whole}),
         input_schema=_input_schema(flat, tool.defaults),
-        output_schema=_output_schema(operation.response_schema),
+        output_schema=_output_schema(answer),
+        files=tuple(_files(operation, arguments)),
+        checks=checks,
     )
 
 
@@ -136,15 +199,24 @@ def _arguments(operation: Operation, tool: Tool) -> Iterator[Argument]:
             explode=parameter.explode,
             members=parameter.takes_unknown,
         )
-    if operation.body:
+    if operation.body and operation.body.form:
+        for argument in _form(operation.body):
+            name = argument.name if argument.name not in taken else f"form_{argument.name}"
+            taken.add(name)
+            yield replace(argument, name=name)
+    elif operation.body:
         members = list(_members(operation.body))
         if not members or taken.intersection(member.name for member in members):
             schema = _described("body", operation.body.schema, operation.body.description)
             members = [Argument("body", "body", "body", schema, operation.body.required)]
         taken.update(member.name for member in members)
         yield from members
+    if operation.answer_streamed:
+        for name, schema in (("from", _FROM_SCHEMA), ("count", _COUNT_SCHEMA)):
+            yield Argument(name if name not in taken else f"line_{name}", name, name, schema)
     own = {parameter.name.lower() for parameter in operation.parameters}
-    if not (tool.read_only or tool.idempotent or KEY_HEADER.lower() in own or KEY in taken):
+    known = tool.read_only or KEY_HEADER.lower() in own or KEY in taken
+    if operation.takes_key and not known:
         yield Argument(KEY, KEY, "key", _KEY_SCHEMA)
 
 
@@ -153,6 +225,47 @@ def _members(body: Body) -> Iterator[Argument]:
     for name, schema in body.schema.get("properties", {}).items():
         if not schema.get("readOnly"):
             yield Argument(name, name, "member", _described(name, schema), name in required)
+
+
+def _form(body: Body) -> Iterator[Argument]:
+    """The fields of a form, and for each file of it three arguments: many clients refuse one that has two types."""
+    required = body.schema.get("required", []) if body.required else []
+    for name, schema in body.schema.get("properties", {}).items():
+        if schema.get("format") != "binary":
+            yield Argument(name, name, "field", _described(name, schema), name in required)
+            continue
+        text, lines, file_name = (f"{name}_{kind}" for kind in ("text", "lines", "name"))
+        said = _described(name, schema)["description"]
+        yield Argument(
+            lines,
+            name,
+            "file-lines",
+            {
+                "type": "array",
+                "maxItems": MAX_LINES,
+                "items": {"type": "object"},
+                "description": f"{said} Given as objects, of which each becomes a line of JSON.",
+            },
+        )
+        instead = f"The same as text, in place of {lines}: all of the content, not a path."
+        unread: Schema = {"type": "string", "x-unread": True, "description": instead}
+        yield Argument(text, name, "file-text", unread)
+        named: Schema = {
+            "type": "string",
+            "pattern": r'^[^/\\"\x00-\x1f\x7f]{1,255}$',
+            "examples": ["data.jsonl"],
+            "default": name,
+            "description": f"What the {name} is to be called; no path.",
+        }
+        yield Argument(file_name, name, "file-name", named)
+
+
+def _files(operation: Operation, arguments: Mapping[str, Argument]) -> Iterator[File]:
+    required = operation.body.schema.get("required", []) if operation.body else []
+    by_place = {(each.location, each.target): each.name for each in arguments.values()}
+    for (location, part), text in by_place.items():
+        if location == "file-text":
+            yield File(part in required, text, by_place["file-lines", part])
 
 
 def _described(name: str, schema: Schema, description: str = "") -> Schema:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ OWN_PAGES = frozenset(
 """Paths that the REST service answers itself, as it does those below `/docs/`."""
 
 JSON = "application/json"
+FORM = "multipart/form-data"
 DEFAULT_SCOPES = {"read": "read", "write": "write"}
 
 _PLACEHOLDER = re.compile(r"\{\{\s*([\w.-]+)\s*\}\}")
@@ -76,12 +77,21 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Body:
-    """The request body: whether it is required, and its schema without `$ref`; `media_type` is the only one where that is not JSON."""
+    """The request body: whether it is required, and its schema without `$ref`; `media_type` is the only one where that is not JSON.
+
+    `part_types` are the media types of parts of a form, the first ones that the document names.
+    """
 
     required: bool
     schema: Schema
     description: str
     media_type: str = JSON
+    part_types: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def form(self) -> bool:
+        """True for a form with files, whose parts are the schema's properties."""
+        return self.media_type == FORM
 
     @property
     def streamed(self) -> bool:
@@ -445,8 +455,13 @@ def _parameter(declared: dict[str, Any], names: Mapping[str, str]) -> Parameter:
 
 def _body(declared: dict[str, Any]) -> Body:
     media_type, schema = _content(declared)
+    encoding = declared.get("content", {}).get(media_type, {}).get("encoding", {})
     return Body(
-        declared.get("required", False), schema, declared.get("description", ""), media_type
+        required=declared.get("required", False),
+        schema=schema,
+        description=declared.get("description", ""),
+        media_type=media_type,
+        part_types={name: part["contentType"].partition(",")[0] for name, part in encoding.items()},
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl
@@ -28,10 +28,14 @@ class Arrived:
 
 @dataclass
 class Rest:
-    """ASGI. Repeats X-Request-ID. `status`, `content` and `headers` are the next answers; `hold` keeps answers back until it is set."""
+    """ASGI. Repeats X-Request-ID. `status`, `content` and `headers` are the next answers; `hold` keeps answers back until it is set.
+
+    `pieces` come before the content.
+    """
 
     status: int = 200
     content: bytes = b"{}"
+    pieces: Iterable[bytes] = ()
     headers: dict[str, str] = field(default_factory=lambda: {"content-type": "application/json"})
     hold: asyncio.Event | None = None
     arrived: list[Arrived] = field(default_factory=list)
@@ -77,6 +81,8 @@ class Rest:
         told = {"x-request-id": self.last.headers.get("x-request-id", ""), **self.headers}
         headers = [(name.encode(), value.encode()) for name, value in told.items()]
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
+        for piece in self.pieces:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
         await send({"type": "http.response.body", "body": self.content})
 
     async def _hung_up(self, receive: Any) -> bool:

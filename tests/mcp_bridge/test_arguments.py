@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 from msgspec import Raw
+from werkzeug.formparser import parse_form_data
 
 from mcp_bridge.arguments import LARGE, BadArguments, rest_request
 from mcp_bridge.rest_client import RestRequest
-from mcp_bridge.tools import CallableTool
+from mcp_bridge.tools import MAX_LINES, CallableTool
 from tests.support.api import JOB_ID
 
 Tools = dict[str, CallableTool]
@@ -399,3 +402,147 @@ def test_a_whole_number_is_written_into_the_query_as_one(tools: Tools, odd_tools
 def test_null_for_all_arguments_is_none_of_them(tools: Tools) -> None:
     tool = tools["list-batch-jobs"]
     assert rest_request(tool, Raw(b"null"), "test") == rest_request(tool, {}, "test")
+
+
+SIZES = pytest.mark.parametrize("size", [0, LARGE], ids=["small", "large"])
+OBJECTS = [{"custom_id": "a", "body": {"n": 1.50, "text": "line\nbreak é😀"}}, {"b": []}]
+
+
+class TestAFormWithAFile:
+    """Expectations: RFC 7578 for the form, https://jsonlines.org for lines of JSON."""
+
+    def sent(
+        self, tool: CallableTool, given: dict[str, Any], size: int = 0
+    ) -> tuple[dict[str, list[str]], dict[str, tuple[str | None, str, bytes]]]:
+        """Fields and files (name, media type, content) of the form, as a server reads it."""
+        request = rest_request(tool, as_text(given, size), "me")
+        assert request.method == "POST" and request.body is not None
+        environ = {
+            "REQUEST_METHOD": "POST",
+            "CONTENT_TYPE": request.headers["Content-Type"],
+            "CONTENT_LENGTH": str(len(request.body)),
+            "wsgi.input": io.BytesIO(request.body),
+        }
+        _, fields, files = parse_form_data(environ, silent=False)
+        read = {}
+        for part, file in files.items():
+            with closing(file):
+                read[part] = (file.filename, file.mimetype, file.read())
+        return fields.to_dict(flat=False), read
+
+    @SIZES
+    def test_has_objects_as_lines_of_json(self, tools: Tools, size: int) -> None:
+        objects = OBJECTS * (1 + size // 100)
+        fields, files = self.sent(tools["upload-file"], {"file_lines": objects}, size)
+        name, media_type, content = files["file"]
+        lines = content.decode().split("\n")
+        assert lines.pop() == ""
+        assert [json.loads(line) for line in lines] == objects
+        assert list(json.loads(lines[0])) == ["body", "custom_id"]  # in the order that was given
+        assert (name, media_type) == ("requests.jsonl", "application/jsonl")
+        assert fields == {"purpose": ["batch"]}
+
+    def test_has_an_object_on_one_line_that_was_written_on_several(self, tools: Tools) -> None:
+        text = json.dumps({"file_lines": OBJECTS * 5000}, indent=2).replace("\n", "\r\n")
+        request = rest_request(tools["upload-file"], Raw(text.encode()), "me")
+        assert (request.body or b"").count(b'"custom_id"') == 5000
+        assert sum(line.startswith(b"{") for line in (request.body or b"").split(b"\n")) == 10_000
+
+    @SIZES
+    def test_has_a_text_as_it_is(self, tools: Tools, size: int) -> None:
+        text = '{"custom_id": "\\u00e9\\n\\"é😀\\ud83d"}\r\n \t\n' * (1 + size // 30)
+        given = {"file_text": text, "file_name": "ä b.jsonl", "purpose": "other", "expiry": 24}
+        fields, files = self.sent(tools["upload-file"], given, size)
+        assert files["file"] == ("ä b.jsonl", "application/jsonl", text.encode())
+        assert fields == {"purpose": ["other"], "expiry": ["24"]}
+
+    @pytest.mark.parametrize("unit", ["é", "😀", '\\"', "\n", "\x01", "x", "😀,", "\\: "])
+    def test_has_a_long_text_as_it_is_wherever_it_is_cut(self, tools: Tools, unit: str) -> None:
+        for shift in range(6):
+            text = "x" * shift + unit * (LARGE // len(json.dumps(unit)) + LARGE)
+            for dumped in (json.dumps(text), json.dumps(text, ensure_ascii=False)):
+                given = Raw(b'{"file_text":%b}' % dumped.encode())
+                body = rest_request(tools["upload-file"], given, "me").body or b""
+                assert text.encode() in body
+
+    def test_has_each_part_under_its_own_name(self, odd_tools: Tools) -> None:
+        given = {
+            "name": "n", "form_name": "x", "tags": ["a", "b"], "size": 2,
+            "front_text": "<svg/>", "back_lines": [{"a": 1}],
+        }  # fmt: skip
+        fields, files = self.sent(odd_tools["add-pictures"], given)
+        assert fields == {"tags": ["a", "b"], "name": ["x"], "size": ["2"]}
+        assert files == {
+            "front": ("front.svg", "image/svg+xml", b"<svg/>"),
+            "back": ("back", "application/octet-stream", b'{"a":1}\n'),
+        }
+
+    def test_carries_no_key(self, tools: Tools) -> None:
+        call = rest_request(tools["upload-file"], {"file_text": "x"}, "me")
+        assert "Idempotency-Key" not in call.headers
+
+    @pytest.mark.parametrize(
+        "given",
+        [
+            {"file_lines": json.dumps(OBJECTS)},
+            {"file_lines": [json.dumps(each) for each in OBJECTS]},
+            {"body": {"file_lines": OBJECTS}},
+            {"body": json.dumps({"file_lines": OBJECTS})},
+            {"file_lines": OBJECTS, "file_text": None},
+        ],
+    )
+    @SIZES
+    def test_is_understood_however_it_is_handed_over(
+        self, tools: Tools, given: dict[str, Any], size: int
+    ) -> None:
+        _, files = self.sent(tools["upload-file"], given, size)
+        assert [json.loads(line) for line in files["file"][2].splitlines()] == OBJECTS
+
+    @pytest.mark.parametrize(
+        ("given", "fault"),
+        [
+            ({}, "file_lines or file_text is required"),
+            ({"file_text": "x", "file_lines": []}, "file_lines and file_text are one content"),
+            ({"file_text": {"a": 1}}, "file_text must be text"),
+            ({"file_lines": [1]}, "file_lines.0 must be an object"),
+            ({"file_lines": [{"a": float("nan")}]}, "what is given"),
+            ({"file_text": "\ud83d"}, "what is given"),
+            ({"file_text": "x", "file_name": "/etc/passwd"}, "file_name must look like data.jsonl"),
+            ({"file_text": "x", "file_name": 'a";b'}, "file_name must look like data.jsonl"),
+            ({"file_text": "x", "file_name": "a\r\nb"}, "file_name must look like data.jsonl"),
+            ({"file": "x"}, "file is not an argument of upload-file; it takes file_lines"),
+        ],
+    )
+    @SIZES
+    def test_that_cannot_be_meant_is_refused(
+        self, tools: Tools, given: dict[str, Any], fault: str, size: int
+    ) -> None:
+        with pytest.raises(BadArguments) as caught:
+            rest_request(tools["upload-file"], as_text(given, size), "me")
+        assert any(each.startswith(fault) for each in caught.value.violations)
+
+    def test_of_too_many_lines_is_refused_before_they_are_built(self, tools: Tools) -> None:
+        given = Raw(b'{"file_lines":[%b{}]}' % (b"{}," * MAX_LINES))
+        with pytest.raises(BadArguments, match="file_lines must have at most 100000 items"):
+            rest_request(tools["upload-file"], given, "me")
+
+
+class TestLines:
+    def test_are_the_first_ones_unless_others_are_asked_for(self, tools: Tools) -> None:
+        call = rest_request(tools["read-file"], {"file_id": JOB_ID}, "me")
+        assert (call.target, call.lines) == (f"/v1/files/{JOB_ID}/content", range(20))
+        assert call.headers["Accept"] == "application/octet-stream"
+        given = {"file_id": JOB_ID, "from": "40", "count": 5.0}
+        assert rest_request(tools["read-file"], given, "me").lines == range(40, 45)
+
+    def test_are_none_of_an_answer_that_is_json(self, tools: Tools) -> None:
+        assert rest_request(tools["get-file"], {"file_id": JOB_ID}, "me").lines is None
+
+    def test_are_asked_for_beside_parameters_of_the_same_name(self, odd_tools: Tools) -> None:
+        given = {"name": "n", "count": True, "line_count": 3, "from": 2}
+        call = rest_request(odd_tools["read-log"], given, "me")
+        assert (call.target, call.lines) == ("/v1/things/n/log?count=true", range(2, 5))
+
+    @pytest.mark.parametrize("given", [{"from": -1}, {"count": 0}, {"from": 1.5}, {"count": 10**6}])
+    def test_that_there_cannot_be_are_refused(self, tools: Tools, given: dict[str, Any]) -> None:
+        assert len(faults(tools["read-file"], {"file_id": JOB_ID, **given})) == 1

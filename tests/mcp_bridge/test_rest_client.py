@@ -28,6 +28,7 @@ from mcp_bridge.rest_client import (
     NotSent,
     RestClient,
     RestRequest,
+    Take,
 )
 from serving.body_buffer import Reservation
 from tests.support.processes import ROOT
@@ -120,12 +121,16 @@ async def connected(
 
 
 async def ask(
-    client: RestClient, method: str = "GET", headers: Mapping[str, str] = {}, content: bytes = b""
+    client: RestClient,
+    method: str = "GET",
+    headers: Mapping[str, str] = {},
+    content: bytes = b"",
+    take: Take | None = None,
 ) -> Answer:
     request = RestRequest(method, "/v1/x?y=1", headers, content)
     reservation = Reservation(client.budget)
     try:
-        return await client.send(request, reservation)
+        return await client.send(request, reservation, take)
     finally:
         reservation.release()
 
@@ -330,6 +335,83 @@ class TestALargeAnswer:
             reservation.release()
             assert len((await ask(client)).content) == self.LARGE
             assert client.budget.reserved == 0
+
+
+class TestAnAnswerThatIsHandedOn:
+    """In pieces, for as long as they are wanted."""
+
+    async def test_is_told_piece_by_piece_and_then_that_it_ended(self) -> None:
+        taken: list[bytes] = []
+        async with connected(Server(OK + OK, OK, piece=1)) as client:
+            answer = await ask(client, take=lambda piece: bool(taken.append(piece)))
+        assert b"".join(taken) == b"ok" and taken[-1] == b""
+        assert (answer.status, answer.content) == (200, b"")
+
+    async def test_may_be_larger_than_any_that_is_read_whole(self) -> None:
+        size = 3 << 20
+        taken = 0
+
+        def take(piece: bytes) -> bool:
+            nonlocal taken
+            taken += len(piece)
+            assert len(piece) <= 1 << 18 and client.budget.reserved == 0
+            return False
+
+        said = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + bytes(size)
+        async with connected(Server(said), max_answer=100) as client:
+            await ask(client, take=take)
+        assert taken == size
+
+    async def test_ends_with_its_connection_when_there_is_enough(self) -> None:
+        endless = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n" + b"x" * 70_000
+        server = Server((endless, b"more"), OK)
+        async with connected(server) as client:
+            await ask(client, take=lambda piece: True)
+            assert idle(client) == []
+            assert (await ask(client)).content == b"ok"
+        assert [number for number, _ in server.arrived] == [1, 2]
+
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            (OK[:-1], b"close"),
+            (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n", b"close"),
+            (b"HTTP/1.1 200 OK\r\n\r\nok", b"reset"),
+        ],
+        ids=["length", "chunks", "reset"],
+    )
+    async def test_that_breaks_off_is_none(self, answer: tuple[bytes, bytes]) -> None:
+        server = Server(answer)
+        async with connected(server) as client:
+            with pytest.raises(NoAnswer, match="before the end of its answer"):
+                await ask(client, take=lambda piece: not piece)
+        assert len(server.arrived) == 1
+
+    async def test_that_breaks_off_after_what_was_wanted_is_one(self) -> None:
+        async with connected(Server((OK[:-1], b"close"))) as client:
+            assert (await ask(client, take=lambda piece: True)).status == 200
+
+    async def test_that_falls_silent_is_given_up(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(rest_client, "SILENCE", 0.05)
+        server = Server((OK[:-1], b"never"))
+        async with connected(server, timeout=600) as client:
+            with pytest.raises(NoAnswer, match=r"nothing for 0\.05 seconds"):
+                await asyncio.wait_for(ask(client, take=lambda piece: not piece), 30)
+            assert idle(client) == []
+            server.go.set()
+
+    async def test_has_the_time_of_any_other(self) -> None:
+        server = Server((OK[:-1], b"never"))
+        async with connected(server, timeout=0.05) as client:
+            with pytest.raises(NoAnswer, match=r"within 0\.05 seconds"):
+                await ask(client, take=lambda piece: not piece)
+            server.go.set()
+
+    async def test_is_read_whole_when_it_is_no_success(self) -> None:
+        failed = OK.replace(b"200 OK", b"404 Not Found")
+        async with connected(Server(failed)) as client:
+            answer = await ask(client, take=lambda piece: True)
+        assert (answer.status, answer.content) == (404, b"ok")
 
 
 async def test_no_more_connections_are_kept_than_the_limit(

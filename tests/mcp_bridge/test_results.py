@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
+from mcp_bridge.lines import Lines
 from mcp_bridge.rest_client import Answer, AnswerTooLarge, RestRequest
 from mcp_bridge.results import Results
 from mcp_bridge.shortening import MOST, compact, shorten
@@ -17,6 +18,7 @@ from service.problems import PROBLEMS
 
 Tools = dict[str, CallableTool]
 CALL = RestRequest("GET", "/v1/batch/jobs/1?inline=true", {}, None)
+LOG = RestRequest("GET", "/v1/files/1/content", {}, None, range(20))
 CHECKS = "list-batch-jobs or get-batch-job"
 LIMIT = 60_000
 SECRET = "bridge/token+1"
@@ -25,7 +27,7 @@ SECRET = "bridge/token+1"
 def result(tool: CallableTool, answer: Any, limit: int = LIMIT, **headers: str) -> dict[str, Any]:
     names = {name.replace("_", "-"): value for name, value in headers.items()}
     content = answer if isinstance(answer, bytes) else json.dumps(answer, indent=2).encode()
-    made = Results(CHECKS, limit, SECRET).success(tool, CALL, Answer(200, names, content))
+    made = Results(limit, SECRET).success(tool, CALL, Answer(200, names, content))
     Draft202012Validator(tool.output_schema).validate(made["structuredContent"])
     assert json.loads(made["content"][0]["text"]) == made["structuredContent"]
     assert made["isError"] is False
@@ -50,7 +52,7 @@ def said(tool: CallableTool, answer: Any, status: int = 0, **headers: str) -> st
     names = {name.replace("_", "-"): value for name, value in headers.items()}
     content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
     answered = Answer(status or answer["status"], names, content)
-    made = Results(CHECKS, LIMIT, SECRET).http_error(tool, answered)
+    made = Results(LIMIT, SECRET).http_error(tool, answered)
     assert made["isError"] is True and "structuredContent" not in made
     (block,) = made["content"]
     return str(block["text"])
@@ -73,7 +75,7 @@ class TestSuccess:
     @pytest.mark.parametrize("answer", [b"<html>", b'{"a": NaN}', b'{"a":', b"\xff"])
     def test_that_is_not_json_is_none(self, tools: Tools, answer: bytes) -> None:
         with pytest.raises(ValueError):
-            Results(CHECKS, LIMIT).success(tools["get-batch-job"], CALL, Answer(200, {}, answer))
+            Results(LIMIT).success(tools["get-batch-job"], CALL, Answer(200, {}, answer))
 
     def test_of_a_repeat_says_so_and_how_to_ask_for_another(self, tools: Tools) -> None:
         made = result(tools["create-batch-job"], {"id": "1"}, Idempotency_Replayed="true")
@@ -180,9 +182,61 @@ class TestShortening:
         many = b"[" + b"1," * MOST + b"1]"
         for content in (self.dense(), many, b'{"a":[%b]}' % many, b'{"a":{"b":%b}}' % many):
             with pytest.raises(AnswerTooLarge):
-                Results(CHECKS, LIMIT).success(
-                    tools["get-batch-job"], CALL, Answer(200, {}, content)
-                )
+                Results(LIMIT).success(tools["get-batch-job"], CALL, Answer(200, {}, content))
+
+
+class TestLines:
+    """Of an answer that is no JSON."""
+
+    def read(
+        self, tool: CallableTool, content: bytes, wanted: range = range(20), limit: int = LIMIT
+    ) -> dict[str, Any]:
+        lines = Lines(wanted, limit)
+        for piece in (content, b""):
+            if piece and lines.take(piece):
+                break
+        else:
+            lines.take(b"")
+        made = Results(limit, SECRET).lines(tool, LOG, Answer(200, {}, b""), lines)
+        Draft202012Validator(tool.output_schema).validate(made["structuredContent"])
+        assert json.loads(made["content"][0]["text"]) == made["structuredContent"]
+        assert made["isError"] is False
+        data: dict[str, Any] = made["structuredContent"]
+        return data
+
+    def test_are_data_that_says_which_they_are(self, tools: Tools) -> None:
+        made = self.read(tools["read-file"], b"a\nb\nc\n", range(1, 2))
+        assert made == {"from": 1, "lines": ["b"], "next_from": 2}
+
+    def test_of_which_the_last_is_there_say_that_none_follows(self, odd_tools: Tools) -> None:
+        made = self.read(odd_tools["read-log"], b"a\nb", range(1, 2))
+        assert made == {"from": 1, "lines": ["b"], "next_from": None}
+
+    def test_that_do_not_fit_are_said_to_be_missing(self, tools: Tools) -> None:
+        made = self.read(tools["read-file"], b"x" * 40 + b"\n" + b"y" * 40 + b"\n", limit=60)
+        assert made["_note"] == "No more than 1 lines fit into one result."
+        assert (made["lines"], made["next_from"]) == (["x" * 40], 1)
+
+    def test_that_are_too_long_say_how_long_and_where_the_whole_is(self, tools: Tools) -> None:
+        made = self.read(tools["read-file"], b"x" * 500 + b"\n", limit=60)
+        assert made["_note"] == (
+            "Line 0 is shortened to its first 60 characters, of 500 bytes in all."
+            f" The REST service gives the whole answer: GET {LOG.target}."
+        )
+        assert made["lines"] == ["x" * 60 + "…"]
+
+    def test_beyond_the_last_one_say_how_many_there_are(self, tools: Tools) -> None:
+        made = self.read(tools["read-file"], b"a\nb\nc", range(7, 9))
+        assert made["lines"] == [] and made["next_from"] is None
+        assert made["_note"] == "There are 3 lines in all."
+
+    def test_with_bytes_that_are_no_utf8_say_so(self, tools: Tools) -> None:
+        made = self.read(tools["read-file"], b"a\xff\n\xef\xbf\xbd\n")
+        assert made["lines"] == ["a\ufffd", "\ufffd"] and "no UTF-8" in made["_note"]
+
+    def test_never_have_the_bridge_s_own_token(self, tools: Tools) -> None:
+        made = self.read(tools["read-file"], f"Bearer {SECRET}\n".encode())
+        assert made["lines"] == ["Bearer ***"]
 
 
 class TestTheBridgesOwnToken:
@@ -239,8 +293,26 @@ class TestFailure:
             {"pointer": "/query/page", "detail": "must be at least 0"},
         ]
         text = said(tools["create-batch-job"], problem("validation-failed", errors=faults))
-        assert "timeout_hours must be at most 168. requests.3.body is required. page must" in text
+        assert (
+            "A detail. timeout_hours must be at most 168. requests.3.body is required. page must"
+            in text
+        )
         assert "arguments need a change" in text
+
+    def test_of_a_file_s_lines_names_them_and_how_many_there_are(self, tools: Tools) -> None:
+        faults = [
+            {"pointer": f"/file/line/{line}", "detail": "It is not JSON: x."}
+            for line in range(1, 101)
+        ]
+        detail = "250 faults in the file, by its lines; the first 100 are in errors."
+        answer = problem("validation-failed", detail=detail, errors=faults)
+        text = said(tools["upload-file"], answer)
+        assert f"{detail} line 1: It is not JSON: x. line 2: It" in text and "line 100: It" in text
+        assert "would fail again" in text and "may have taken effect" not in text
+
+    def test_of_an_upload_whose_answer_was_lost_says_where_to_look(self, tools: Tools) -> None:
+        text = said(tools["upload-file"], problem("upstream-timeout"))
+        assert "before any repeat, check with list-files or get-file." in text
 
     def test_that_time_heals_says_when(self, tools: Tools) -> None:
         text = said(tools["get-batch-job"], problem("rate-limited"), Retry_After="7")

@@ -16,6 +16,7 @@ from mcp.types import CallToolResult, TextContent
 from mcp_bridge import server as server_module
 from mcp_bridge.config import Settings
 from mcp_bridge.server import build_server
+from mcp_bridge.tools import build_tools
 from openapi.contract import Contract, load
 from tests.mcp_bridge.conftest import DOCUMENTS
 from tests.mcp_bridge.rest import Rest
@@ -38,13 +39,13 @@ def era(request: Any) -> str:
     return str(request.param)
 
 
-async def test_both_eras_see_the_same_tools(bridge: Make) -> None:
+async def test_both_eras_see_the_same_tools(bridge: Make, contract: Contract) -> None:
     listed = []
     for mode in ["auto", *ERAS]:
         async with bridge(mode) as client:
             listed.append((await client.list_tools()).tools)
     assert listed[0] == listed[1] == listed[2]
-    assert len(listed[0]) == 4
+    assert [tool.name for tool in listed[0]] == list(build_tools(contract))
 
 
 async def test_the_server_introduces_itself_with_the_document_s_words(
@@ -154,6 +155,61 @@ async def test_what_a_model_cannot_be_shown_is_still_delivered(bridge: Make, res
     async with bridge() as client:
         result = await client.call_tool("get-batch-job", {"job_id": JOB_ID})
     assert result.content
+
+
+class TestAnAnswerThatIsNoJson:
+    async def test_is_read_by_lines(self, bridge: Make, rest: Rest, era: str) -> None:
+        rest.answers(b"one\ntwo\nthree\n")
+        async with bridge(era) as client:
+            result = await client.call_tool("read-file", {"file_id": JOB_ID, "from": 1, "count": 1})
+        assert result.structured_content == {"from": 1, "lines": ["two"], "next_from": 2}
+        assert (rest.last.path, rest.last.query) == (f"/v1/files/{JOB_ID}/content", [])
+
+    async def test_may_be_far_larger_than_any_that_is_json(self, bridge: Make, rest: Rest) -> None:
+        rest.pieces = [b"%d\n" % number for number in range(20_000)]
+        async with bridge(max_answer=1000) as client:
+            given = {"file_id": JOB_ID, "from": 15_000, "count": 2}
+            result = await client.call_tool("read-file", given)
+        assert result.structured_content["lines"] == ["15000", "15001"]
+        assert result.structured_content["next_from"] == 15_002
+
+    async def test_is_no_result_when_it_breaks_off(self, bridge: Make, rest: Rest) -> None:
+        rest.answers(b"one\ntwo\nthree", content_length="5000")
+        async with bridge() as client:
+            result = await client.call_tool("read-file", {"file_id": JOB_ID})
+            assert result.is_error and result.structured_content is None
+            assert "closed the connection before the end of its answer" in text(result)
+            assert "2 lines had come" in text(result) and "call again" in text(result)
+            enough = await client.call_tool("read-file", {"file_id": JOB_ID, "count": 1})
+        assert enough.structured_content["lines"] == ["one"]
+
+    async def test_is_a_failure_when_it_is_a_problem(self, bridge: Make, rest: Rest) -> None:
+        rest.answers({"title": "Gone", "status": 404, "source": "upstream"}, 404)
+        async with bridge() as client:
+            result = await client.call_tool("read-file", {"file_id": JOB_ID})
+        assert text(result).startswith("read-file failed: Gone.")
+
+
+class TestAnUpload:
+    @pytest.mark.parametrize("size", [1, 100_000])
+    async def test_is_a_form_with_the_file(self, bridge: Make, rest: Rest, size: int) -> None:
+        rest.answers({"id": JOB_ID, "object": "file"})
+        given = {"file_text": "x" * size, "file_name": "a.jsonl"}
+        async with bridge() as client:
+            result = await client.call_tool("upload-file", given)
+        assert result.structured_content["id"] == JOB_ID
+        sent = rest.last
+        assert (sent.method, sent.path) == ("POST", "/v1/files")
+        assert sent.headers["content-type"].startswith("multipart/form-data; boundary=")
+        assert b"x" * size in sent.body and b'filename="a.jsonl"' in sent.body
+        assert "idempotency-key" not in sent.headers
+
+    async def test_whose_answer_is_lost_is_not_sent_again(self, bridge: Make, rest: Rest) -> None:
+        rest.answers(b"{", content_length="50")
+        async with bridge() as client:
+            result = await client.call_tool("upload-file", {"file_lines": [{"custom_id": "1"}]})
+        assert "before any repeat, check with list-files or get-file" in text(result)
+        assert len(rest.arrived) == 1
 
 
 class TestAnInternalError:
