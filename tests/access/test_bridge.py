@@ -34,9 +34,22 @@ ARGUMENTS = {
     "list-batch-jobs": {},
     "get-batch-job": {"job_id": JOB_ID},
     "cancel-batch-job": {"job_id": JOB_ID},
+    "upload-file": {"file_text": '{"custom_id": "1", "body": {}}'},
+    "list-files": {},
+    "get-file": {"file_id": JOB_ID},
+    "read-file": {"file_id": JOB_ID},
+    "delete-file": {"file_id": JOB_ID},
 }
 READS = {"list-batch-jobs", "get-batch-job"}
-ALLOWED = {"jobs:read": READS, "jobs:write": ARGUMENTS.keys() - READS, "metrics": set()}
+FILE_READS = {"list-files", "get-file", "read-file"}
+FILE_WRITES = {"upload-file", "delete-file"}
+ALLOWED = {
+    "jobs:read": READS,
+    "jobs:write": {"create-batch-job", "cancel-batch-job"},
+    "files:read": FILE_READS,
+    "files:write": FILE_WRITES,
+    "metrics": set(),
+}
 ERAS = [ROUTED, LEGACY]
 
 
@@ -131,7 +144,7 @@ def test_a_caller_sees_and_calls_the_tools_of_their_scopes_and_no_others(
         assert answer["result"]["isError"] is not allowed
         assert len(rest.arrived) == allowed
         if not allowed:
-            needed = "jobs:read" if tool in READS else "jobs:write"
+            (needed,) = [each for each, tools in ALLOWED.items() if tool in tools]
             assert f"scope {needed}" in answer["result"]["content"][0]["text"]
 
 
@@ -243,13 +256,13 @@ class TestWithAnIssuer:
         _, headers, _ = called(url, "get-batch-job", "")
         challenge = headers["www-authenticate"]
         assert f'resource_metadata="{url}{self.METADATA}"' in challenge
-        assert 'scope="jobs:read jobs:write"' in challenge
+        assert 'scope="files:read files:write jobs:read jobs:write"' in challenge
         status, _, metadata = exchange(url, b"", {}, "GET", self.METADATA)
         assert status == 200
         assert metadata == {
             "resource": f"{AUDIENCE}/mcp",
             "authorization_servers": [ISSUER],
-            "scopes_supported": ["jobs:read", "jobs:write"],
+            "scopes_supported": ["files:read", "files:write", "jobs:read", "jobs:write"],
             "bearer_methods_supported": ["header"],
         }
 

@@ -110,6 +110,82 @@ async def test_a_job_s_life_with_the_sdk_s_client(
 
 
 @pytest.mark.parametrize("transport", ["http", "stdio"])
+async def test_a_batch_that_is_a_file_from_its_upload_to_its_results(
+    transport: str, mcp_url: str, rest_service: Gateway, sandbox: Sandbox
+) -> None:
+    async with client(transport, "auto", mcp_url, rest_service) as session:
+        uploaded = await data(session, "upload-file", {"file_lines": CREATE["requests"]})
+        assert (uploaded["filename"], uploaded["num_lines"]) == ("requests.jsonl", 3)
+        job = {"endpoint": CREATE["endpoint"], "model": CREATE["model"]}
+        created = await data(session, "create-batch-job", {**job, "input_files": [uploaded["id"]]})
+        sandbox.advance(3600)
+        done = await data(session, "get-batch-job", {"job_id": created["id"]})
+        results = {"file_id": done["output_file"]}
+        found: list[str] = []
+        going: int | None = 0
+        while going is not None:
+            part = await data(session, "read-file", {**results, "from": going, "count": 2})
+            assert part["from"] == len(found)
+            found += part["lines"]
+            going = part["next_from"]
+        listed = await data(session, "list-files", {})
+        assert (await data(session, "get-file", results))["sample_type"] == "batch_result"
+        assert (await data(session, "delete-file", results))["deleted"] is True
+        gone = await session.call_tool("get-file", results)
+    assert {json.loads(line)["custom_id"] for line in found} == {"r-0", "r-1", "r-2"}
+    assert {uploaded["id"], done["output_file"]} <= {file["id"] for file in listed["data"]}
+    assert gone.is_error and "HTTP 404" in str(gone.content[0])
+    assert len(sandbox.ledger(method="POST", path="/v1/files")) == 1
+
+
+@pytest.mark.parametrize("transport", ["http", "stdio"])
+async def test_a_file_with_bad_lines_is_refused_with_the_lines_and_never_there(
+    transport: str, mcp_url: str, rest_service: Gateway
+) -> None:
+    text = "".join(
+        f"{json.dumps({'custom_id': n, 'body': {}})}\n" for n in ["a", "b", "a", 4] * 100
+    )
+    async with client(transport, "auto", mcp_url, rest_service) as session:
+        refused = await session.call_tool("upload-file", {"file_text": text})
+        listed = await data(session, "list-files", {})
+    said = str(refused.content[0])
+    assert refused.is_error and "398 faults in the file" in said
+    assert "line 3: custom_id repeats that of line 1." in said
+    assert "line 4: custom_id must be text, is a number." in said
+    assert listed["data"] == []
+
+
+@pytest.mark.parametrize("transport", ["http", "stdio"])
+async def test_a_large_file_is_read_as_far_as_needed_and_its_transfer_ended(
+    transport: str, mcp_url: str, rest_service: Gateway, sandbox: Sandbox
+) -> None:
+    text = "".join(
+        f"{json.dumps({'custom_id': str(n), 'body': {'é': 'x' * 200}})}\n" for n in range(20_000)
+    )
+    async with client(transport, "auto", mcp_url, rest_service) as session:
+        uploaded = await data(session, "upload-file", {"file_text": text, "file_name": "a.jsonl"})
+        assert uploaded["bytes"] == len(text)
+        file = {"file_id": uploaded["id"]}
+        whole = {"fault": "stalled", "after": len(text) // 2, "match": {"path": "/content"}}
+        sandbox.faults(whole)
+        read = await data(session, "read-file", {**file, "from": 5000, "count": 2})
+        assert read["lines"] == text.splitlines()[5000:5002]
+        await rows(sandbox, lambda row: row["client_closed_at"] is not None)
+        sandbox.faults({**whole, "fault": "truncated"})
+        broken = await session.call_tool("read-file", {**file, "from": 15_000})
+        last = await data(session, "read-file", {**file, "from": 19_999})
+    assert broken.is_error and "closed the connection before the end" in str(broken.content[0])
+    assert last == {"from": 19_999, "lines": text.splitlines()[-1:], "next_from": None}
+
+
+async def data(session: Client, tool: str, given: dict[str, Any]) -> Any:
+    """What a call gives, which must not fail."""
+    result = await session.call_tool(tool, given)
+    assert not result.is_error, str(result.content[0])[:2000]
+    return result.structured_content
+
+
+@pytest.mark.parametrize("transport", ["http", "stdio"])
 async def test_a_repeated_call_gets_the_first_job_and_is_told_so(
     transport: str, mcp_url: str, rest_service: Gateway, sandbox: Sandbox
 ) -> None:
