@@ -140,6 +140,16 @@ def test_an_unforeseen_field_status_or_null_fits_the_output_schema(tool: Callabl
         validator.validate({**odd, "_note": "A note."})
 
 
+def test_nobody_is_sent_to_an_api_whose_key_they_do_not_have(
+    tools: dict[str, CallableTool], contract: Contract
+) -> None:
+    said = json.dumps([contract.mcp_instructions, *[tool.listing() for tool in tools.values()]])
+    said += "".join(tool.declared.shortened for tool in tools.values())
+    for words in ("Files API", "cannot upload", "no tool"):
+        assert words not in said
+    assert {"upload-file", "read-file"} <= {name for name in tools if name in said}
+
+
 def test_no_wording_of_the_bridge_names_its_contract() -> None:
     """A tool of another document must read as well: what is specific comes from the document."""
     for source in (ROOT / "mcp_bridge").glob("*.py"):
