@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import targets, upstream, work
+from bench.files import downloads, jobs_beside_files, uploads
 from bench.load import Caller, Sample, WrongAnswer, load, small_requests
 from bench.machine import LITELLM, LOADED_BY
 from bench.processes import Server, Target
@@ -365,7 +366,7 @@ def in_flight(run: Run) -> None:
 Part = Callable[[Run], None]
 PARTS: tuple[Part, ...] = (
     get_job, saturated, list_jobs, create, over_tls, tool_calls, tool_calls_over_rest,
-    start_up, waiting, in_flight,
+    uploads, downloads, jobs_beside_files, start_up, waiting, in_flight,
 )  # fmt: skip
 GROWTH: tuple[Part, ...] = (clients, workers, records, collector, delays)
 """How cost grows, and what the collector costs: not in a quick run."""

@@ -29,9 +29,15 @@ class WrongAnswer(RuntimeError):
 
 
 def load(
-    server: Server, clients: int, seconds: int, request: Request, *, pinned: bool = True
+    server: Server,
+    clients: int,
+    seconds: int,
+    request: Request,
+    *,
+    pinned: bool = True,
+    alone: bool = True,
 ) -> Sample:
-    """Asks `server` from so many connections for so many seconds, and lets it come to rest.
+    """Asks `server` from so many connections for so many seconds, and lets it come to rest, if it is `alone` asked.
 
     WrongAnswer when there were no answers, or errors. Without rest, requests whose clients have gone would take CPU
     time from whatever is measured next: a server that spent a whole second on them once seemed to need it for one answer.
@@ -54,7 +60,8 @@ def load(
     before = server.cpu_seconds()
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     cpu = server.cpu_seconds() - before
-    server.wait_until_idle()
+    if alone:
+        server.wait_until_idle()
     asked = f"{request.method} {request.path} by {clients} clients for {seconds} s"
     if done.returncode != 0:
         raise WrongAnswer(f"{asked}: wrk ended with {done.returncode}: {done.stderr[-500:]}")

@@ -28,6 +28,9 @@ GATEWAY = Target(
 GATEWAY_2 = replace(
     GATEWAY.with_settings(f"{GATEWAY.name}, 2 workers", WEB_CONCURRENCY=2), cpu=None
 )
+GATEWAY_UNCHECKED = GATEWAY.with_settings(
+    f"{GATEWAY.name}, files unchecked", GATEWAY_CHECK_FILES="off"
+)
 GATEWAY_UNCOLLECTED = replace(
     GATEWAY,
     name="gateway without a collector",
@@ -159,3 +162,19 @@ NGINX = nginx(
     }
   }""",
 )
+
+NGINX_FILES = nginx(
+    "nginx",
+    """
+  upstream api { server {authority}; keepalive 64; keepalive_requests 1000000000; }
+  server {
+    listen 127.0.0.1:{port} backlog=4096;
+    location / {
+      client_max_body_size 0; client_body_buffer_size 256k; proxy_request_buffering off;
+      proxy_buffers 16 64k; proxy_max_temp_file_size 0;
+      proxy_pass http://api; proxy_http_version 1.1;
+      proxy_set_header Connection ""; proxy_set_header Authorization "Bearer made-up";
+    }
+  }""",
+)
+"""Files pass in pieces, both ways."""

@@ -1,4 +1,5 @@
-"""The fake upstream: nginx for answers at once, an asyncio server for answers that take their time or must be looked at."""
+"""The fake upstream: nginx for answers at once, an asyncio server for answers that take their time or must be looked at,
+one with threads for files."""
 
 from __future__ import annotations
 
@@ -70,6 +71,20 @@ def slow(folder: Path, milliseconds: int) -> AbstractContextManager[Server]:
     command = (sys.executable, "-m", "bench.slow", "{port}", str(milliseconds))
     name = f"upstream of {milliseconds} ms"
     return Target(name, command, cpu=LOADED_BY, probe="/last").started("", folder)
+
+
+def files(folder: Path) -> AbstractContextManager[Server]:
+    """An upstream that takes and gives files, and remembers the last small upload."""
+    command = (sys.executable, "-m", "bench.file_server", "{port}")
+    target = Target("upstream of files", command, cpu=LOADED_BY, probe="/last")
+    return target.started("", folder)
+
+
+def last_upload(server: Server) -> bytes:
+    """The body of the last upload that an upstream of files got, a small one."""
+    with Caller(server) as caller:
+        _, _, body = caller.call(Request("/last"))
+    return body
 
 
 def last_body(server: Server) -> object:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import random
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import UUID
 
 JOB_ID = "7c3e1f0a-52d4-4b7e-9a61-0f2c8d5b9e14"
 JOBS_PATH = "/v1/batch/jobs"
@@ -18,6 +20,19 @@ JOB_BYTES = 610
 LIST_BYTES = 92 * 1024
 SIZES = (10, 100, 1_000, 10_000)
 """Numbers of inline requests in a create; each is about 1.5 KB."""
+
+FILES_PATH = "/v1/files"
+LINES, QUICK_LINES = 1_000_000, 100_000
+"""Requests in a file that is uploaded; in a download are as many bytes."""
+
+LINE_BYTES = 536
+"""So that a million are 511 MiB: what Mistral takes at most."""
+
+PIECE = 1 << 20
+"""Bytes that client and upstream send and receive at a time."""
+
+CONTENT = random.Random(0).randbytes(PIECE)  # noqa: S311 - content, no secret
+"""What a download is made of, again and again."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +76,56 @@ def create_body(requests: int) -> bytes:
             ],
         }
     ).encode()
+
+
+def batch_lines(count: int) -> Iterator[bytes]:
+    """A file of so many batch requests, in pieces of whole lines; each line has LINE_BYTES."""
+    text = "Summarise the following complaint in one sentence for a support agent. " * 5
+    body = {"messages": [{"role": "user", "content": text}], "max_tokens": 100}
+    line = json.dumps({"custom_id": "request-0000000", "body": body})
+    line = line.replace('agent. "', "agent. " + "x" * (LINE_BYTES - 1 - len(line)) + '"')
+    before, after = line.split("0000000")
+    for start in range(0, count, 1000):
+        numbers = range(start, min(start + 1000, count))
+        yield "".join(f"{before}{number:07}{after}\n" for number in numbers).encode()
+
+
+FORM = {"Content-Type": "multipart/form-data; boundary=bench"}
+FORM_BEGIN = b"""--bench\r
+Content-Disposition: form-data; name="purpose"\r
+\r
+batch\r
+--bench\r
+Content-Disposition: form-data; name="file"; filename="requests.jsonl"\r
+Content-Type: application/octet-stream\r
+\r
+"""
+FORM_END = b"\r\n--bench--\r\n"
+"""The form of an upload, as the Python SDK writes it, around the file."""
+
+
+def file_id(size: int) -> str:
+    """The id of a file of so many bytes."""
+    return str(UUID(int=size))
+
+
+def file_size(file_id: str) -> int:
+    """How many bytes the file of this id has."""
+    return UUID(file_id).int
+
+
+def content_path(file_id: str) -> str:
+    """Where the content of the file of this id is."""
+    return f"{FILES_PATH}/{file_id}/content"
+
+
+def file(size: int) -> dict[str, Any]:
+    """What the upstream says of an upload of so many bytes, the form around it included."""
+    return {
+        "id": file_id(size), "object": "file", "bytes": size, "created_at": 1_790_000_000,
+        "filename": "requests.jsonl", "purpose": "batch", "sample_type": "batch_request",
+        "source": "upload",
+    }  # fmt: skip
 
 
 def tool_call(version: str, tool: str, arguments: Mapping[str, Any]) -> Request:

@@ -1,7 +1,8 @@
 """FastAPI and one shared client; a create is validated by a pydantic model and sent on from it.
 
 `CLIENT` says which client: httpx, or `aiohttp`, the fastest that is common in Python. `SENT` says how a create is sent: by
-httpx's `json=`, as its documentation shows (unset); as pydantic writes it (`text`); the bytes that came (`raw`).
+httpx's `json=`, as its documentation shows (unset); as pydantic writes it (`text`); the bytes that came (`raw`). Files pass in
+pieces, both ways.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from typing import Any
 from uuid import UUID
 
 from fastapi import FastAPI, Request, Response  # type: ignore[import-not-found,unused-ignore]
+from fastapi.responses import StreamingResponse  # type: ignore[import-not-found,unused-ignore]
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.background import BackgroundTask
 
 POOL = int(os.environ["POOL"])
 UPSTREAM = os.environ["UPSTREAM"]
@@ -92,6 +95,27 @@ async def create_job(job: CreateBatchJob, request: Request) -> Response:
     return await _passed("POST", "/v1/batch/jobs", content=text, headers=JSON)
 
 
+async def upload_file(request: Request) -> Response:
+    """A new file, its form as it comes."""
+    sent = "data" if AIOHTTP else "content"
+    headers = {name: request.headers[name] for name in ("Content-Type", "Content-Length")}
+    return await _passed("POST", "/v1/files", **{sent: request.stream()}, headers=headers)
+
+
+async def download_file(file_id: UUID) -> Response:
+    """A file's content, as it comes."""
+    path = f"/v1/files/{file_id}/content"
+    client = app.state.client
+    if AIOHTTP:
+        answer = await client.get(path)
+        pieces, close, status = answer.content.iter_any(), answer.release, answer.status
+    else:
+        answer = await client.send(client.build_request("GET", path), stream=True)
+        pieces, close, status = answer.aiter_raw(), answer.aclose, answer.status_code
+    headers = {name: answer.headers[name] for name in ("Content-Type", "Content-Length")}
+    return StreamingResponse(pieces, status, headers, background=BackgroundTask(close))
+
+
 async def _passed(method: str, path: str, **sent: Any) -> Response:
     if AIOHTTP:
         async with app.state.client.request(method, path, **sent) as answer:
@@ -105,3 +129,5 @@ async def _passed(method: str, path: str, **sent: Any) -> Response:
 app.add_api_route("/v1/batch/jobs/{job_id}", get_job)
 app.add_api_route("/v1/batch/jobs", list_jobs)
 app.add_api_route("/v1/batch/jobs", create_job, methods=["POST"])
+app.add_api_route("/v1/files", upload_file, methods=["POST"])
+app.add_api_route("/v1/files/{file_id}/content", download_file)

@@ -9,17 +9,20 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bench import comparison, targets, upstream, work
+from bench import comparison, files, targets, upstream, work
 from bench.__main__ import measure
 from bench.load import Caller, WrongAnswer, load, small_requests
-from bench.processes import ServerFailed, Target
+from bench.processes import Server, ServerFailed, Target
 from bench.run import QUICK, RoundFailed, Run, check_answers
 from bench.upstream import Upstream
+from bench.work import Request
+from tests.support.processes import wait_until
 from tests.support.tools_available import needed
 
 GATEWAY = replace(targets.GATEWAY, command=(sys.executable, *targets.GATEWAY.command[1:]))
@@ -168,6 +171,69 @@ def test_a_tools_answer_is_checked_in_both_versions(run: Run, version: str) -> N
     deaf = replace(DEAF, request=bridge.request)
     with deaf.started("", run.folder) as server, pytest.raises(WrongAnswer):
         check_answers(server, listing=False)  # the job is no result
+
+
+@pytest.fixture
+def file_server(folder: Path) -> Iterator[Server]:
+    with upstream.files(folder) as running:
+        yield running
+
+
+def test_files_of_a_tiny_run_go_both_ways_whole(folder: Path, file_server: Server) -> None:
+    file = folder / "lines"
+    file.write_bytes(b"".join(work.batch_lines(2_500)))
+    with GATEWAY.started(file_server.url, folder) as server:
+        files.check_upload(server, file_server)
+        files.check_download(server)
+        sent = files.upload(server, file)
+        received = files.download(server, work.file_id(2 * work.PIECE + 1))
+    for sample in (sent, received):
+        assert {*sample} == {*files.TRANSFER}
+        assert min(sample["MB/s"], sample["peak MiB"]) > 0
+
+
+def test_a_server_that_passes_files_on_otherwise_is_not_measured(
+    folder: Path, file_server: Server
+) -> None:
+    with DEAF.started("", folder) as deaf:
+        for check in (
+            partial(files.check_upload, deaf, file_server),
+            partial(files.check_download, deaf),
+        ):
+            with pytest.raises(WrongAnswer):
+                check()
+
+
+def test_slow_transfers_are_all_under_way_or_it_is_told(folder: Path, file_server: Server) -> None:
+    with (
+        GATEWAY.started(file_server.url, folder) as server,
+        files.slow_transfers(server),
+        Caller(server) as caller,
+    ):
+        all_of_them = b"\ngateway_inflight_transfers 16"
+        wait_until(lambda: all_of_them in caller.call(Request("/metrics"))[2])
+        caller.expect(work.GET_JOB)
+    few = GATEWAY.with_settings(GATEWAY_TRANSFERS=files.TRANSFERS - 1)
+    with (
+        few.started(file_server.url, folder) as server,
+        pytest.raises(WrongAnswer, match="answered 503"),
+        files.slow_transfers(server),
+    ):
+        wait_until(lambda: '"status":503' in server.log.read_text())
+
+
+def test_an_upload_without_a_length_comes_whole_too(file_server: Server) -> None:
+    with closing(HTTPConnection("127.0.0.1", file_server.port, timeout=10)) as connection:
+        for pieces in ([b"a" * 70_000, b"b"], []):
+            connection.request("POST", work.FILES_PATH, iter(pieces))
+            assert json.loads(connection.getresponse().read()) == work.file(len(b"".join(pieces)))
+            assert upstream.last_upload(file_server) == b"".join(pieces)
+
+
+def test_lines_of_a_file_have_their_size_and_each_its_id() -> None:
+    lines = b"".join(work.batch_lines(2_500)).splitlines(keepends=True)
+    assert {len(line) for line in lines} == {work.LINE_BYTES}
+    assert len({json.loads(line)["custom_id"] for line in lines}) == 2_500
 
 
 def test_job_and_list_have_the_sizes_that_are_reported() -> None:
