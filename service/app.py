@@ -69,8 +69,8 @@ def create_app(settings: Settings | None = None) -> FlaskApp:
     )
     # The attribute that Connexion's own add_wsgi_middleware edits.
     app.middleware.app.asgi_app = dispatch
-    # 7. sends what may be sent only once through `idempotency`, and all by 8. `upstream`
-    handler = forwarding_handler(FileAccess(settings, upstream), idempotency)
+    # 7. sends what may be sent only once through `idempotency`, what concerns files through `file_access`, and all by 8. `upstream`
+    handler = forwarding_handler(upstream, FileAccess(settings, upstream), idempotency)
     # Whatever reaches Flask was routed and checked before. Answering here spares each request Connexion's decoration of
     # the view that it would call, which is this same handler (a tenth of a request's processor time).
     app.app.before_request(handler)

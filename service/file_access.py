@@ -53,7 +53,8 @@ class FileAccess:
     def send(self, request: UpstreamRequest, cancellable: CancellableRequest) -> Answer:
         """The upstream's answer; Problem also for what callers may not touch."""
         files = request.operation.files
-        if files is None or files.kind == "upload":
+        assert files is not None
+        if files.kind == "upload":
             return self.upstreams.send(request, cancellable)
         if files.kind == "list":
             return self.upstreams.send(self._of_allowed_purposes(request), cancellable)

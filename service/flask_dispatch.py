@@ -28,7 +28,7 @@ from .request_context import current
 from .threads import ThreadPool, WorkItem
 from .transfers import Head, Transfers
 from .translation import UpstreamRequest
-from .upstream import timed_out
+from .upstream import Upstreams, timed_out
 from .upstream_connection import WATCHDOG, CancellableRequest, Deadline
 
 PATIENCE = 1.0
@@ -218,13 +218,18 @@ def _environ(
 
 
 def forwarding_handler(
-    files: FileAccess, idempotency: Idempotency
+    upstream: Upstreams, files: FileAccess, idempotency: Idempotency
 ) -> Callable[..., flask.Response]:
     """A Flask function that sends the checked request upstream and passes the answer on, byte for byte."""
 
     def forward() -> flask.Response:
         request, cancellable = flask.request.environ[_DISPATCH]
-        sender = idempotency if request.operation.takes_key else files
+        operation = request.operation
+        sender: FileAccess | Idempotency | Upstreams = upstream
+        if operation.files:
+            sender = files
+        elif operation.takes_key:
+            sender = idempotency
         answer = sender.send(request, cancellable)
         response = flask.Response(
             answer.stream or answer.body, answer.status, content_type=answer.content_type or None

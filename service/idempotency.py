@@ -178,7 +178,12 @@ class Idempotency:
     def _new_claim(self, exchange: _Exchange, key: str) -> Record:
         # The upstream is part of it: what one created, another does not have.
         operation = exchange.request.operation
-        scope = (self.upstream.base_url(operation), current().caller.name, operation.id, key)
+        scope = (
+            self.upstream.base_urls[operation.namespace],
+            current().caller.name,
+            operation.id,
+            key,
+        )
         now = self.store.now()
         # Never forgotten before it is certain that the request is not under way, or may be sent again.
         least = 2 * self.lease + (exchange.recovery.settle if exchange.recovery else 0.0)

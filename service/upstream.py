@@ -45,6 +45,8 @@ class Upstreams:
     """All APIs behind the gateway; those of one base URL and authentication are one."""
 
     def __init__(self, settings: Settings) -> None:
+        self.base_urls = settings.base_urls
+        """By namespace."""
         self._by_namespace: dict[str, Upstream] = {}
         made: list[tuple[str, UpstreamAPI, Upstream]] = []
         for namespace, api in settings.contract.upstreams.items():
@@ -62,10 +64,6 @@ class Upstreams:
     def key_refused(self) -> bool:
         """True while one of them refuses its key."""
         return any(each.key.refused for each in self._by_namespace.values())
-
-    def base_url(self, operation: Operation) -> str:
-        """Where the operation's upstream is."""
-        return self._by_namespace[operation.namespace].base_url
 
     def send(self, request: UpstreamRequest, cancellable: CancellableRequest) -> Answer:
         """As `Upstream.send` of the one that has the request's operation."""
