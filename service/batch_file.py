@@ -67,6 +67,8 @@ class BatchFile:
         self.lines = 0
         """Lines so far; blank ones count, as editors count them."""
         self.requests = 0
+        self.doubts: set[str] = set()
+        """What Mistral may or may not take, in words that follow `the file`."""
         self._faults: list[Fault] = []
         self._rest: list[bytes] = []  # the beginning of a line whose end has not come
         self._size = 0  # of the rest
@@ -97,6 +99,7 @@ class BatchFile:
         if self._skipping:
             self._pass()
         elif self._size:
+            self.doubts.add("has a last line without its end")
             self._block(b"".join(self._rest))
         self._rest = []
         if not self.requests and not self.count:
@@ -122,6 +125,9 @@ class BatchFile:
             return
         if not self.lines and block.startswith(_BOM):
             block = block[len(_BOM) :]
+            self.doubts.add("begins with a byte order mark")
+        if b"\r\n" in block:
+            self.doubts.add("has lines that end with CR LF")
         lines = block.split(b"\n")
         if not lines[-1]:
             lines.pop()
@@ -141,6 +147,8 @@ class BatchFile:
                 return
             except UNREADABLE as error:
                 self._fault(self.lines + 1, _reason(line, error))
+        else:
+            self.doubts.add("has blank lines")
         self._pass()
 
     def _note(self, ids: list[str]) -> None:

@@ -13,6 +13,7 @@ from openapi.validation import Violation
 
 from .batch_file import MAX_FAULTS, BatchFile, Fault
 from .problems import Problem
+from .request_context import current
 from .streams import IncomingBody
 from .upload_form import UploadForm
 
@@ -61,6 +62,7 @@ class Upload:
                 faults = self._file.end()
                 if faults:
                     raise _refusal(faults, self._file.count)
+                _warn(self._file.doubts)
         finally:
             # Parser and form refer to each other, and a refusal's traceback to this frame: the check's memory would stay.
             self._form.let_go()
@@ -68,6 +70,14 @@ class Upload:
         self.complete = True
         if held:
             yield held
+
+
+def _warn(doubts: set[str]) -> None:
+    """Adds a warning about what nobody knows whether Mistral takes it."""
+    if doubts:
+        ctx = current()
+        said = f"the file {', '.join(sorted(doubts))}: Mistral may not take that"
+        ctx.warning = f"{ctx.warning}; {said}" if ctx.warning else said
 
 
 def _refusal(faults: list[Fault], count: int) -> Problem:

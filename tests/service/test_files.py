@@ -165,6 +165,37 @@ def test_a_hundred_faults_of_a_file_are_told_and_all_are_counted(make: Make) -> 
     assert refused["detail"].startswith("250 faults in the file")
 
 
+@pytest.mark.parametrize(
+    ("content", "warned"),
+    [
+        (GOOD, ""),
+        (b"\xef\xbb\xbf" + GOOD, "begins with a byte order mark"),
+        (GOOD.replace(b"\n", b"\r\n"), "has lines that end with CR LF"),
+        (b"\n" + GOOD + b"  \n", "has blank lines"),
+        (GOOD[:-1], "has a last line without its end"),
+        (GOOD[:-1] + b"\n\n", "has blank lines"),
+        (b"\n" + GOOD[:-1], "has a last line without its end, has blank lines"),
+    ],
+)
+def test_what_mistral_may_not_take_passes_with_a_warning(
+    content: bytes, warned: str, make: Make
+) -> None:
+    answer = upload(make(), content)
+    said = f"the file {warned}: Mistral may not take that" if warned else ""
+    assert (answer.status_code, answer.headers.get("gateway-warning", "")) == (200, said)
+
+
+def test_a_file_of_unknown_length_is_taken(make: Make) -> None:
+    client = make()
+    request = client.build_request(
+        "POST", FILES, files={"file": ("a.jsonl", GOOD)}, data={"purpose": "batch"}
+    )
+    body, headers = request.read(), {"Content-Type": request.headers["content-type"]}
+    answer = client.post(FILES, content=iter([body[:50], body[50:]]), headers=headers)
+    assert (answer.status_code, "content-length" in answer.request.headers) == (200, False)
+    assert answer.json()["bytes"] == len(GOOD)
+
+
 def test_the_check_can_be_switched_off(make: Make) -> None:
     assert upload(make(check_files="off"), b"[]\n").status_code != 422
 
