@@ -9,6 +9,7 @@ import signal
 import subprocess
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,6 +19,7 @@ from urllib.parse import quote
 import pytest
 
 from tests.support.api import JOBS
+from tests.support.file_upstream import FILES
 from tests.support.gateway import Gateway, gateway_process
 from tests.support.processes import Sandbox, sandbox_process
 from tests.support.tools_available import needed
@@ -123,7 +125,7 @@ def test_nothing_that_a_foreign_page_tries_reaches_the_upstream(
 ) -> None:
     seen = site.visited(gateway.url, "attacks", "asking")
     assert sandbox.ledger() == []
-    assert seen["json"] == "blocked"
+    assert (seen["json"], seen["file"]) == ("blocked", "blocked")
     assert seen["xhr"] == "0"
     assert gateway.get(JOBS).status_code == 200  # it was there all the time
     assert len(sandbox.ledger()) == 1
@@ -133,14 +135,17 @@ def test_the_same_page_reaches_a_service_without_guards(sandbox: Sandbox, site: 
     """What the other tests would miss, were the page or the browser to try nothing."""
     sandbox.reset()
     site.visited(sandbox.url, "attacks")
-    sent = [(row["method"], row["path"].removesuffix("/cancel")) for row in sandbox.ledger()]
-    assert len([method for method, _ in sent if method == "POST"]) >= 8
-    assert len([method for method, _ in sent if method == "GET"]) >= 4
+    sent = Counter(
+        f"{row['method']} {row['path'].removesuffix('/cancel')}" for row in sandbox.ledger()
+    )
+    assert sent[f"POST {FILES}"] == 8
+    assert sum(sent[each] for each in sent if each.startswith("POST")) >= 16
+    assert sum(sent[each] for each in sent if each.startswith("GET")) >= 4
 
 
 @pytest.mark.parametrize("gateway", ["listed"], indirect=True)
 def test_a_listed_page_may_call_and_read_the_answer(
     gateway: Gateway, sandbox: Sandbox, site: Site
 ) -> None:
-    assert site.visited(gateway.url, "asking") == {"json": "cors 200"}
-    assert [row["method"] for row in sandbox.ledger(path=JOBS)] == ["POST"]
+    assert site.visited(gateway.url, "asking") == {"json": "cors 200", "file": "cors 200"}
+    assert [row["path"] for row in sandbox.ledger(method="POST")] == [JOBS, FILES]
