@@ -22,11 +22,16 @@ from tests.access.conftest import HOST, Tokens, bearing, open_gateway
 from tests.access.conftest import Gateway as Make
 from tests.conftest import UPSTREAM
 from tests.support.api import JOB_ID, JOBS
+from tests.support.file_upstream import FILES
 from tests.support.gateway import Gateway, gateway_process
 from tests.support.processes import ROOT, Sandbox, sandbox_process
 
 CANCEL = f"{JOBS}/{JOB_ID}/cancel"
 APP = "https://app.example"
+UPLOAD: dict[str, Any] = {
+    "data": {"purpose": "batch"},
+    "files": {"file": ("a.jsonl", b'{"custom_id": "1", "body": {}}\n')},
+}
 
 
 def slug(answer: Any) -> str:
@@ -110,11 +115,12 @@ def test_probes_are_answered_whatever_they_call_the_host(path: str, listed: Test
         {"Sec-Fetch-Site": "something new"},
     ],
 )
-@pytest.mark.parametrize("path", [JOBS, CANCEL])
+@pytest.mark.parametrize("path", [JOBS, CANCEL, FILES])
 def test_what_a_foreign_page_sends_is_refused(
     path: str, headers: dict[str, str], listed: TestClient, mistral: RequestsMock
 ) -> None:
-    answer = listed.post(path, headers=headers)
+    form = UPLOAD if path == FILES else {}
+    answer = listed.post(path, headers=headers, **form)
     assert (answer.status_code, slug(answer)) == (403, "cross-origin")
     assert "GATEWAY_ALLOWED_ORIGINS" in answer.json()["detail"]
     assert "access-control-allow-origin" not in answer.headers
@@ -136,7 +142,10 @@ def test_programs_our_own_pages_and_listed_pages_may_call(
     headers: dict[str, str], listed: TestClient, mistral: RequestsMock
 ) -> None:
     mistral.post(UPSTREAM + CANCEL, json={})
+    mistral.post(UPSTREAM + FILES, json={})
     assert listed.post(CANCEL, headers=headers).status_code == 200
+    listed.post(FILES, headers=headers, **UPLOAD)
+    assert len(mistral.calls) == 2
 
 
 def test_a_foreign_page_cannot_even_make_us_read(listed: TestClient, mistral: RequestsMock) -> None:
@@ -157,6 +166,26 @@ def test_a_body_that_does_not_say_it_is_json_is_refused_even_where_none_is_read(
 ) -> None:
     headers = {"Content-Type": content_type} if content_type else {}
     answer = listed.post(path, content=b"{}", headers=headers)
+    assert (answer.status_code, slug(answer)) == (415, "unsupported-media-type")
+    assert len(mistral.calls) == 0
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "content_type"),
+    [
+        ("POST", JOBS, "multipart/form-data; boundary=x"),
+        ("POST", CANCEL, "multipart/form-data; boundary=x"),
+        ("DELETE", f"{FILES}/{JOB_ID}", "multipart/form-data; boundary=x"),
+        ("POST", FILES, "application/json"),
+        ("POST", FILES, "multipart/mixed; boundary=x"),
+        ("POST", FILES, "application/x-www-form-urlencoded"),
+    ],
+)
+def test_a_form_is_taken_for_an_upload_alone_and_nothing_else_is(
+    method: str, path: str, content_type: str, listed: TestClient, mistral: RequestsMock
+) -> None:
+    headers = {"Content-Type": content_type}
+    answer = listed.request(method, path, content=b"{}", headers=headers)
     assert (answer.status_code, slug(answer)) == (415, "unsupported-media-type")
     assert len(mistral.calls) == 0
 
