@@ -1,7 +1,7 @@
 // Run by node: `browser.mjs URL CHROMIUM [SCREENSHOT]`; uses /docs as a person does and prints what happened as JSON.
 // Without a screenshot it only looks at what is there.
 import { createRequire } from "node:module";
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
@@ -9,6 +9,7 @@ const require = createRequire(new URL("../tools/package.json", import.meta.url))
 const { chromium } = require("playwright-core");
 
 const [url, executablePath, screenshot] = process.argv.slice(2);
+const LINE = Buffer.from('{"custom_id": "from the page", "body": {}}\n');
 const profile = mkdtempSync(join(tmpdir(), "docs-"));
 const browser = await chromium.launchPersistentContext(profile, {
   executablePath,
@@ -53,18 +54,34 @@ async function visit(page) {
   if (!screenshot) return { operations };
   const created = await execute(page, "createbatchjob");
   const listed = await execute(page, "listbatchjobs");
+  const uploaded = await execute(page, "uploadfile", (block) =>
+    block.locator("input[type=file]").setInputFiles({ name: "requests.jsonl", mimeType: "application/jsonl", buffer: LINE }),
+  );
+  const downloaded = await execute(page, "downloadfile", (block) =>
+    block.locator('tr[data-param-name="file-id"] input').fill(JSON.parse(uploaded.body).id),
+  );
   await page.screenshot({ path: screenshot, fullPage: true });
-  return { operations, created, listed, violations: await page.evaluate("violations"), complaints, elsewhere };
+  return { operations, created, listed, uploaded, downloaded, violations: await page.evaluate("violations"), complaints, elsewhere };
 }
 
-// Opens the operation and executes it as it stands there: with its example, if it has a body.
-async function execute(page, operation) {
+// Opens the operation and executes it as it stands there, with its example, if it has a body; `fill` changes something before.
+async function execute(page, operation, fill = () => {}) {
   const block = page.locator(`.opblock[id$="${operation}"]`);
   await block.locator(".opblock-summary-control").click();
+  await fill(block);
   await block.locator("button.execute").click();
   const answer = block.locator(".live-responses-table .response").first();
   await answer.waitFor();
   const status = await answer.locator(".response-col_status").innerText();
-  const body = await answer.locator(".highlight-code code").first().innerText();
+  const link = answer.getByText("Download file");
+  const shown = answer.locator(".highlight-code code").first();
+  await shown.or(link).waitFor();
+  const body = (await link.count()) ? await saved(page, link) : await shown.innerText();
   return { status: status.trim(), body };
+}
+
+// What the file has in it that a click on the link saves.
+async function saved(page, link) {
+  const [download] = await Promise.all([page.waitForEvent("download"), link.click()]);
+  return readFileSync(await download.path(), "utf8");
 }

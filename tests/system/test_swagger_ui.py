@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from openapi.contract import DEFAULT_DOCUMENT, load
 from tests.support.gateway import Stack
 from tests.system.browser import visited
 
@@ -24,12 +25,10 @@ def test_the_root_leads_to_the_documentation(stack: Stack) -> None:
 
 
 def test_all_operations_are_shown(visit: dict[str, Any]) -> None:
-    assert sorted(visit["operations"]) == [
-        "GET /v1/batch/jobs",
-        "GET /v1/batch/jobs/{job-id}",
-        "POST /v1/batch/jobs",
-        "POST /v1/batch/jobs/{job-id}/cancel",
-    ]
+    operations = load(DEFAULT_DOCUMENT).operations.values()
+    assert sorted(visit["operations"]) == sorted(
+        f"{each.method} {each.path}" for each in operations
+    )
 
 
 def test_a_create_with_the_example_as_it_stands_shows_the_new_job(visit: dict[str, Any]) -> None:
@@ -41,6 +40,11 @@ def test_a_list_call_as_it_stands_shows_the_jobs(visit: dict[str, Any]) -> None:
     created, listed = json.loads(visit["created"]["body"]), json.loads(visit["listed"]["body"])
     assert visit["listed"]["status"] == "200"
     assert created["id"] in [job["id"] for job in listed["data"]]
+
+
+def test_a_file_is_uploaded_and_downloaded_again(visit: dict[str, Any]) -> None:
+    assert (visit["uploaded"]["status"], visit["downloaded"]["status"]) == ("200", "200")
+    assert json.loads(visit["downloaded"]["body"])["custom_id"] == "from the page"
 
 
 def test_nothing_breaks_the_content_security_policy(visit: dict[str, Any]) -> None:
