@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.gateway import Stack, gateway_process
-from tests.support.processes import sandbox_process
+from tests.support.processes import ROOT, sandbox_process
 from tests.support.tools_available import tool_python
 from tests.system.front import front
 
@@ -71,3 +72,16 @@ def test_runs_of_every_size_give_every_answer_once_and_leave_no_file(
     assert (received["POST /v1/batch/jobs"], received["POST /v1/files"]) == (3, 2)
     # What the sandbox made of the requests that came in a create.
     assert sandbox.admin("GET", "/sandbox/state")["files"] == 1
+
+
+def test_the_readmes_example_does_the_whole_job(quick_stack: Stack) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert "http://127.0.0.1:8080" in example
+    done = subprocess.run(
+        [tool_python("mistralai-3"), "-"],
+        input=example.replace("http://127.0.0.1:8080", quick_stack.gateway.url),
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert (done.returncode, done.stdout.split()[0]) == (0, "SUCCESS"), done.stderr
