@@ -107,10 +107,6 @@ class Incoming:
                 self._act()
         return piece
 
-    def readline(self, size: int = -1) -> bytes:
-        """For WSGI's sake; nothing here reads lines."""
-        raise NotImplementedError
-
     def discard(self, size: int) -> None:
         """Reads up to `size` bytes for nothing. Raises BodyCut."""
         end = self.received + size

@@ -56,9 +56,8 @@ class Middleware:
         with suppress(BodyCut):
             answer = self._answer(environ, body, upload=upload)
         if upload:
-            _note_upload(
-                entry["upload"], body, answered=answer is not None or entry["status"] is not None
-            )
+            answered = answer is not None or entry["status"] is not None
+            _note_upload(entry["upload"], body, answered=answered)
         if answer is None:
             raise _ended(entry, connection)
         if isinstance(answer, Response) and not body.whole:
@@ -80,7 +79,6 @@ class Middleware:
 
     def _answer(self, environ: dict[str, Any], body: Incoming, *, upload: bool) -> Any:
         """What answers, as a WSGI application; None when nothing is to be sent any more. Raises BodyCut."""
-        fault = None
         try:
             fault = self.state.faults.pick(environ)
             if fault is not None:

@@ -163,7 +163,7 @@ def upload_file() -> Response:
     if wrong := files.wrong_type(filename, purpose):
         message = f"Received file with mimetype {wrong}, only jsonl files are currently supported"
         raise HTTPError(422, {"detail": "Invalid file format.", "message": message})
-    content = request.environ["sandbox.body"].content
+    content = cast(Content, file_part.stream)
     file = state.upload(
         g.caller,
         content,
@@ -178,8 +178,7 @@ def upload_file() -> Response:
 
 
 def _upload_form() -> tuple[dict[str, str], FileStorage | None]:
-    """The fields of an upload and its file, whose bytes go to the disk while they come."""
-
+    """The fields of an upload and its file, whose bytes go to the disk while they come; of a repeated part the last."""
     body, upload = request.environ["sandbox.body"], request.environ["sandbox.entry"]["upload"]
 
     def content(filename: str | None = None, **_: Any) -> Any:
@@ -195,7 +194,8 @@ def _upload_form() -> tuple[dict[str, str], FileStorage | None]:
         abort(page(413))
     except OSError as error:
         raise HTTPError(507, {"detail": f"No room for the file: {error.strerror}"}) from error
-    return form.to_dict(), parts.get("file")
+    fields = {name: texts[-1] for name, texts in form.lists()}
+    return fields, ([None, *parts.getlist("file")])[-1]
 
 
 @v1.get("/files")

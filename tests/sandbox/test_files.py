@@ -209,6 +209,21 @@ def test_the_order_of_the_form_does_not_matter(api: Api) -> None:
     assert (status, file["purpose"], file["bytes"]) == (200, "batch", len(LINES))
 
 
+def test_of_a_repeated_part_the_last_counts(api: Api) -> None:  # as in FastAPI
+    form = b"".join(
+        b'--b\r\nContent-Disposition: form-data; name="%b"\r\n\r\n%b\r\n' % part
+        for part in [
+            (b'file"; filename="one.jsonl', b"1"),
+            (b"purpose", b"ocr"),
+            (b'file"; filename="two.jsonl', b"22"),
+            (b"purpose", b"batch"),
+        ]
+    )
+    kind = "multipart/form-data; boundary=b"
+    _, file = api.json("POST", "/v1/files", data=form + b"--b--\r\n", content_type=kind)
+    assert (file["filename"], file["bytes"], file["purpose"]) == ("two.jsonl", 2, "batch")
+
+
 def test_an_upload_without_a_file_is_refused(api: Api) -> None:
     status, answer = api.json("POST", "/v1/files", data={"purpose": "batch"})
     assert (status, answer["detail"][0]["type"]) == (422, "missing")

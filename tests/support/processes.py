@@ -52,6 +52,10 @@ class Sandbox:
             row for row in rows if method in (None, row["method"]) and path in (None, row["path"])
         ]
 
+    def uploads(self) -> list[dict[str, Any]]:
+        """What it says of each upload, oldest first: `outcome`, `file_id`, `filename`, `purpose`, `bytes`, `sha256`."""
+        return [row["upload"] for row in self.ledger(method="POST", path="/v1/files")]
+
     def faults(self, *rules: dict[str, Any]) -> None:
         """Put rules in force: `{"fault": "hang", "match": {"method": "POST"}, "times": 1, ...}`."""
         self.admin("POST", "/sandbox/faults", list(rules))
