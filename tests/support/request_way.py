@@ -1,6 +1,6 @@
 """The way of a request through the project's own files: `python -m tests.support.request_way`.
 
-Counts, for a GET with a token, a keyed create and a tool call (in the bridge alone), each call of a function of the
+Counts, for a GET with a token, a keyed create, an upload, a download and a tool call (in the bridge alone), each call of a function of the
 project's packages: on all threads but the log's, after a first request of the same kind, with a real socket to a server that
 answers from a script. A coroutine that goes on after an await counts as a call, since who follows the way passes it too.
 """
@@ -37,7 +37,13 @@ from tests.support.api import JOB_ID, JOBS
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("access", "mcp_bridge", "openapi", "service", "serving", "telemetry")
 JOB = {"id": JOB_ID, "object": "batch", "status": "QUEUED", "model": "m", "created_at": 1}
+JOB_OR_FILE = {**JOB, "purpose": "batch"}
 CREATE = {"endpoint": "/v1/chat/completions", "model": "m", "input_files": [JOB_ID]}
+SCOPES = ["jobs:read", "jobs:write", "files:read", "files:write"]
+FORM = (
+    b'--x\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'
+    b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n{"custom_id": "1", "body": {}}\n\r\n--x--\r\n'
+)
 
 
 @dataclass(frozen=True)
@@ -123,7 +129,7 @@ class _Next(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.recorder.sent = True
-        content = json.dumps(JOB).encode()
+        content = json.dumps(JOB_OR_FILE).encode()
         self.rfile.read(int(self.headers.get("Content-Length", "0")))
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
@@ -167,11 +173,11 @@ async def _followed(
 
 
 def follow() -> dict[str, Way]:
-    """The ways of a GET with a token, of a keyed create, and of a tool call in the bridge."""
+    """The ways of a GET with a token, of a keyed create, of a file both ways, and of a tool call in the bridge."""
     recorder, interval = _Recorder(), access.token_file.CHECK_INTERVAL
     with TemporaryDirectory() as folder, _next_server(recorder) as url:
         tokens = Path(folder) / "tokens"
-        token, _ = make_token("somebody", ["jobs:read", "jobs:write"], file=tokens)
+        token, _ = make_token("somebody", SCOPES, file=tokens)
         bearer = {"Host": "127.0.0.1:8080", "Authorization": f"Bearer {token}"}
         threading.setprofile(recorder)  # for the threads that start from now on
         sys.setprofile(recorder)
@@ -214,9 +220,22 @@ async def _ways(
         }
         return asgi.call(rest, "POST", JOBS, headers, body)
 
+    def upload() -> Awaitable[tuple[int, bytes]]:
+        headers = {
+            **bearer,
+            "Content-Type": "multipart/form-data; boundary=x",
+            "Content-Length": str(len(FORM)),
+        }
+        return asgi.call(rest, "POST", "/v1/files", headers, FORM)
+
+    def download() -> Awaitable[tuple[int, bytes]]:
+        return asgi.call(rest, "GET", f"/v1/files/{JOB_ID}/content", bearer)
+
     ways = {
         "GET a job": await _followed(recorder, get),
         "POST a create with a key": await _followed(recorder, create),
+        "POST a file": await _followed(recorder, upload),
+        "GET a file's content": await _followed(recorder, download),
     }
     bridge = mcp_bridge.app.create_app(
         mcp_bridge.config.Settings.from_env({"BRIDGE_REST_URL": url, "BRIDGE_TOKENS_FILE": tokens})

@@ -29,6 +29,7 @@ BRIDGE = [
     "mcp_bridge/results.py",
 ]
 GET, CREATE, TOOL = "GET a job", "POST a create with a key", "tool get-batch-job, in the bridge"
+UPLOAD, DOWNLOAD = "POST a file", "GET a file's content"
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +43,12 @@ def test_a_get_enters_each_layer_once(ways: dict[str, Way]) -> None:
 
 def test_a_keyed_create_enters_each_layer_once(ways: dict[str, Way]) -> None:
     assert ways[CREATE].entered(REST) == REST
+
+
+@pytest.mark.parametrize("way", [UPLOAD, DOWNLOAD])
+def test_a_file_enters_each_layer_once(ways: dict[str, Way], way: str) -> None:
+    layers = [*REST[:5], "service/file_access.py", REST[-1]]
+    assert ways[way].entered(layers) == layers
 
 
 def test_a_tool_call_enters_each_layer_once(ways: dict[str, Way]) -> None:
