@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
@@ -308,16 +309,24 @@ def _written(text: str | Raw) -> bytes:
     start, end, size = 0, len(json_text), SLICE
     while start < end:
         piece = bytes(json_text[start : start + size])
-        # These stand in no escape and in no character of several bytes.
-        cut = max(map(piece.rfind, (b" ", b",", b":"))) + 1
-        if start + len(piece) == end:
-            cut = len(piece)
-        elif not cut:
+        cut = len(piece) if start + len(piece) == end else _cut(piece)
+        if not cut:
             size *= 2
             continue
         content += msgspec.json.decode(b'"%b"' % piece[:cut], type=str).encode()
         start, size = start + cut, SLICE
     return bytes(content)
+
+
+# Twelve bytes are the longest escape, which a pair of surrogates has; then a character begins.
+_BETWEEN = re.compile(rb"[^\\]{12}(?=[\x00-\x7f\xc0-\xff])")
+
+
+def _cut(piece: bytes) -> int:
+    """Where a part of a JSON text may end, within no escape and no character of several bytes; 0 when that is nowhere known."""
+    if found := max(map(piece.rfind, (b" ", b",", b":"))) + 1:  # they stand in neither
+        return found
+    return max((match.end() for match in _BETWEEN.finditer(piece, len(piece) - 99)), default=0)
 
 
 def _written_lines(objects: list[dict[str, Any]] | Raw) -> bytes:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
+from itertools import repeat
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ import pytest
 from bench import work
 from tests.mcp_bridge.hosting import served
 from tests.mcp_bridge.rest import Rest
+from tests.support.api import JOB_ID
 from tests.support.bridge import Bridge, gunicorn_bridge
 from tests.support.memory import HOSTILE, MEBIBYTE, SIZE, Memory, container_limit, create, repeated
 
@@ -23,11 +25,7 @@ HEADERS = {
     "Content-Type": "application/json",
     "Accept": "application/json, text/event-stream",
 }
-MODERN = {
-    "MCP-Protocol-Version": VERSION,
-    "Mcp-Method": "tools/call",
-    "Mcp-Name": "create-batch-job",
-}
+MODERN = {"MCP-Protocol-Version": VERSION, "Mcp-Method": "tools/call"}
 META = {
     "io.modelcontextprotocol/protocolVersion": VERSION,
     "io.modelcontextprotocol/clientCapabilities": {},
@@ -44,18 +42,21 @@ class Measured:
         self.workers = bridge.workers
         self.rest = rest
 
-    def call(self, arguments: bytes, modern: bool = True) -> tuple[int, Any]:
-        """Status and JSON of a call of create-batch-job."""
+    def call(
+        self, arguments: bytes, modern: bool = True, tool: str = "create-batch-job"
+    ) -> tuple[int, Any]:
+        """Status and JSON of a call of a tool."""
         meta = json.dumps(META).encode() if modern else b"{}"
+        headers = {**HEADERS, **({**MODERN, "Mcp-Name": tool} if modern else {})}
         message = b"".join(
             [
                 b'{"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"_meta": ',
-                *(meta, b', "name": "create-batch-job", "arguments": ', arguments, b"}}"),
+                *(meta, b', "name": "%b", "arguments": ' % tool.encode(), arguments, b"}}"),
             ]
         )
         connection = HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
-            connection.request("POST", "/mcp", message, {**HEADERS, **(MODERN if modern else {})})
+            connection.request("POST", "/mcp", message, headers)
             answer = connection.getresponse()
             return answer.status, json.load(answer)
         finally:
@@ -127,6 +128,44 @@ def test_ten_thousand_requests_are_passed_on_as_they_came(bridge: Measured) -> N
     assert answer["result"]["structuredContent"]["id"] == "1"
     assert arrived.json["requests"] == json.loads(arguments)["requests"]
     assert grown < 5 * len(arguments)  # before the arguments stayed text it was seven times
+
+
+@pytest.mark.parametrize(
+    ("argument", "content"),
+    [
+        (b'{"file_text": "%b"}', "😀".encode() + b"x" * (SIZE // 2)),
+        (b'{"file_lines": [%b]}', repeated(b'{"custom_id":"x","body":{"a":[1,2,3]}}', SIZE // 8)),
+        (b'{"file_lines": [{"a": [%b]}]}', repeated(b"{}", SIZE // 2)),
+    ],
+    ids=["text", "objects", "an object of many"],
+)
+def test_a_file_to_upload_takes_a_few_times_its_size_and_not_what_it_is_as_objects(
+    bridge: Measured, argument: bytes, content: bytes
+) -> None:
+    arguments = argument % content
+    memory = Memory(bridge.workers)
+    _, answer = bridge.call(arguments, tool="upload-file")
+    grown = memory.peak - memory.start
+    assert answer["result"]["structuredContent"]["id"] == "1"
+    assert len(bridge.rest.arrived.pop().body) > len(content)
+    # One such character makes four bytes of each, were the text built.
+    assert grown < 4 * len(arguments) + 8 * MEBIBYTE
+
+
+def test_a_file_that_is_read_takes_no_memory(bridge: Measured) -> None:
+    bridge.rest.pieces = repeat(b"0123456\n" * 8192, 4096)  # 256 MiB
+    memory = Memory(bridge.workers)
+    arguments = json.dumps({"file_id": JOB_ID, "from": 32 << 20}).encode()
+    try:
+        _, answer = bridge.call(arguments, tool="read-file")
+    finally:
+        bridge.rest.pieces = ()
+        bridge.rest.arrived.clear()
+    grown = memory.peak - memory.start
+    found = answer["result"]["structuredContent"]
+    # Then comes the content of every answer.
+    assert found["lines"] == ['{"id": "1", "status": "QUEUED"}'] and found["next_from"] is None
+    assert grown < 8 * MEBIBYTE
 
 
 @pytest.mark.parametrize("items", [b'{"a":1,"b":[2]}', b"[]"], ids=["objects", "lists"])
