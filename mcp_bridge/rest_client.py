@@ -231,9 +231,8 @@ class RestClient:
                 raise NoAnswer(_BROKE_OFF) from error
             if not piece and response.was_reset():
                 raise NoAnswer(_BROKE_OFF)
-            if take(piece) and piece:
-                response.close()  # the service learns that nobody wants the rest
-                return
+            if take(piece):
+                return  # a connection over which more would come is closed, not kept
 
     async def _read(self, response: _Response, reservation: Reservation) -> bytearray:
         """The content of an answer: nothing of a failure that is too large."""

@@ -465,6 +465,14 @@ class TestAFormWithAFile:
                 body = rest_request(tools["upload-file"], given, "me").body or b""
                 assert text.encode() in body
 
+    @SIZES
+    def test_has_its_text_also_when_another_argument_has_to_be_read_again(
+        self, tools: Tools, size: int
+    ) -> None:
+        given = {"file_text": "x", "expiry": "24"}
+        fields, files = self.sent(tools["upload-file"], given, size)
+        assert files["file"][2] == b"x" and fields["expiry"] == ["24"]
+
     def test_has_each_part_under_its_own_name(self, odd_tools: Tools) -> None:
         given = {
             "name": "n", "form_name": "x", "tags": ["a", "b"], "size": 2,

@@ -104,10 +104,11 @@ def test_the_end_of_a_line_that_cannot_fit_is_not_waited_for() -> None:
     assert (lines.kept, lines.next_from) == (["a"], 1)
 
 
+@pytest.mark.parametrize("first", [0, 1 << 40])
 @pytest.mark.parametrize("line", [b"x" * 99 + b"\n", b"\n", b"x"], ids=["lines", "blank", "no end"])
-def test_take_no_memory_for_what_is_not_shown(line: bytes) -> None:
+def test_take_no_memory_for_what_is_not_shown(line: bytes, first: int) -> None:
     piece = line * (65_536 // len(line))
-    lines = Lines(range(1 << 40, 1 << 41), 1000)
+    lines = Lines(range(first, 1 << 41), 1000)
     tracemalloc.start()
     for each in repeat(piece, 2000):
         lines.take(each)
