@@ -7,6 +7,7 @@ file that is none.
 from __future__ import annotations
 
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import replace
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ from openapi.validation import Violation
 from .problems import Problem
 from .request_context import current
 from .translation import Answer, Inputs, UpstreamRequest, build_request
+from .uploads import Upload
 from .upstream import Upstreams
 from .upstream_connection import CancellableRequest, Deadline
 
@@ -32,6 +34,7 @@ REMEMBERED = 10_000
 
 class _File(msgspec.Struct):
     purpose: str
+    id: str = ""
 
 
 def _none() -> Problem:
@@ -55,7 +58,7 @@ class FileAccess:
         files = request.operation.files
         assert files is not None
         if files.kind == "upload":
-            return self.upstreams.send(request, cancellable)
+            return self._upload(request, cancellable)
         if files.kind == "list":
             return self.upstreams.send(self._of_allowed_purposes(request), cancellable)
         if files.kind == "signed-url" and not self.signed_urls:
@@ -76,6 +79,15 @@ class FileAccess:
             raise _none()
         return self.upstreams.send(request, cancellable)
 
+    def _upload(self, request: UpstreamRequest, cancellable: CancellableRequest) -> Answer:
+        if isinstance(request.stream, Upload):
+            request.stream.begin()
+        answer = self.upstreams.send(request, cancellable)
+        with suppress(*UNREADABLE):
+            file = read_json(answer.body, _File)
+            self._remember(file.id, file.purpose)
+        return answer
+
     def _look_up(
         self, request: UpstreamRequest, file_id: str, cancellable: CancellableRequest
     ) -> Answer:
@@ -91,13 +103,16 @@ class FileAccess:
         except UNREADABLE as error:
             detail = "The upstream does not say what the file is for."
             raise Problem("upstream-bad-response", detail, retryable=True) from error
+        self._remember(file_id, purpose)
+        if purpose not in self.purposes:
+            raise _none()
+        return answer
+
+    def _remember(self, file_id: str, purpose: str) -> None:
         with self._lock:
             self._purposes[file_id] = purpose
             while len(self._purposes) > REMEMBERED:
                 self._purposes.popitem(last=False)
-        if purpose not in self.purposes:
-            raise _none()
-        return answer
 
     def _of_allowed_purposes(self, request: UpstreamRequest) -> UpstreamRequest:
         path, _, query = request.target.partition("?")

@@ -38,6 +38,8 @@ class Upload:
         self._file = BatchFile() if check_lines else None
         take = self._file.feed if self._file else lambda _piece: None
         self._form = UploadForm(body.content_type, purposes, take)
+        self._pieces = self._checked()
+        self._first = b""
 
     @property
     def received(self) -> int:
@@ -48,8 +50,18 @@ class Upload:
         """Receives it, in the event loop."""
         await self._body.fill(receive)
 
+    def begin(self) -> None:
+        """Takes the first piece, so that nothing is asked upstream for a small file that is refused. Raises as iterating does."""
+        self._first = next(self._pieces, b"")
+
     def __iter__(self) -> Iterator[bytes]:
         """The pieces, the last one when all is found good. Raises Problem when it is not, and as the body does."""
+        if self._first:
+            yield self._first
+            self._first = b""
+        yield from self._pieces
+
+    def _checked(self) -> Iterator[bytes]:
         held = b""
         try:
             for piece in self._body:

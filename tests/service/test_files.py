@@ -88,13 +88,20 @@ def test_a_file_of_another_purpose_is_not_there(
 
 
 def test_the_purpose_of_a_file_is_asked_once(make: Make, sandbox: Sandbox) -> None:
-    client = make()
-    file = upload(client).json()["id"]
-    start = len(sandbox.ledger())
+    file = upload(make()).json()["id"]
+    client, start = make(), len(sandbox.ledger())
     for _ in range(3):
         assert client.get(f"{FILES}/{file}/content").status_code == 200
     content, looked_up = f"GET {FILES}/{file}/content", f"GET {FILES}/{file}"
     assert asked(sandbox, start) == [looked_up, content, content, content]
+
+
+def test_the_purpose_of_an_uploaded_file_is_known(make: Make, sandbox: Sandbox) -> None:
+    client = make()
+    file = upload(client).json()["id"]
+    start = len(sandbox.ledger())
+    assert client.delete(f"{FILES}/{file}").status_code == 200
+    assert asked(sandbox, start) == [f"DELETE {FILES}/{file}"]
 
 
 def test_a_list_has_allowed_purposes_alone(make: Make, sandbox: Sandbox) -> None:
@@ -155,6 +162,13 @@ def test_a_bad_file_is_refused_by_its_lines_and_never_there(make: Make, sandbox:
         {"pointer": "/file/line/4", "detail": "It must be an object, is an array."},
     ]
     assert stored(sandbox) == []
+
+
+def test_nothing_is_asked_upstream_for_a_small_file_that_is_refused(
+    make: Make, sandbox: Sandbox
+) -> None:
+    assert upload(make(), b"[]\n").status_code == upload(make(), purpose="ocr").status_code == 422
+    assert sandbox.ledger(method="POST") == []
 
 
 def test_a_hundred_faults_of_a_file_are_told_and_all_are_counted(make: Make) -> None:
