@@ -245,7 +245,7 @@ def test_a_client_that_leaves_in_an_upload_ends_it_upstream_without_an_end(
         body = lines(1000)
         with socket.create_connection(("127.0.0.1", gateway.port)) as client:
             head = (
-                f"POST {FILES} HTTP/1.1\r\nHost: {gateway.address}\r\nContent-Length: {1 << 30}\r\n"
+                f"POST {FILES} HTTP/1.1\r\nHost: {gateway.address}\r\nContent-Length: {1 << 28}\r\n"
             )
             disposition = "--x\r\nContent-Disposition: form-data; name="
             head += f'Content-Type: multipart/form-data; boundary=x\r\n\r\n{disposition}"purpose"\r\n\r\nbatch\r\n'
