@@ -248,6 +248,12 @@ class Operation:
         )
 
     @cached_property
+    def audited(self) -> bool:
+        """True when it changes something, or hands a file's content out, by itself or by a URL."""
+        gives_url = self.files is not None and self.files.kind == "signed-url"
+        return self.access == "write" or self.streamed or gives_url
+
+    @cached_property
     def takes_key(self) -> bool:
         """True when an Idempotency-Key makes it safe to repeat: what is streamed cannot be kept to be compared or answered again."""
         return not self.idempotent and not self.streamed

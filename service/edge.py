@@ -189,7 +189,7 @@ class Edge:
         level = logging.DEBUG if route in QUIET else logging.INFO
         message = f"{method} {route or '(no route)'} {ctx.status}"
         log.log(level, message, extra={"fields": fields})
-        if operation and (operation.access == "write" or operation.streamed):
+        if operation and operation.audited:
             message = f"{ctx.operation} {fields['outcome']}"
             added = _audit_fields(ctx, scope, operation)
             logs.audit_log.info(message, extra={"fields": {**fields, **added}})

@@ -326,6 +326,8 @@ def _uncertainty(operation: Operation) -> str:
     if operation.safe:
         return ""
     advice = "repeating it does no harm" if operation.repeatable else "look before you repeat it"
+    if operation.files and operation.files.kind == "upload":
+        advice = "repeating it makes a second file at worst"
     return f" The request was sent once and may have been carried out: {advice}."
 
 

@@ -259,14 +259,16 @@ def test_who_moved_or_deleted_which_file_is_in_the_audit_log_without_its_name(
     make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "gateway.audit")
-    client = make()
+    client = make(signed_urls="on")
     file = upload(client, b'{"custom_id": "a", "body": {"id": "of the content"}}\n').json()["id"]
     client.get(f"{FILES}/{file}")
     size = len(client.get(f"{FILES}/{file}/content").content)
+    client.get(f"{FILES}/{file}/url")
     client.delete(f"{FILES}/{file}")
     rows = [r.fields for r in caplog.records if r.name == "gateway.audit"]  # type: ignore[attr-defined]
     assert [(row["operation"], row["id"], row["outcome"]) for row in rows] == [
-        (operation, file, "done") for operation in ("uploadfile", "downloadfile", "deletefile")
+        (operation, file, "done")
+        for operation in ("uploadfile", "downloadfile", "getfilesignedurl", "deletefile")
     ]
     assert rows[0]["request_bytes"] > size == rows[1]["bytes"]
     assert "private name" not in json.dumps(rows) + caplog.text
