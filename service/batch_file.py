@@ -126,7 +126,7 @@ class BatchFile:
         if not self.lines and block.startswith(_BOM):
             block = block[len(_BOM) :]
             self.doubts.add("begins with a byte order mark")
-        if b"\r\n" in block:
+        if b"\r" in block and b"\r\n" in block:  # one byte is found ten times as fast
             self.doubts.add("has lines that end with CR LF")
         lines = block.split(b"\n")
         if not lines[-1]:
@@ -202,7 +202,8 @@ def _are_braced(lines: list[bytes]) -> bool:
 def _requests(block: bytes) -> list[_Line]:
     """The requests in whole lines; none where one cannot be read."""
     try:
-        block.decode()
+        if not block.isascii():
+            block.decode()
         return _decoder.decode_lines(block)
     except UNREADABLE:
         return []

@@ -4,6 +4,7 @@
   whole graceful limit. This one closes them.
 - An answer before its request was read ends the connection: that is announced, and the answer arrives (`lingering`).
 - Requests that come without waiting for answers (pipelining) are read only as they are answered.
+- What comes of a body is handed on as it came, not copied three times.
 - A body in tiny chunks is refused: each costs its reader far more than its sender.
 - Who reads nothing of an answer for a while is left, since the answer is in memory.
 - An upgrade to WebSocket is ignored (RFC 9110 section 7.8), so that its request is answered as any other.
@@ -22,7 +23,7 @@ import re
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from gunicorn.asgi.parser import ParseError  # type: ignore[import-untyped]
+from gunicorn.asgi.parser import ParseError, PythonProtocol  # type: ignore[import-untyped]
 from gunicorn.asgi.protocol import ASGIProtocol  # type: ignore[import-untyped]
 from gunicorn.glogging import Logger  # type: ignore[import-untyped]
 from gunicorn.workers import base, gasgi  # type: ignore[import-untyped]
@@ -72,6 +73,21 @@ class Protocol(ASGIProtocol):  # type: ignore[misc]
             self.lingering.discard(len(data))
         else:
             super().data_received(data)
+
+    def _feed_callback_parser(self, data: bytes) -> Any:
+        # For speed: what is all of it within a body is handed on as it is. The parser copies it three times, which was a
+        # fifth of the processor time of an upload (perf).
+        parser = self._callback_parser
+        if (
+            isinstance(parser, PythonProtocol)
+            and parser._state == "body"
+            and not parser._buffer
+            and len(data) < parser._body_remaining
+        ):
+            parser._body_remaining -= len(data)
+            self._on_body(data)
+            return True
+        return super()._feed_callback_parser(data)
 
     def pause_writing(self) -> None:
         super().pause_writing()
