@@ -305,9 +305,11 @@ class Contract:
         return None, ()
 
     def body_media_type(self, method: str, path: str) -> str:
-        """The media type of the body that `method` of the decoded `path` takes; JSON where it takes none."""
+        """The media type of the body that `method` of the decoded `path` takes; JSON where it takes none, empty where nothing is called."""
         operation, _ = self.find(method, path)
-        return operation.body.media_type if operation and operation.body else JSON
+        if operation is None:
+            return ""
+        return operation.body.media_type if operation.body else JSON
 
     def allowed_methods(self, path: str) -> list[str]:
         """The methods that the decoded `path` answers, HEAD and OPTIONS included; empty for a path that is not in the contract."""

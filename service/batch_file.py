@@ -15,19 +15,28 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from heapq import nsmallest
 from operator import itemgetter
+from threading import Lock
 
 import msgspec
 
-from openapi.json_text import UNREADABLE
+from openapi.json_text import UNREADABLE, check_utf8, read_json
+
+from .problems import Overloaded
 
 MAX_FAULTS = 100
-"""How many faults are told; all are counted."""
+"""How many faults are told; more are counted."""
+
+MAX_COUNTED = 10_000
+"""How many faults are counted. After so many nothing more of a file is read."""
 
 MAX_LINE = 16 << 20
 """Bytes. A longer line is a fault of its own: it would have to be held whole."""
 
 MAX_CHECKED_LINES = 2_000_000
 """Lines whose ids are compared with each other, 18 MB of hashes. Mistral runs a million requests at a time."""
+
+LOOKED_AT = 10_000
+"""Bytes of a line that are looked at for words that say what is wrong with it."""
 
 _BOM = b"\xef\xbb\xbf"
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
@@ -36,6 +45,29 @@ _NO_BUCKET = 255
 """Of a line without an id."""
 _FIRST, _LAST, _BEFORE_LAST = map(itemgetter, (0, -1, -2))
 _OPENING, _CLOSING, _CR = map(set, (b"{", b"}", b"\r"))
+
+
+class LineMemory:
+    """`limit` bytes for the long lines of all files that are checked at once. Thread-safe."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._reserved = 0
+        self._lock = Lock()
+
+    def resize(self, change: int) -> None:
+        """Reserves so many bytes more, or fewer. Raises Overloaded when there are no more."""
+        with self._lock:
+            if change > 0 and self._reserved + change > self.limit:
+                raise Overloaded("Too many files with long lines are under way.")
+            self._reserved += change
+
+
+LONG = 1 << 20
+"""Bytes of a line from which on its memory is counted."""
+
+LONG_LINES = LineMemory(4 * MAX_LINE)
+"""The process's: for two of the longest lines at a time, or more that are shorter."""
 
 
 class _Object(msgspec.Struct):
@@ -73,6 +105,7 @@ class BatchFile:
         self._rest: list[bytes] = []  # the beginning of a line whose end has not come
         self._size = 0  # of the rest
         self._skipping = False  # within a line that is too long
+        self._reserved = 0  # bytes
         self._unreadable = False  # the whole file, as its beginning says
         # Hashes lie in many small arrays, which can grow without much memory besides; where the hash of each line is says
         # which line each hash is of.
@@ -81,6 +114,11 @@ class BatchFile:
 
     def feed(self, piece: bytes) -> None:
         """The next bytes of the file."""
+        if self.hopeless or self.lines >= MAX_CHECKED_LINES:
+            self._rest, self._size = [], 0
+            if not self.hopeless:
+                self.doubts.add(f"has more than {MAX_CHECKED_LINES} lines, which were not checked")
+            return
         end = piece.rfind(b"\n") + 1
         if not end or self._unreadable:
             self._keep(piece)
@@ -92,6 +130,7 @@ class BatchFile:
             block = block[block.index(b"\n") + 1 :]
             self._pass()
         self._block(block)
+        self._reserve(0)
         self._keep(piece[end:])
 
     def end(self) -> list[Fault]:
@@ -108,6 +147,22 @@ class BatchFile:
             self._faults.append(Fault(line, f"custom_id repeats that of line {first}."))
         return sorted(self._faults, key=lambda fault: fault.line)[:MAX_FAULTS]
 
+    @property
+    def hopeless(self) -> bool:
+        """True when it has so many faults that no more are looked for."""
+        return self.count >= MAX_COUNTED
+
+    def let_go(self) -> None:
+        """Ends the check; its memory can go."""
+        self._reserve(0)
+
+    def _reserve(self, size: int) -> None:
+        """Has memory for a line of this size, of which there is a copy while it is read. Raises Overloaded without it."""
+        wanted = 2 * size if size > LONG else 0
+        if wanted != self._reserved:
+            LONG_LINES.resize(wanted - self._reserved)
+            self._reserved = wanted
+
     def _keep(self, piece: bytes) -> None:
         if self._skipping or not piece:
             return
@@ -116,6 +171,7 @@ class BatchFile:
         if self._size > MAX_LINE:
             self._fault(self.lines + 1, f"The line is longer than {MAX_LINE} bytes.")
             self._rest, self._size, self._skipping = [], 0, True
+        self._reserve(self._size)
 
     def _block(self, block: bytes) -> None:
         """Reads whole lines."""
@@ -142,11 +198,12 @@ class BatchFile:
         """Reads one line by itself."""
         if line.strip():
             try:
-                line.decode()
-                self._note([_decoder.decode(line).custom_id])
+                check_utf8(line)
+                self._note([read_json(line, _Line).custom_id])
                 return
             except UNREADABLE as error:
-                self._fault(self.lines + 1, _reason(line, error))
+                told = len(self._faults) < MAX_FAULTS
+                self._fault(self.lines + 1, _reason(line, error) if told else "")
         else:
             self.doubts.add("has blank lines")
         self._pass()
@@ -203,7 +260,7 @@ def _requests(block: bytes) -> list[_Line]:
     """The requests in whole lines; none where one cannot be read."""
     try:
         if not block.isascii():
-            block.decode()
+            check_utf8(block)
         return _decoder.decode_lines(block)
     except UNREADABLE:
         return []
@@ -216,7 +273,7 @@ def _reason(line: bytes, error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "It is nested too deeply."
     if not isinstance(error, msgspec.ValidationError):
-        if re.search(rb"[:,\[]\s*-?(NaN|Infinity)\b", line):
+        if re.search(rb"[:,\[]\s*-?(NaN|Infinity)\b", line[:LOOKED_AT]):
             return "NaN and Infinity are no JSON."
         return f"It is not JSON: {str(error).removeprefix('JSON is malformed: ')}."
     missing = re.search("required field `(.*)`", str(error))

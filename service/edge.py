@@ -114,17 +114,20 @@ class Edge:
             await self.app(scope, receive, send)
         except Exception as error:  # the process's outermost edge: nothing leaves it but an answer
             if ctx.status:
-                self._broke_off(ctx, error)
+                self._broke_off(ctx, error, scope)
             # In no variable here: this frame is in its traceback, and such a cycle would keep the request's body.
             ctx.problem = self._problem(error, scope)
             await _send_problem(ctx.problem, ctx.request_id, scope, send)
 
-    def _broke_off(self, ctx: RequestContext, error: Exception) -> None:
+    def _broke_off(self, ctx: RequestContext, error: Exception, scope: Scope) -> None:
         """Ends an answer that has begun as one that did not end: the server closes its connection in the middle of it."""
         ctx.unfinished = ctx.unfinished or "failed"
         if not isinstance(error, Problem):
             raise error
         ctx.problem = error
+        reset = scope.get("extensions", {}).get("gateway.reset")
+        if reset and scope["http_version"] == "1.0":
+            reset()
         # What the server takes for the end of a client that left: any other exception it logs as a fault of the gateway's.
         raise asyncio.CancelledError from error
 

@@ -23,13 +23,13 @@ from .request_context import current
 from .translation import Answer, Inputs, UpstreamRequest, build_request
 from .uploads import Upload
 from .upstream import Upstreams
-from .upstream_connection import CancellableRequest, Deadline
+from .upstream_connection import CancellableRequest
 
 if TYPE_CHECKING:
     from .config import Settings
 
 REMEMBERED = 10_000
-"""Files whose purpose is remembered, those of the latest calls."""
+"""Files of allowed purposes that are remembered, those of the latest calls."""
 
 
 class _File(msgspec.Struct):
@@ -49,8 +49,7 @@ class FileAccess:
         self.operations = settings.contract.operations
         self.purposes = frozenset(settings.file_purposes)
         self.signed_urls = settings.signed_urls == "on"
-        self.timeout = settings.timeout
-        self._purposes: OrderedDict[str, str] = OrderedDict()
+        self._known: OrderedDict[str, None] = OrderedDict()
         self._lock = Lock()
 
     def send(self, request: UpstreamRequest, cancellable: CancellableRequest) -> Answer:
@@ -69,23 +68,28 @@ class FileAccess:
         lookup, file_id = self.operations[files.lookup], current().path_values
         if request.operation is lookup:
             return self._look_up(request, file_id, cancellable)
-        with self._lock:
-            purpose = self._purposes.get(file_id)
-        if purpose is None:
+        if not self._is_known(file_id):
             inputs = Inputs(path={lookup.path_variables[0]: file_id})
-            asked = CancellableRequest(Deadline(self.timeout), fresh=True)
-            self._look_up(build_request(lookup, inputs), file_id, asked)
-        elif purpose not in self.purposes:
-            raise _none()
-        return self.upstreams.send(request, cancellable)
+            self._look_up(build_request(lookup, inputs), file_id, cancellable)
+        try:
+            return self.upstreams.send(request, cancellable)
+        except Problem as problem:
+            if problem.upstream_status == 404:  # it was deleted meanwhile
+                raise _none() from problem
+            raise
 
     def _upload(self, request: UpstreamRequest, cancellable: CancellableRequest) -> Answer:
-        if isinstance(request.stream, Upload):
-            request.stream.begin()
-        answer = self.upstreams.send(request, cancellable)
+        upload = request.stream
+        assert isinstance(upload, Upload)
+        try:
+            upload.begin()
+            answer = self.upstreams.send(request, cancellable)
+        finally:
+            upload.let_go()
         with suppress(*UNREADABLE):
             file = read_json(answer.body, _File)
-            self._remember(file.id, file.purpose)
+            if file.purpose in self.purposes:
+                self._remember(file.id)
         return answer
 
     def _look_up(
@@ -103,20 +107,28 @@ class FileAccess:
         except UNREADABLE as error:
             detail = "The upstream does not say what the file is for."
             raise Problem("upstream-bad-response", detail, retryable=True) from error
-        self._remember(file_id, purpose)
         if purpose not in self.purposes:
             raise _none()
+        self._remember(file_id)
         return answer
 
-    def _remember(self, file_id: str, purpose: str) -> None:
+    def _is_known(self, file_id: str) -> bool:
         with self._lock:
-            self._purposes[file_id] = purpose
-            while len(self._purposes) > REMEMBERED:
-                self._purposes.popitem(last=False)
+            known = file_id in self._known
+            if known:
+                self._known.move_to_end(file_id)
+            return known
+
+    def _remember(self, file_id: str) -> None:
+        """Remembers that callers may touch it. Not that they may not: that answer must take as long as that there is no file."""
+        with self._lock:
+            self._known[file_id] = None
+            while len(self._known) > REMEMBERED:
+                self._known.popitem(last=False)
 
     def _of_allowed_purposes(self, request: UpstreamRequest) -> UpstreamRequest:
         path, _, query = request.target.partition("?")
-        given = parse_qs(query).get("purpose", [])
+        given = parse_qs(query, keep_blank_values=True).get("purpose", [])
         if not given and len(self.purposes) == 1:
             (purpose,) = self.purposes
             added = urlencode({"purpose": purpose})

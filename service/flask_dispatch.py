@@ -72,8 +72,6 @@ class FlaskDispatch:
             await self._live(receive, send)
         if scope["type"] != "http":
             return
-        if len(self.under_way) >= self.limit:
-            raise Overloaded("All threads are busy and the queue is full.")
         WATCHDOG.start()  # before a thread that could take its place
         ctx = current()
         request, ctx.upstream_request = ctx.upstream_request, None
@@ -81,10 +79,17 @@ class FlaskDispatch:
             raise LookupError("no upstream request was handed over")
         operation, keyed = request.operation, request.key is not None
         if operation.streamed:
-            cancellable = CancellableRequest(Deadline(math.inf), fresh=True, streamed=True)
+            cancellable = CancellableRequest(
+                Deadline(math.inf if request.stream else self.timeout),
+                fresh=True,
+                streamed=True,
+                answer_within=self.timeout,
+            )
             handle = partial(self._call_flask, _environ(scope, request, cancellable))
             await self.transfers.serve(handle, request.stream, cancellable, receive, send)
             return
+        if len(self.under_way) >= self.limit:
+            raise Overloaded("All threads are busy and the queue is full.")
         cancellable = CancellableRequest(Deadline(self.timeout))
         environ = _environ(scope, request, cancellable)
         loop = asyncio.get_running_loop()

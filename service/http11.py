@@ -47,6 +47,28 @@ def has_unread(sock: socket.socket, read: Callable[[int], bytes | None]) -> bool
         sock.settimeout(limit)
 
 
+def has_answer(sock: socket.socket) -> bool:
+    """Whether an answer has begun to come over `sock`, which is left there, or it has ended; interim answers are passed over."""
+    limit = sock.gettimeout()
+    sock.settimeout(0)
+    try:
+        while begun := sock.recv(_MAX_LINE, socket.MSG_PEEK):
+            interim = begun[_STATUS].startswith(b"1") and begun[_STATUS] != b"101"
+            end = begun.find(b"\r\n\r\n") + 4
+            if (len(begun) > _STATUS.start and not interim) or len(begun) == _MAX_LINE:
+                return True
+            if end < 4:
+                return False
+            sock.recv(end)
+    except BlockingIOError:
+        return False
+    except OSError:  # it was reset
+        return True
+    finally:
+        sock.settimeout(limit)
+    return True
+
+
 class Response(HTTPResponse):
     """For `response_class` of an `http.client.HTTPConnection`, of which it asks more than is documented, but nothing private."""
 

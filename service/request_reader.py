@@ -95,6 +95,7 @@ class RequestReader:
 
     def _stream(self, reader: OperationReader, scope: Scope) -> ByteStream:
         """The body, which comes when a thread takes it."""
+        _check_encoding(Headers(scope=scope))
         settings = self.settings
         body = IncomingBody(scope, settings.max_file, "GATEWAY_MAX_FILE")
         if not reader.operation.files:
@@ -291,5 +292,9 @@ def _check_media_type(headers: Headers) -> None:
     charset = parameters.strip().removeprefix("charset=").strip('"')
     if media_type.strip() != "application/json" or charset not in ("", "utf-8"):
         raise Problem("unsupported-media-type", "Send Content-Type: application/json, in UTF-8.")
+    _check_encoding(headers)
+
+
+def _check_encoding(headers: Headers) -> None:
     if headers.get("content-encoding", "identity").lower() not in ("identity", ""):
         raise Problem("unsupported-media-type", "Send the body without Content-Encoding.")

@@ -46,6 +46,18 @@ def taken_too_slowly() -> Problem:
     return Problem("upstream-timeout", detail, retryable=True)
 
 
+def paced(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """The pieces, each to be sent before the next is asked for. Raises Problem when that takes too long."""
+    pace = Pace()
+    for piece in pieces:
+        begun = time.monotonic()
+        yield piece
+        try:
+            pace.waited(time.monotonic() - begun, len(piece))
+        except TooSlow as error:
+            raise taken_too_slowly() from error
+
+
 class Pace:
     """How long one side was waited for, since the last PIECE bytes of it came."""
 
@@ -128,15 +140,13 @@ class IncomingBody:
             return self._in_hand >= IN_HAND
 
     def __iter__(self) -> Iterator[bytes]:
-        """The pieces, none empty. Raises Problem when it is refused, breaks off, or cannot be sent on fast enough."""
-        pace = Pace()
+        """The pieces, none empty. Raises Problem when it is refused, breaks off, or is not taken fast enough."""
+        return paced(self.received_pieces())
+
+    def received_pieces(self) -> Iterator[bytes]:
+        """The pieces, however long it takes what is done with them. Raises Problem when it is refused or breaks off."""
         while piece := self._take():
-            begun = time.monotonic()
             yield piece
-            try:
-                pace.waited(time.monotonic() - begun, len(piece))
-            except TooSlow as error:
-                raise taken_too_slowly() from error
         self.complete = True
 
     def _take(self) -> bytes:

@@ -67,10 +67,14 @@ class Transfers:
         try:
             status, headers = await head
             await send({"type": "http.response.start", "status": status, "headers": headers})
+            last = b""
             async for piece in answer:
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
+                if last:
+                    await send({"type": "http.response.body", "body": last, "more_body": True})
+                last = piece
             handling.result()  # raises what broke it off
-            await send({"type": "http.response.body", "body": b""})
+            # With the last piece, since a client leaves when it has all bytes that were announced.
+            await send({"type": "http.response.body", "body": last})
         finally:
             answer.give_up()
             if not handling.done() and not (stream and stream.complete):

@@ -230,33 +230,38 @@ def parse_streamed_answer(
     pieces: Iterator[bytes],
     passed_headers: frozenset[str],
 ) -> Answer:
-    """The answer to an operation that answers with a stream, whose status is a success; Problem for one that is compressed."""
+    """The answer to an operation that answers with a stream, whose status is a success; Problem for one that is compressed or in part."""
+    unusable = partial(
+        Problem,
+        "upstream-bad-response",
+        retryable=operation.repeatable,
+        upstream_status=status,
+    )
     if headers.get("Content-Encoding", "identity") != "identity":
-        raise Problem(
-            "upstream-bad-response",
-            "The upstream's answer is compressed, which was not asked for.",
-            retryable=operation.repeatable,
-            upstream_status=status,
-        )
+        detail = "The upstream's answer is compressed, which was not asked for."
+        raise unusable(detail)
+    if status == 206:
+        raise unusable("The upstream answered with a part of the content, which was not asked for.")
     passing = {name.lower() for name in _OF_CONTENT} | passed_headers
     passed = [
-        (name, value)
+        # A length that was given twice is one length.
+        (name, value.partition(",")[0] if name.lower() == "content-length" else value)
         for name, value in headers.items()
         if _passes(name.lower(), value, frozenset(passing))
     ]
     disposition = headers.get("Content-Disposition", "")
-    if not disposition.lower().startswith("attachment") or not _passes(
-        "", disposition, frozenset({""})
-    ):
+    kind = disposition.partition(";")[0].strip().lower()
+    if kind != "attachment" or not _passes("", disposition, frozenset({""})):
         disposition = "attachment"
     content_type = headers.get("Content-Type", "")
-    if not _passes("", content_type, frozenset({""})):
+    if not content_type or not _passes("", content_type, frozenset({""})):
         content_type = operation.response_media_type
     shown = (*islice(passed, MAX_HEADERS), ("Content-Disposition", disposition))
     return Answer(status, content_type, b"", shown, pieces)
 
 
-_OF_CONTENT = ("Content-Length", "Content-Range", "Accept-Ranges", "ETag", "Last-Modified")
+# Not those of ranges, which are not asked for.
+_OF_CONTENT = ("Content-Length", "ETag", "Last-Modified")
 
 
 def _refusal(

@@ -5,16 +5,17 @@ The last piece is held back until everything was read: a form that does not end 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from itertools import chain
 
 from starlette.types import Receive
 
 from openapi.validation import Violation
 
-from .batch_file import MAX_FAULTS, BatchFile, Fault
+from .batch_file import MAX_COUNTED, MAX_FAULTS, BatchFile, Fault
 from .problems import Problem
 from .request_context import current
-from .streams import IncomingBody
+from .streams import IncomingBody, paced
 from .upload_form import UploadForm
 
 CHECKED_PURPOSE = "batch"
@@ -54,21 +55,26 @@ class Upload:
         """Takes the first piece, so that nothing is asked upstream for a small file that is refused. Raises as iterating does."""
         self._first = next(self._pieces, b"")
 
+    def let_go(self) -> None:
+        """Ends the use of it, wherever that was; its memory can go."""
+        self._pieces.close()
+
     def __iter__(self) -> Iterator[bytes]:
         """The pieces, the last one when all is found good. Raises Problem when it is not, and as the body does."""
-        if self._first:
-            yield self._first
-            self._first = b""
-        yield from self._pieces
+        first, self._first = self._first, b""
+        return paced(chain([first] if first else [], self._pieces))
 
-    def _checked(self) -> Iterator[bytes]:
+    def _checked(self) -> Generator[bytes]:
         held = b""
         try:
-            for piece in self._body:
+            for piece in self._body.received_pieces():
                 self._form.feed(piece)
-                if held:
+                if self._file and self._file.hopeless and self._form.purpose == CHECKED_PURPOSE:
+                    raise _refusal(self._file.end(), self._file.count)
+                if held and not self._form.closed:
                     yield held
-                held = piece
+                    held = b""
+                held += piece
             self._form.end()
             if self._file and self._form.purpose == CHECKED_PURPOSE:
                 faults = self._file.end()
@@ -78,7 +84,9 @@ class Upload:
         finally:
             # Parser and form refer to each other, and a refusal's traceback to this frame: the check's memory would stay.
             self._form.let_go()
-            self._file = None
+            if self._file:
+                self._file.let_go()
+                self._file = None
         self.complete = True
         if held:
             yield held
@@ -95,6 +103,8 @@ def _warn(doubts: set[str]) -> None:
 def _refusal(faults: list[Fault], count: int) -> Problem:
     listed = "" if count == len(faults) else f"; the first {len(faults)} are in errors"
     named = "1 fault" if count == 1 else f"{count} faults"
+    if count >= MAX_COUNTED:
+        named = f"{MAX_COUNTED} faults or more"
     return Problem(
         "validation-failed",
         f"{named} in the file, by its lines{listed}. Nothing was created.",

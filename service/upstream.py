@@ -7,6 +7,7 @@ how a request that got no answer failed. Thread-safe; safe to make before a fork
 from __future__ import annotations
 
 import contextlib
+import math
 import ssl
 import time
 from collections.abc import Iterator, Mapping
@@ -27,8 +28,8 @@ from telemetry import metrics, spans
 from .problems import Problem
 from .request_context import current
 from .streams import Pace, TooSlow
-from .translation import Answer, UpstreamRequest, parse_answer, parse_streamed_answer
-from .upstream_connection import WATCHDOG, CancellableRequest, Transport
+from .translation import Answer, ByteStream, UpstreamRequest, parse_answer, parse_streamed_answer
+from .upstream_connection import WATCHDOG, CancellableRequest, Deadline, Transport
 from .upstream_key import Credentials, UpstreamKey
 
 if TYPE_CHECKING:
@@ -131,6 +132,8 @@ class Upstream:
     ) -> Answer:
         with Attempt(request.operation, self.address) as attempt:
             prepared = self._prepare(request, credentials, attempt.headers if self.trace else {})
+            if request.stream:
+                prepared.body = _until_sent(request.stream, cancellable)  # type: ignore[assignment]
             response = self._open(request, prepared, cancellable)
             attempt.status = response.status_code
             succeeded = 200 <= response.status_code < 300
@@ -139,7 +142,7 @@ class Upstream:
                 detail = "The upstream answered with a success before it had the whole body."
                 raise _unusable(request.operation, detail, response.status_code)
             if request.operation.answer_streamed and succeeded:
-                return self._streamed(request, response)
+                return self._streamed(request, response, cancellable, credentials)
             with response:
                 content = self._read_whole(request, response, cancellable)
         return parse_answer(
@@ -179,7 +182,7 @@ class Upstream:
         # Set past requests' own URL handling, which would resolve dots and decode what was encoded on purpose.
         prepared.url = f"{self.base_url}{request.target}{query}"
         prepared.headers = CaseInsensitiveDict(headers)
-        prepared.body = request.stream or request.body  # type: ignore[assignment]
+        prepared.body = request.body  # type: ignore[assignment]
         return prepared
 
     def _open(
@@ -214,14 +217,30 @@ class Upstream:
         finally:
             cancellable.end()
 
-    def _streamed(self, request: UpstreamRequest, response: requests.Response) -> Answer:
+    def _streamed(
+        self,
+        request: UpstreamRequest,
+        response: requests.Response,
+        cancellable: CancellableRequest,
+        credentials: Credentials,
+    ) -> Answer:
         """The answer whose content is passed on as it comes."""
-        pieces = iter(()) if request.only_head else self._pieces(request, response)
+        pieces = iter(()) if request.only_head else self._pieces(request, response, cancellable)
+        secrets = [secret.decode() for secret in credentials.secrets]
+        headers = {
+            name: value
+            for name, value in response.headers.items()
+            if not any(secret in value for secret in secrets)
+        }
         try:
+            if not response.raw.chunked and response.raw.length_remaining is None:
+                # Where it breaks off would look like its end.
+                detail = "The upstream's answer does not say where it ends."
+                raise _unusable(request.operation, detail, response.status_code)
             answer = parse_streamed_answer(
                 request.operation,
                 response.status_code,
-                response.headers,
+                CaseInsensitiveDict(headers),
                 pieces,
                 self.passed_headers,
             )
@@ -232,14 +251,22 @@ class Upstream:
             response.close()
         return answer
 
-    def _pieces(self, request: UpstreamRequest, response: requests.Response) -> Iterator[bytes]:
+    def _pieces(
+        self,
+        request: UpstreamRequest,
+        response: requests.Response,
+        cancellable: CancellableRequest,
+    ) -> Iterator[bytes]:
         """The content of an answer in pieces, as they come. Raises Problem when it breaks off, or comes too slowly."""
         pace = Pace()
+        WATCHDOG.add(cancellable)  # a piece that comes a byte at a time is a wait without an end
         try:
             with response:
                 while True:
                     begun = time.monotonic()
+                    cancellable.deadline = Deadline(pace.left)
                     piece = response.raw.read(_PIECE, decode_content=False)
+                    cancellable.deadline = Deadline(math.inf)
                     if not piece:
                         return
                     pace.waited(time.monotonic() - begun, len(piece))
@@ -247,8 +274,12 @@ class Upstream:
         except TooSlow as error:
             raise timed_out(request.operation) from error
         except (HTTPError, OSError) as error:
+            if cancellable.deadline.expired:
+                raise timed_out(request.operation) from error
             detail = "The upstream's answer broke off."
             raise _unusable(request.operation, detail, response.status_code) from error
+        finally:
+            WATCHDOG.remove(cancellable)
 
     def _read_whole(
         self,
@@ -280,6 +311,11 @@ class Upstream:
         if cancellable.cancelled and response.raw.length_remaining is None:
             raise timed_out(operation)  # what looks like its end may be where it was ended
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _until_sent(stream: ByteStream, cancellable: CancellableRequest) -> Iterator[bytes]:
+    yield from stream
+    cancellable.expect_answer()
 
 
 def _is_over(cancellable: CancellableRequest) -> bool:

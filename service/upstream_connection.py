@@ -8,6 +8,7 @@ longer than its caller does; nothing is sent after that.
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
 import ssl
 import threading
@@ -24,7 +25,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from serving.body_buffer import SECONDS
 
-from .http11 import Response, has_unread
+from .http11 import Response, has_answer, has_unread
 from .threads import start_thread
 
 
@@ -55,19 +56,32 @@ class CancellableRequest:
     """One upstream request and its answer, until `deadline` at the latest. `sent`: bytes of its present attempt have left.
 
     `fresh`: over a connection of its own, on which there can be no answer to anything else; reads share kept ones otherwise.
-    `streamed`: its body leaves piece by piece, at the caller's pace, and may be answered before its end.
+    `streamed`: its body leaves piece by piece, at the caller's pace, and may be answered before its end; from then on, or from
+    its end, the answer has `answer_within` seconds to come.
     `sent_before`: an earlier request was this one too, and was perhaps carried out.
     """
 
-    def __init__(self, deadline: Deadline, *, fresh: bool = False, streamed: bool = False) -> None:
+    def __init__(
+        self,
+        deadline: Deadline,
+        *,
+        fresh: bool = False,
+        streamed: bool = False,
+        answer_within: float = math.inf,
+    ) -> None:
         self.deadline = deadline
         self.fresh = fresh
         self.streamed = streamed
+        self.answer_within = answer_within
         self.cancelled = False
         self.sent = False
         self.sent_before = False
         self._connection: _Connection | None = None
         self._sock: socket.socket | None = None
+
+    def expect_answer(self) -> None:
+        """Nothing more is sent: from now on the answer's time counts."""
+        self.deadline = Deadline(self.answer_within)
 
     def begin(self) -> None:
         """The calling thread works on an attempt of this request from here to `end`."""
@@ -115,7 +129,7 @@ class _Connection:
             self.connect()  # type: ignore[attr-defined]
         request: CancellableRequest | None = getattr(_current, "request", None)
         if request is not None and request.sent and request.streamed:
-            self._send_piece(data)
+            self._send_piece(data, request)
             return None
         if request is not None:
             if not request.sent and self.sock and has_unread(self.sock, self.sock.recv):
@@ -124,7 +138,7 @@ class _Connection:
             request.attach(self)
         return super().send(data)  # type: ignore[misc]
 
-    def _send_piece(self, piece: bytes) -> None:
+    def _send_piece(self, piece: bytes, request: CancellableRequest) -> None:
         """Sends a piece of a body, unless the answer has come before it was sent: urllib3 then reads that.
 
         An answer is looked for before each piece where that takes nothing away, and when no more bytes are taken: TLS has no
@@ -133,14 +147,14 @@ class _Connection:
         sock = self.sock
         if sock is None:
             raise BrokenPipeError
-        if not isinstance(sock, ssl.SSLSocket) and has_unread(
-            sock, lambda size: sock.recv(size, socket.MSG_PEEK)
-        ):
+        if not isinstance(sock, ssl.SSLSocket) and has_answer(sock):
+            request.expect_answer()
             raise BrokenPipeError
         sock.settimeout(SECONDS)
         try:
             sock.sendall(piece)
         except TimeoutError as error:
+            request.expect_answer()
             raise BrokenPipeError from error
 
 

@@ -9,6 +9,7 @@
 - Who reads nothing of an answer for a while is left, since the answer is in memory.
 - An upgrade to WebSocket is ignored (RFC 9110 section 7.8), so that its request is answered as any other.
 - A request target in absolute form is understood (RFC 9112 section 3.2.2).
+- Who serves an answer that breaks off can reset its connection: to an HTTP/1.0 client the connection's end is the answer's.
 - The sign of life needs no room in the folder for temporary files.
 
 It rests on names of gunicorn's protocol class that are not public; the tests of `tests/serving` fail when they change.
@@ -20,6 +21,9 @@ import asyncio
 import logging
 import os
 import re
+import socket
+import struct
+from contextlib import suppress
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -40,6 +44,9 @@ SMALL = 64
 
 UNREAD = 30.0
 """Seconds in which a client must read something of an answer that waits for it."""
+
+RESET = "gateway.reset"
+"""The ASGI extension by which an application ends a connection in the middle of an answer."""
 
 _ABSOLUTE = re.compile(rb"https?://([^/@]+)(/.*)?", re.IGNORECASE)
 
@@ -171,7 +178,15 @@ class Protocol(ASGIProtocol):  # type: ignore[misc]
             scope["headers"] = [
                 (name, host if name == b"host" else value) for name, value in scope["headers"]
             ]
+        scope.setdefault("extensions", {})[RESET] = self._reset
         return scope
+
+    def _reset(self) -> None:
+        """Ends the connection as one that failed, which a client sees also where the connection's end is the answer's."""
+        sock = self.transport.get_extra_info("socket")
+        with suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.transport.abort()
 
 
 class Worker(gasgi.ASGIWorker):  # type: ignore[misc]

@@ -7,7 +7,9 @@ import tracemalloc
 
 import pytest
 
-from service.batch_file import MAX_FAULTS, MAX_LINE, BatchFile
+from service import batch_file
+from service.batch_file import LONG, MAX_FAULTS, MAX_LINE, BatchFile
+from service.problems import Overloaded
 
 GOOD = b'{"custom_id":"a","body":{"max_tokens":5}}\n'
 OTHER = GOOD.replace(b'"a"', b'"b"')
@@ -143,3 +145,26 @@ def test_faults_that_are_not_told_take_no_memory() -> None:
         tracemalloc.stop()
     assert file.count == 99_999
     assert peak < 1 << 20
+
+
+def test_long_lines_are_held_within_a_budget_for_all_files(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(batch_file, "LONG_LINES", batch_file.LineMemory(3 * 2 * LONG))
+    one, other = BatchFile(), BatchFile()
+    one.feed(b'{"custom_id": "' + bytes(2 * LONG))
+    with pytest.raises(Overloaded):
+        other.feed(b'{"custom_id": "' + bytes(2 * LONG))
+    one.feed(b"\n")  # the line ends, however it was
+    other = BatchFile()
+    other.feed(b'{"custom_id": "' + bytes(2 * LONG))
+    other.let_go()
+    one.feed(bytes(2 * LONG))
+
+
+def test_a_file_of_more_lines_than_are_checked_is_doubted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_file, "MAX_CHECKED_LINES", 10)
+    file = BatchFile()
+    for number in range(12):
+        file.feed(b'{"custom_id": "%d", "body": {}}\n' % number)
+    assert (file.end(), file.doubts) == ([], {"has more than 10 lines, which were not checked"})

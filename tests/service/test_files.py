@@ -179,6 +179,15 @@ def test_a_hundred_faults_of_a_file_are_told_and_all_are_counted(make: Make) -> 
     assert refused["detail"].startswith("250 faults in the file")
 
 
+@pytest.mark.parametrize("line", [b"{}\n", b"a\n", b"[1]\n"])
+def test_a_file_of_faults_alone_is_refused_before_all_of_it_was_read(
+    line: bytes, make: Make
+) -> None:
+    refused = upload(make(), line * 300_000).json()
+    assert refused["detail"].startswith("10000 faults or more in the file")
+    assert len(refused["errors"]) == 100
+
+
 @pytest.mark.parametrize(
     ("content", "warned"),
     [

@@ -6,7 +6,9 @@ import gc
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -15,13 +17,14 @@ import pytest
 import requests
 from starlette.testclient import TestClient
 
-from service import upstream_connection
+from service import streams, upstream_connection
 from service.app import create_app
 from service.batch_file import BatchFile
 from service.config import Settings
+from tests.conftest import KEY
 from tests.support.asgi import call
 from tests.support.gateway import Gateway
-from tests.support.upstreams import Behaviour, upstream
+from tests.support.upstreams import Behaviour, read_head, upstream
 
 FILES = "/v1/files"
 FILE_ID = "4f0c8f44-2f4a-4d0b-8a3e-55d2f6a1c9e7"
@@ -197,6 +200,25 @@ def test_a_success_before_the_whole_file_was_sent_is_none(
         assert (status, problem["type"]) == (502, "/problems#upstream-bad-response")
 
 
+@pytest.mark.parametrize("size", [60_000, 300_000, 3_000_000])
+def test_the_closing_boundary_of_a_bad_file_never_leaves(
+    size: int, gateway: Callable[..., TestClient]
+) -> None:
+    content = lines(size // len(LINE)) + b"[]"
+    seen: list[bytes] = []
+
+    def behave(peer: socket.socket, _nth: int) -> None:
+        seen.append(received[-1])
+        while piece := peer.recv(1 << 16):
+            seen.append(piece)
+
+    with upstream(behave, whole=False) as (port, received):
+        client = gateway(f"http://127.0.0.1:{port}/v1")
+        status, problem = upload(client, content)
+        assert (status, len(problem["errors"])) == (422, 1)
+    assert b"[]\r\n--" not in b"".join(seen)
+
+
 def test_the_bytes_of_an_upload_pass_as_they_came(gateway: Callable[..., TestClient]) -> None:
     def behave(peer: socket.socket, _nth: int) -> None:
         peer.sendall(whole(b"200 OK", JSON, FILE))
@@ -258,7 +280,115 @@ def test_a_client_that_leaves_in_an_upload_ends_it_upstream_without_an_end(
         assert gateway.get(FILES + "?page=x").status_code == 422  # it goes on
 
 
+def test_interim_answers_in_an_upload_are_passed_over(gateway: Callable[..., TestClient]) -> None:
+    interim = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"
+
+    def behave(peer: socket.socket, _nth: int) -> None:
+        peer.sendall(interim)
+        head, _, body = received[-1].partition(b"\r\n\r\n")
+        left = int(head.lower().partition(b"content-length: ")[2].split()[0]) - len(body)
+        while left:
+            left -= len(peer.recv(left))
+        peer.sendall(whole(b"200 OK", JSON, FILE))
+
+    with upstream(behave, whole=False) as (port, received):
+        status, answer = upload(gateway(f"http://127.0.0.1:{port}/v1"), lines(40_000))
+        assert (status, answer["id"], len(received)) == (200, FILE_ID, 1)
+
+
+def trickle(peer: socket.socket, data: bytes) -> None:
+    """Sends it again and again, some bytes at a time, as long as anybody is there."""
+    while True:
+        for begin in range(0, len(data), 20):
+            peer.sendall(data[begin : begin + 20])
+            time.sleep(0.02)
+
+
+INTERIM = b"HTTP/1.1 102 Processing\r\n\r\n"
+ENDLESS = b"HTTP/1.1 500 E\r\nContent-Type: application/json\r\nContent-Length: 99999\r\n\r\n"
+
+
+@pytest.mark.parametrize("data", [INTERIM, ENDLESS], ids=["interim answers", "an error's body"])
+@pytest.mark.parametrize("up", [True, False], ids=["upload", "download"])
+def test_an_upstream_that_trickles_holds_a_place_for_no_longer_than_the_limit(
+    data: bytes, up: bool, gateway: Callable[..., TestClient]
+) -> None:
+    def behave(peer: socket.socket, nth: int) -> None:
+        if nth == 1 and not up:
+            peer.sendall(whole(b"200 OK", JSON, FILE))
+        else:
+            trickle(peer, data)
+
+    with upstream(behave) as (port, _):
+        client = gateway(f"http://127.0.0.1:{port}/v1", timeout=0.5)
+        answer = client.post(FILES, **form(lines(3))) if up else client.get(CONTENT)
+        assert (answer.status_code, answer.json()["type"]) == (504, "/problems#upstream-timeout")
+
+
 # ----------------------------------------------------------------------------------------------------------- downloads
+def test_a_download_that_trickles_is_broken_off(
+    gateway: Callable[..., TestClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "SECONDS", 0.5)
+    ended = threading.Event()
+
+    def behave(peer: socket.socket, nth: int) -> None:
+        if nth == 1:
+            peer.sendall(whole(b"200 OK", JSON, FILE))
+            return
+        peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n")
+        try:
+            trickle(peer, b"line")
+        finally:
+            ended.set()
+
+    with upstream(behave) as (port, _):
+        client = gateway(f"http://127.0.0.1:{port}/v1")
+        with pytest.raises(CancelledError):
+            client.portal.call(
+                partial(call, client.app, "GET", CONTENT, {"Host": "127.0.0.1:8080"})
+            )
+        assert ended.wait(10)
+
+
+def test_a_download_that_does_not_say_where_it_ends_is_refused(
+    gateway: Callable[..., TestClient],
+) -> None:
+    with upstream(content_of(b"HTTP/1.1 200 OK\r\n\r\nsome of it")) as (port, _):
+        answer = gateway(f"http://127.0.0.1:{port}/v1").get(CONTENT)
+        assert (answer.status_code, "where it ends" in answer.json()["detail"]) == (502, True)
+
+
+def test_a_part_of_a_download_that_was_not_asked_for_is_refused(
+    gateway: Callable[..., TestClient],
+) -> None:
+    head = b"Content-Range: bytes 0-3/10\r\n"
+    with upstream(content_of(whole(b"206 Partial Content", head, b"some"))) as (port, _):
+        answer = gateway(f"http://127.0.0.1:{port}/v1").get(CONTENT)
+        assert (answer.status_code, "a part" in answer.json()["detail"]) == (502, True)
+
+
+ODD_HEADS = {
+    "a length twice": b"Content-Length: 4\r\n",
+    "no type": b"",
+    "an inline disposition": b"Content-Disposition: inline; filename=evil.html\r\n",
+    "a disposition that only begins right": b"Content-Disposition: ATTACHMENTx; filename=evil.html\r\n",
+    "ranges": b"Accept-Ranges: bytes\r\n",
+    "our key": b"ETag: " + KEY.encode() + b"\r\n",
+}
+
+
+@pytest.mark.parametrize("what", ODD_HEADS)
+def test_the_head_of_a_download_is_what_a_caller_can_rely_on(
+    what: str, gateway: Callable[..., TestClient]
+) -> None:
+    with upstream(content_of(whole(b"200 OK", ODD_HEADS[what], b"some"))) as (port, _):
+        passed = gateway(f"http://127.0.0.1:{port}/v1").get(CONTENT).headers
+        assert (passed["content-length"], passed["content-disposition"]) == ("4", "attachment")
+        assert passed["content-type"] == "application/octet-stream"
+        assert not {"accept-ranges", "etag"} & {*passed}
+
+
 def test_a_download_passes_as_it_came_and_is_an_attachment(
     gateway: Callable[..., TestClient],
 ) -> None:
@@ -343,6 +473,42 @@ def test_a_download_that_breaks_upstream_breaks_for_its_caller_and_is_logged_as_
         "upstream-bad-response",
     )
     assert not gateway.said("Traceback") and not gateway.said("Error in ASGI")
+
+
+def test_a_client_that_closes_when_it_has_everything_is_not_one_that_left(
+    running: Callable[[int], Gateway],
+) -> None:
+    def behave(peer: socket.socket, _nth: int) -> None:
+        content = received[-1].startswith(b"GET /v1/files/") and b"/content " in received[-1]
+        peer.sendall(whole(b"200 OK", JSON, FILE * 10_000 if content else FILE))
+
+    with upstream(behave) as (port, received):
+        gateway = running(port)
+        for _ in range(10):
+            with socket.create_connection(("127.0.0.1", gateway.port)) as client:
+                client.sendall(
+                    f"GET {CONTENT} HTTP/1.1\r\nHost: {gateway.address}\r\n\r\n".encode()
+                )
+                _, _, body = read_head(client).partition(b"\r\n\r\n")
+                left = 10_000 * len(FILE) - len(body)
+                while left:
+                    left -= len(client.recv(left))
+    gateway.end()
+    rows = [json.loads(line) for line in gateway.output if '"downloadfile"' in line]
+    assert [row["outcome"] for row in rows if row["logger"] == "gateway.requests"] == ["done"] * 10
+
+
+def test_a_broken_download_is_seen_by_a_client_of_http_1_0(
+    running: Callable[[int], Gateway],
+) -> None:
+    content = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabcde\r\n"
+    with upstream(content_of(content)) as (port, _):
+        gateway = running(port)
+        with socket.create_connection(("127.0.0.1", gateway.port)) as client:
+            client.sendall(f"GET {CONTENT} HTTP/1.0\r\nHost: {gateway.address}\r\n\r\n".encode())
+            with pytest.raises(ConnectionResetError):
+                while client.recv(1 << 16):
+                    pass
 
 
 def test_a_client_that_leaves_in_a_download_ends_it_upstream(

@@ -9,7 +9,7 @@ from service.problems import Problem
 from service.upload_form import MAX_FIELD, MAX_PARTS, UploadForm
 
 FILE = b'Content-Disposition: form-data; name="file"; filename="a.jsonl"\r\nContent-Type: application/jsonl'
-LINES = b'{"custom_id":"a","body":{}}\n--XX is no boundary here\r\n-'
+LINES = b'{"custom_id":"a","body":{}}\n:--XX is no boundary here\r\n-'
 
 
 def field(name: str, value: bytes) -> tuple[bytes, bytes]:
@@ -50,6 +50,114 @@ def test_the_file_and_its_purpose_are_found_in_any_order(
     assert read(form(*parts), size) == ("batch", LINES)
 
 
+@pytest.mark.parametrize("size", [1, 5, 1 << 16])
+@pytest.mark.parametrize(
+    "boundary",
+    [
+        b"\n--XX\r\n",
+        b"\r--XX\r\n",
+        b"\n--XX\n",
+        b"\r\n--XX \r\n",
+        b"\r\n--XX\x0b\r\n",
+        b"\r\n--XX\r\r\n",
+    ],
+)
+def test_a_boundary_that_only_another_reader_would_see_is_refused(
+    boundary: bytes, size: int
+) -> None:
+    hidden = LINES + boundary + b"%s\r\n\r\n%s" % field("visibility", b"ocr")
+    assert refusal(form(PURPOSE, (FILE, hidden)), size)[0] == "malformed-request"
+
+
+@pytest.mark.parametrize("size", [1, 5, 1 << 16])
+@pytest.mark.parametrize("before", [b"x", b"\r\n", b"\r\njunk--XX\r\n", b"--XX--x\r\n"])
+def test_nothing_may_be_before_a_form(before: bytes, size: int) -> None:
+    assert refusal(before + form(PURPOSE, (FILE, LINES)), size)[0] == "malformed-request"
+
+
+@pytest.mark.parametrize("size", [1, 5, 1 << 16])
+@pytest.mark.parametrize("after", [b"x", b"\r\n", b"--XX\r\n", b"\0" * 70_000])
+def test_nothing_may_be_after_a_form(after: bytes, size: int) -> None:
+    content = form(PURPOSE, (FILE, LINES)) + after
+    assert refusal(content, max(size, len(content) // 100))[0] == "malformed-request"
+
+
+@pytest.mark.parametrize("size", [1, 5, 1 << 16])
+def test_a_form_may_end_without_a_line_end(size: int) -> None:
+    assert read(form(PURPOSE, (FILE, LINES))[:-2], size) == ("batch", LINES)
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "multipart/form-data; boundary=XX; boundary*=utf-8''A",
+        "multipart/form-data; boundary=XX; boundary=A",
+        "multipart/form-data; boundary*0=A; boundary=XX",
+        "multipart/form-data; boundary=XX; charset=utf-16",
+        "multipart/form-data; boundary=X X",
+        "multipart/form-data; boundary=",
+        "multipart/form-data",
+        "multipart/mixed; boundary=XX",
+    ],
+)
+def test_a_content_type_that_can_be_read_in_two_ways_is_refused(content_type: str) -> None:
+    assert refusal(form(PURPOSE, (FILE, LINES)), 1 << 16, content_type)[0] == (
+        "unsupported-media-type"
+    )
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        'multipart/form-data; boundary="XX"',
+        "multipart/form-data;boundary=XX",
+        "Multipart/Form-Data; charset=utf-8; boundary=XX",
+        "multipart/form-data; boundary=XX; charset=UTF-8",
+    ],
+)
+def test_what_clients_write_for_a_content_type_is_read(content_type: str) -> None:
+    assert read(form(PURPOSE, (FILE, LINES)), 1 << 16, content_type) == ("batch", LINES)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b'Content-Disposition: form-data; name="purpose"; filename="p"',
+        b'Content-Disposition: form-data; name="purpose"\r\nContent-Disposition: form-data; name="x"',
+        b'Content-Disposition: form-data; name="purpose"\r\nContent-Type: text/plain; charset=utf-16',
+        b'Content-Disposition: form-data; name="purpose"\r\nContent-Transfer-Encoding: base64',
+        b'Content-Disposition: form-data; name="purpose"\r\nX-Other: y',
+        b'Content-Disposition: form-data; name="_charset_"',
+        b'Content-Disposition: form-data; name="file"',
+        b'Content-Disposition: form-data; name="x"; filename*=x;name=purpose',
+        b'X-A: a\nContent-Disposition: form-data; name="x"',
+        b'Content-Type: text/plain\0\r\nContent-Disposition: form-data; name="x"',
+    ],
+)
+def test_a_part_that_can_be_read_in_two_ways_is_refused(head: bytes) -> None:
+    assert refusal(form((head, b"batch"), PURPOSE, (FILE, LINES)))[0] == "malformed-request"
+
+
+@pytest.mark.parametrize("name", ["Purpose", "purpose[]", "FILE", "file."])
+def test_a_name_that_another_reader_could_take_for_ours_is_refused(name: str) -> None:
+    slug, detail = refusal(form(field(name, b"ocr"), PURPOSE, (FILE, LINES)))
+    assert (slug, "did you mean" in detail) == ("validation-failed", True)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"\r\nContent-Type: text/plain; charset=utf-8",
+        b"\r\nContent-Type: text/plain",
+        b"\r\nContent-Length: 5",
+        b"\r\nContent-Transfer-Encoding: 8bit",
+    ],
+)
+def test_what_clients_write_for_a_field_is_read(head: bytes) -> None:
+    purpose = (PURPOSE[0] + head, b"batch")
+    assert read(form(purpose, (FILE, LINES))) == ("batch", LINES)
+
+
 def test_a_form_of_requests_is_read() -> None:
     prepared = requests.Request(
         "POST", "http://x", data={"purpose": "ocr"}, files={"file": ("größe.jsonl", LINES)}
@@ -87,7 +195,10 @@ def test_what_is_wrong_in_a_form_is_told_by_its_part(
     [
         (form(PURPOSE, (FILE, LINES))[:-6], "The form ends before its last boundary."),
         (b"{}", "The form cannot be read: "),
-        (form((b"X-Other: y", b"")), "Each part of the form needs Content-Disposition: "),
+        (
+            form((b"Content-Type: text/plain", b"")),
+            "Each part of the form needs Content-Disposition: ",
+        ),
         (form(*(field(str(n), b"") for n in range(MAX_PARTS + 1))), "The form has more than 16 "),
         (form((b"X" * 9000, b"")), "The form cannot be read: "),
     ],
