@@ -206,7 +206,7 @@ def test_a_request_that_can_be_read_in_two_ways_or_is_out_of_bounds_is_refused_a
         *(f"{JOBS}/{ID}%00", f"{JOBS}/{ID}%0d%0aX-A:%20b", f"{JOBS}/{ID}%3finline=true"),
         *(f"{JOBS}/{ID}%23", f"{JOBS}/{ID};x", f"{JOBS}/{ID}\\..", f"{JOBS}/{ID}%5c..", f"{JOBS}/"),
         *(f"{JOBS}/{ID}/", f"{JOBS}/{ID}%20", f"{JOBS}/*", f"{JOBS}/٧", "*", "v1/batch/jobs"),
-        *(f"{JOBS}/{ID}\t", f"{JOBS}/{'a' * 7000}", "/v1/files", "/v1", "/V1/batch/jobs"),
+        *(f"{JOBS}/{ID}\t", f"{JOBS}/{'a' * 7000}", "/v1/models", "/v1", "/V1/batch/jobs"),
     ],
 )
 def test_an_address_outside_the_contract_never_reaches_the_upstream(

@@ -26,9 +26,13 @@ SERVICE = defaults(service.config.Settings)
 BRIDGE = defaults(mcp_bridge.config.Settings)
 
 
-def nginx(directive: str) -> str:
-    """The one value of a directive."""
-    values = re.findall(rf"^\s*{directive}\s+(\S+);", CONFIGURATION.read_text(), re.MULTILINE)
+def nginx(directive: str, *, files: bool = False) -> str:
+    """The one value of a directive: in the locations of files, or in all the rest."""
+    locations = r"^ {8}location [^{]*/v1/files.*?^ {8}}$"
+    text = CONFIGURATION.read_text()
+    found = re.findall(locations, text, re.MULTILINE | re.DOTALL)
+    text = "\n".join(found) if files else re.sub(locations, "", text, flags=re.M | re.S)
+    values = re.findall(rf"^\s*{directive}\s+(\S+);", text, re.MULTILINE)
     assert len(set(values)) == 1, f"{directive}: {values}"
     return str(values[0])
 
@@ -76,6 +80,7 @@ def test_the_time_limits_are_ordered_from_the_inside_to_the_outside(
     values = [value for _, value in ladder]
     assert values == sorted(set(values)), ladder
     table = (ROOT / "docs" / "deployment.md").read_text().partition("## Time limits")[2]
+    table = table.partition("A body may have")[0]
     assert [float(text) for text in re.findall(r"\| (\d+) \|", table)] == values
 
 
@@ -104,6 +109,7 @@ def test_nginx_takes_the_bodies_and_urls_that_the_gateway_takes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert nginx("client_max_body_size") == f"{SERVICE['GATEWAY_MAX_BODY'] >> 20}m"
+    assert nginx("client_max_body_size", files=True) == f"{SERVICE['GATEWAY_MAX_FILE'] >> 20}m"
     buffers = re.findall(r"large_client_header_buffers \d+ (\d+)k;", CONFIGURATION.read_text())
     settings = gunicorn("gunicorn.conf.py", monkeypatch)
     assert (

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from service.streams import IN_HAND
 from tests.support.api import JOBS, job
 from tests.support.file_upstream import FILES, FORM, Lines
 from tests.support.gateway import Gateway, gateway_process
@@ -18,6 +19,8 @@ from tests.support.processes import Sandbox, wait_until
 
 PLACES = 16
 SIZE = 1 << 20
+BEGUN = 3 * IN_HAND
+"""Bytes of which some have left for the upstream."""
 
 
 class SlowUpload:
@@ -31,11 +34,11 @@ class SlowUpload:
         )
         self.connection = socket.create_connection(("127.0.0.1", gateway.port), timeout=20)
         self.connection.sendall(f"{head}Content-Type: {FORM['Content-Type']}\r\n\r\n".encode())
-        self.connection.sendall(self.content[:1000])
+        self.connection.sendall(self.content[:BEGUN])
 
     def end(self) -> bytes:
         """The beginning of the answer to all of it."""
-        self.connection.sendall(self.content[1000:])
+        self.connection.sendall(self.content[BEGUN:])
         return self.connection.recv(65536)
 
     def leave(self) -> None:
