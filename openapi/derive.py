@@ -276,7 +276,7 @@ def _operations(
             method = exposed.declared["method"]
             with within(capability.source):
                 operation = _operation(replace(exposed, route=route), capability)
-            meaning = (method, route, _meaning(operation, upstreams))
+            meaning = {"route": f"{method} {route}", **_meaning(operation, upstreams)}
             part = Part(capability, exposed.place, meaning)
             new = union.add(("route", method, route), f"{method} {route}", part)
             union.add(("operation", exposed.name), f"the operation {exposed.name!r}", part)
@@ -287,18 +287,18 @@ def _operations(
                 yield route, method.lower(), operation
 
 
-def _meaning(operation: dict[str, Any], upstreams: Mapping[str, Any]) -> Any:
+def _meaning(operation: dict[str, Any], upstreams: Mapping[str, Any]) -> dict[str, Any]:
     """An operation without its words for people, and with its upstream in place of that one's name."""
     call = operation["x-naftiko"]
     tool = operation.get("x-mcp-tool")
-    return (
-        operation["operationId"],
-        [_wordless(each) for each in operation.get("parameters", [])],
-        _wordless(operation.get("requestBody", {})),
-        operation["responses"]["200"]["content"],
-        {**call, "call": upstreams[call["call"].partition(".")[0]]},
-        tool and {name: tool.get(name) for name in ("name", "hints", "arguments")},
-    )
+    return {
+        "name": operation["operationId"],
+        "parameters": [_wordless(each) for each in operation.get("parameters", [])],
+        "body": _wordless(operation.get("requestBody", {})),
+        "answer": operation["responses"]["200"]["content"],
+        "upstream": {**call, "call": upstreams[call["call"].partition(".")[0]]},
+        "tool": tool and {name: tool.get(name) for name in ("name", "hints", "arguments")},
+    }
 
 
 def _wordless(declared: dict[str, Any]) -> dict[str, Any]:

@@ -33,5 +33,10 @@ class Union:
         earlier = self._parts.setdefault(name, part)
         if earlier.meaning != part.meaning:
             reason = f"{called} is something else in {earlier.where}"
+            if isinstance(part.meaning, dict) and isinstance(earlier.meaning, dict):
+                named = [
+                    each for each in part.meaning if part.meaning[each] != earlier.meaning[each]
+                ]
+                reason = f"{reason}: another {' and '.join(named)}"
             raise CapabilityError(part.where, reason)
         return earlier is part

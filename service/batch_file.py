@@ -269,7 +269,7 @@ def _requests(block: bytes) -> list[_Line]:
 def _reason(line: bytes, error: Exception) -> str:
     """What is wrong with a line that could not be read."""
     if isinstance(error, UnicodeDecodeError):
-        return f"It is not UTF-8, at byte {error.start + 1}."
+        return f"It is not UTF-8, at byte {error.start}."
     if isinstance(error, RecursionError):
         return "It is nested too deeply."
     if not isinstance(error, msgspec.ValidationError):

@@ -257,3 +257,19 @@ def test_bytes_that_are_passed_on_are_declared_as_such(write: Write) -> None:
     upstream["resources"][0]["operations"][0]["outputRawFormat"] = "binary"
     answer = union(write("a", upstream))["paths"]["/shelves/{id}"]["get"]["responses"]["200"]
     assert set(answer["content"]) == {"application/octet-stream"}
+
+
+@pytest.mark.parametrize(
+    ("second", "another"),
+    [
+        (http("b", "showshelf GET /shelves/{id}"), "another name and tool"),
+        (http("b", SHELF, base="https://b.example"), "another upstream"),
+        (http("b", "getshelf GET /other/{id}"), "another route and upstream"),
+        (http("a", "getbook GET /books", base="https://b.example"), "another baseUri"),
+    ],
+    ids=["names", "upstream", "route", "base"],
+)
+def test_a_clash_says_what_is_not_the_same(write: Write, second: Any, another: str) -> None:
+    with pytest.raises(CapabilityError) as refused:
+        union(write("first", http("a", SHELF)), write("other", second))
+    assert str(refused.value).endswith(f": {another}")

@@ -62,7 +62,7 @@ def test_what_mistral_is_not_known_to_refuse_passes(content: bytes, size: int) -
         (b'{"custom_id":"x","body":"{}"}', "body must be an object, is text."),
         (b'{"custom_id":"x","body":{"top_p":NaN}}', "NaN and Infinity are no JSON."),
         (b'{"custom_id":"x","body":{"top_p":-Infinity}}', "NaN and Infinity are no JSON."),
-        (b'{"custom_id":"x","body":{"a":"\xff"}}', "It is not UTF-8, at byte 31."),
+        (b'{"custom_id":"x","body":{"a":"\xff"}}', "It is not UTF-8, at byte 30."),
         (OTHER[:-1] + OTHER[:-1], "It is not JSON: trailing characters (byte 42)."),
         (b'{"custom_id":"x","body":{"a":' + b"[" * 5000, "It is nested too deeply."),
         (GOOD[:-1], "custom_id repeats that of line 1."),
