@@ -66,7 +66,8 @@ def upstream(mistral: RequestsMock) -> RequestsMock:
     def yes(request: Any) -> tuple[int, dict[str, str], str]:
         if not isinstance(request.body, bytes | bytearray | None):
             b"".join(request.body)  # an upload, which ends when it is read
-        return 200, {}, '{"purpose": "batch"}'
+        body = '{"purpose": "batch"}'
+        return 200, {"Content-Length": f"{len(body)}"}, body
 
     for each in OPERATIONS:
         mistral.add_callback(
