@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 
@@ -201,7 +202,10 @@ def _upstreams(capabilities: Sequence[Capability]) -> dict[str, Any]:
             base = declared["baseUri"].rstrip("/")
             if base:
                 at = Part(capability, f"{place}.authentication", authentication)
-                union.add(("base", base), f"the authentication of {base}", at)
+                # Hosts are the same in any case; of a template nothing is known.
+                server = urlsplit(base)
+                where = (server.scheme.lower(), server.netloc.lower(), server.path)
+                union.add(("base", where), f"the authentication of {base}", at)
             for variable, sources in variables.items():
                 at = Part(capability, f"{place}.authentication", sources)
                 union.add(("variable", variable), f"{{{{{variable}}}}}", at)

@@ -216,6 +216,13 @@ def test_a_clash_is_refused_with_both_places(
     )
 
 
+def test_hosts_that_differ_in_case_are_one_base(write: Write) -> None:
+    other = {"type": "bearer", "token": "{{env.OTHER}}"}
+    same = http("b", "getbook GET /books", base=BASE.replace("api", "API"), authentication=other)
+    with pytest.raises(CapabilityError, match="the authentication of"):
+        union(write("first", http("a", SHELF)), write("other", same))
+
+
 def test_a_variable_that_two_files_bind_to_different_names_is_refused(write: Write) -> None:
     first = write("first", http("a", SHELF))
     other = write("other", http("b", "getbook GET /books", base="https://b.example"))
