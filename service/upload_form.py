@@ -33,8 +33,11 @@ _TYPE = re.compile(
     re.IGNORECASE,
 )
 _BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]*[0-9A-Za-z'()+_,./:=?-]")
+_NAME = rb"[A-Za-z0-9_.\[\]-]+"
+_TOKEN = rb"[\w!#$%&'*+.^`|~-]+"
 _DISPOSITION = re.compile(
-    rb"""form-data; ?name="([A-Za-z0-9_.\[\]-]+)"(; ?filename="(?:[^"\\]|\\.)*"(?:; ?filename\*=[\w!#$%&'*+.^`|~-]+)?)?""",
+    rb"""form-data; ?name=(?:"(%b)"|(%b))(; ?filename=(?:"(?:[^"\\]|\\.)*"|%b)(?:; ?filename\*=%b)?)?"""
+    % (_NAME, _NAME, _TOKEN, _TOKEN),
     re.IGNORECASE,
 )
 _FIELD_TYPE = re.compile(rb'(?:text/plain(?:; ?charset="?(?:utf-8|us-ascii)"?)?)?', re.IGNORECASE)
@@ -142,12 +145,12 @@ class UploadForm:
     def _headers_end(self) -> None:
         headers = self._headers
         named = _DISPOSITION.fullmatch(headers.get(b"content-disposition", b""))
-        if named is None or bool(named[2]) is not (named[1] == _FILE):
+        self._name = (named[1] or named[2]) if named else b""
+        if named is None or bool(named[3]) is not (self._name == _FILE):
             raise Problem(
                 "malformed-request",
                 'Each part of the form needs Content-Disposition: form-data; name="NAME", and file alone also filename="NAME".',
             )
-        self._name = named[1]
         plain = self._name == _FILE or _FIELD_TYPE.fullmatch(headers.get(b"content-type", b""))
         if (
             not plain
@@ -201,6 +204,7 @@ class _Delimiters:
         self.count = 0
         self.closed = False
         self._mark = b"--" + boundary
+        self._begun = False
         self._kept = b"\r\n"  # bytes in which one may begin; a form begins as if after a line
         self._after = b""  # the closing one
 
@@ -210,9 +214,14 @@ class _Delimiters:
             self._end(piece)
             return
         text, mark = self._kept + piece, self._mark
+        if not self._begun:
+            self._kept = text
+            if len(text) < len(mark) + 4:
+                return
+            self._begun = text.startswith((mark, b"\r\n" + mark), 2)
+            if not self._begun:
+                raise _ambiguous()
         done, at = 0, text.find(mark)
-        if not self.count and len(text) >= len(mark) + 2 and at != 2:
-            raise _ambiguous()
         while at >= 0 and at + len(mark) + 2 <= len(text):
             before, after = text[max(at - 2, 0) : at], text[at + len(mark) : at + len(mark) + 2]
             done = at + len(mark)

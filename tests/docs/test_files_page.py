@@ -57,9 +57,12 @@ def test_every_problem_and_setting_that_the_page_names_exists() -> None:
 @pytest.mark.parametrize(
     "said",
     [
-        f"no more than {upload_form.MAX_PARTS}, no field above {upload_form.MAX_FIELD >> 10} KiB",
+        f"no part twice, no more than {upload_form.MAX_PARTS};",
+        f"no field above {upload_form.MAX_FIELD >> 10} KiB",
         f"a line of more than {batch_file.MAX_LINE >> 20} MiB",
-        f"the first {({2_000_000: 'two million'})[batch_file.MAX_CHECKED_LINES]} lines",
+        f"more than {({2_000_000: 'two million'})[batch_file.MAX_CHECKED_LINES]} lines",
+        f"up to {batch_file.MAX_COUNTED:,}: then",
+        f"those over {batch_file.LONG >> 20} MiB share {batch_file.LONG_LINES.limit >> 20} MiB in a worker",
         f"The first {({100: 'hundred'})[batch_file.MAX_FAULTS]} faults",
         f"the latest {file_access.REMEMBERED:,} files",
         f"{SECONDS:g} s for each {PIECE / (1 << 20):g} MiB",

@@ -70,7 +70,7 @@ def test_a_boundary_that_only_another_reader_would_see_is_refused(
 
 
 @pytest.mark.parametrize("size", [1, 5, 1 << 16])
-@pytest.mark.parametrize("before", [b"x", b"\r\n", b"\r\njunk--XX\r\n", b"--XX--x\r\n"])
+@pytest.mark.parametrize("before", [b"x", b"\n", b"\r\n\r\n", b"\r\njunk--XX\r\n", b"--XX--x\r\n"])
 def test_nothing_may_be_before_a_form(before: bytes, size: int) -> None:
     assert refusal(before + form(PURPOSE, (FILE, LINES)), size)[0] == "malformed-request"
 
@@ -83,8 +83,15 @@ def test_nothing_may_be_after_a_form(after: bytes, size: int) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 5, 1 << 16])
-def test_a_form_may_end_without_a_line_end(size: int) -> None:
-    assert read(form(PURPOSE, (FILE, LINES))[:-2], size) == ("batch", LINES)
+def test_a_form_may_begin_with_a_line_end_or_end_without_one(size: int) -> None:
+    content = form(PURPOSE, (FILE, LINES))
+    assert read(content[:-2], size) == read(b"\r\n" + content, size) == ("batch", LINES)
+
+
+def test_names_without_quotation_marks_are_read() -> None:
+    file = b"Content-Disposition: form-data; name=file; filename=a.jsonl; filename*=utf-8''a.jsonl"
+    purpose = (b"Content-Disposition: form-data; name=purpose", b"batch")
+    assert read(form(purpose, (file, LINES))) == ("batch", LINES)
 
 
 @pytest.mark.parametrize(
