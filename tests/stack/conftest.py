@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from stack.config import KEYS, PROJECT
-from tests.support.processes import start, stop
+from tests.support.processes import free_port, start, stop
 
 
 @pytest.fixture
@@ -28,9 +27,7 @@ def new_environment(folder: Path) -> dict[str, str]:
     The keys are empty rather than absent, so that a `.env` in the checkout cannot set them.
     """
     names = ("GATEWAY_PORT", "BRIDGE_PORT", "SANDBOX_PORT")
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in names]
-        ports = [str(each.getsockname()[1]) for each in sockets]
+    ports = [str(free_port()) for _ in names]
     return {
         **os.environ,
         **dict.fromkeys(KEYS, ""),
