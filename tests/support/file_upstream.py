@@ -55,7 +55,7 @@ class FileUpstream:
     """A running one, whose one file is zeros.
 
     `size`: of the file; `announced`: whether its answer says so, or comes in chunks; `breaks_at`: where it breaks off. `sent` are
-    bytes of it. `received` has the size of each upload that came to its end; `broken` counts those that did not.
+    bytes of it. `begun` counts uploads, `received` has the size of each upload that came to its end; `broken` counts those that did not.
     """
 
     port: int
@@ -63,6 +63,7 @@ class FileUpstream:
     announced: bool = True
     breaks_at: int | None = None
     sent: int = 0
+    begun: int = 0
     received: list[int] = field(default_factory=list)
     broken: int = 0
 
@@ -80,6 +81,7 @@ def file_upstream() -> Iterator[FileUpstream]:
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
+            running.begun += 1
             try:
                 size = self.skip_body()
             except (ValueError, ConnectionError):

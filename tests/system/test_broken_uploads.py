@@ -18,6 +18,8 @@ LINE = b'{"custom_id": "%d", "body": {"input": "' + b"x" * 1000 + b'"}}\n'
 CONTENT = b"".join(LINE % number for number in range(2000))
 HEAD = b'--b\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n--b\r\nContent-Disposition: form-data; name="file"; filename="a.jsonl"\r\n\r\n'
 END = b"\r\n--b--\r\n"
+# Of a large one some has left before the rest has come.
+LARGE = b"".join(LINE % number for number in range(30_000))
 MIDDLE = len(CONTENT) // 2
 MULTIPART = {"Content-Type": "multipart/form-data; boundary=b"}
 
@@ -87,16 +89,16 @@ def test_an_upload_that_the_upstream_breaks_is_sent_once(broken: Stack, what: st
 # what the caller sends before it leaves
 LEFT = {
     "in the form's head": HEAD[:40],
-    "in the file": HEAD + CONTENT[:MIDDLE],
-    "before the form's end": HEAD + CONTENT,
-    "within the form's end": HEAD + CONTENT + END[:-3],
+    "in the file": HEAD + LARGE[: len(LARGE) // 2],
+    "before the form's end": HEAD + LARGE,
+    "within the form's end": HEAD + LARGE + END[:-3],
 }
 
 
 def upload_head(stack: Stack) -> bytes:
     return (
         f"POST {FILES} HTTP/1.1\r\nHost: {stack.gateway.address}\r\nContent-Type: {MULTIPART['Content-Type']}\r\n"
-        f"Content-Length: {len(HEAD + CONTENT + END)}\r\n\r\n"
+        f"Content-Length: {len(HEAD + LARGE + END)}\r\n\r\n"
     ).encode()
 
 
@@ -114,7 +116,7 @@ def test_an_upload_whose_caller_leaves_makes_no_file(broken: Stack, where: str) 
 
 def test_an_upload_whose_worker_is_killed_makes_no_file(broken: Stack) -> None:
     with socket.create_connection(("127.0.0.1", broken.gateway.port), 10) as caller:
-        caller.sendall(upload_head(broken) + HEAD + CONTENT[:MIDDLE])
+        caller.sendall(upload_head(broken) + LEFT["in the file"])
         wait_until(lambda: sent(broken))
         (worker,) = broken.gateway.workers
         os.kill(worker, signal.SIGKILL)

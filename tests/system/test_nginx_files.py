@@ -217,6 +217,7 @@ def test_an_upload_whose_sender_leaves_is_broken_off_upstream(
     with nginx.connect() as connection:
         connection.sendall(f"{head}Content-Type: {FORM['Content-Type']}\r\n\r\n".encode())
         connection.sendall(next(pieces) + next(pieces) + next(pieces))
+        wait_until(lambda: upstream.begun)
     wait_until(lambda: upstream.broken)
     assert upstream.received == []
 
