@@ -15,11 +15,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from heapq import nsmallest
 from operator import itemgetter
-from threading import Lock
 
 import msgspec
 
 from openapi.json_text import UNREADABLE, check_utf8, read_json
+from serving.body_buffer import MemoryBudget, OutOfMemory, Reservation
 
 from .problems import Overloaded
 
@@ -47,26 +47,10 @@ _FIRST, _LAST, _BEFORE_LAST = map(itemgetter, (0, -1, -2))
 _OPENING, _CLOSING, _CR = map(set, (b"{", b"}", b"\r"))
 
 
-class LineMemory:
-    """`limit` bytes for the long lines of all files that are checked at once. Thread-safe."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self._reserved = 0
-        self._lock = Lock()
-
-    def resize(self, change: int) -> None:
-        """Reserves so many bytes more, or fewer. Raises Overloaded when there are no more."""
-        with self._lock:
-            if change > 0 and self._reserved + change > self.limit:
-                raise Overloaded("Too many files with long lines are under way.")
-            self._reserved += change
-
-
 LONG = 1 << 20
 """Bytes of a line from which on its memory is counted."""
 
-LONG_LINES = LineMemory(4 * MAX_LINE)
+LONG_LINES = MemoryBudget(4 * MAX_LINE, 2 * LONG)
 """The process's: for two of the longest lines at a time, or more that are shorter."""
 
 
@@ -105,7 +89,7 @@ class BatchFile:
         self._rest: list[bytes] = []  # the beginning of a line whose end has not come
         self._size = 0  # of the rest
         self._skipping = False  # within a line that is too long
-        self._reserved = 0  # bytes
+        self._memory = Reservation(LONG_LINES)  # of a long line
         self._unreadable = False  # the whole file, as its beginning says
         # Hashes lie in many small arrays, which can grow without much memory besides; where the hash of each line is says
         # which line each hash is of.
@@ -130,7 +114,7 @@ class BatchFile:
             block = block[block.index(b"\n") + 1 :]
             self._pass()
         self._block(block)
-        self._reserve(0)
+        self._memory.release()
         self._keep(piece[end:])
 
     def end(self) -> list[Fault]:
@@ -154,14 +138,14 @@ class BatchFile:
 
     def let_go(self) -> None:
         """Ends the check; its memory can go."""
-        self._reserve(0)
+        self._memory.release()
 
     def _reserve(self, size: int) -> None:
         """Has memory for a line of this size, of which there is a copy while it is read. Raises Overloaded without it."""
-        wanted = 2 * size if size > LONG else 0
-        if wanted != self._reserved:
-            LONG_LINES.resize(wanted - self._reserved)
-            self._reserved = wanted
+        try:
+            self._memory.resize(2 * size)
+        except OutOfMemory as error:
+            raise Overloaded("Too many files with long lines are under way.") from error
 
     def _keep(self, piece: bytes) -> None:
         if self._skipping or not piece:
@@ -171,6 +155,7 @@ class BatchFile:
         if self._size > MAX_LINE:
             self._fault(self.lines + 1, f"The line is longer than {MAX_LINE} bytes.")
             self._rest, self._size, self._skipping = [], 0, True
+            self._memory.release()
         self._reserve(self._size)
 
     def _block(self, block: bytes) -> None:
@@ -259,8 +244,7 @@ def _are_braced(lines: list[bytes]) -> bool:
 def _requests(block: bytes) -> list[_Line]:
     """The requests in whole lines; none where one cannot be read."""
     try:
-        if not block.isascii():
-            check_utf8(block)
+        check_utf8(block)
         return _decoder.decode_lines(block)
     except UNREADABLE:
         return []

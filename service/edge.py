@@ -19,6 +19,7 @@ from access import AccessDenied
 from access.origins import PROBES
 from openapi.contract import OWN_PAGES, Contract, Operation
 from openapi.json_text import legible
+from serving import RESET
 from telemetry import logs, metrics, spans, trace_context
 
 from .problems import Problem, log_failure
@@ -125,7 +126,7 @@ class Edge:
         if not isinstance(error, Problem):
             raise error
         ctx.problem = error
-        reset = scope.get("extensions", {}).get("gateway.reset")
+        reset = scope.get("extensions", {}).get(RESET)
         if reset and scope["http_version"] == "1.0":
             reset()
         # What the server takes for the end of a client that left: any other exception it logs as a fault of the gateway's.

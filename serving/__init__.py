@@ -4,3 +4,6 @@
 of one process. `lingering` is how both end a connection whose request was not read to its end, `body_buffer` how both receive
 a body, within its size, its time and the memory for all. Imports neither of them.
 """
+
+RESET = "gateway.reset"
+"""The ASGI extension by which an application ends a connection in the middle of an answer."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from threading import Lock
 from typing import Any
 
 from starlette.datastructures import Headers
@@ -46,12 +47,20 @@ class OutOfMemory(BodyRefused):
 
 
 class MemoryBudget:
-    """`limit` bytes for bodies, of which those with less than `least` are not counted. For one event loop."""
+    """`limit` bytes for bodies, of which those with less than `least` are not counted. Thread-safe."""
 
     def __init__(self, limit: int, least: int = 0) -> None:
         self.limit = limit
         self.least = least
         self.reserved = 0
+        self._lock = Lock()
+
+    def change(self, size: int) -> None:
+        """Reserves so many bytes more, or fewer; OutOfMemory when there are no more."""
+        with self._lock:
+            if size > 0 and self.reserved + size > self.limit:
+                raise OutOfMemory
+            self.reserved += size
 
 
 class Reservation:
@@ -65,9 +74,7 @@ class Reservation:
         """Takes `size` bytes in all; OutOfMemory when there are no more."""
         if size < self.budget.least:
             return
-        if self.budget.reserved + size - self.size > self.budget.limit:
-            raise OutOfMemory
-        self.budget.reserved += size - self.size
+        self.budget.change(size - self.size)
         self.size = size
 
     def release(self, user: asyncio.Future[Any] | None = None) -> None:
@@ -75,7 +82,7 @@ class Reservation:
         if user and not user.done():
             user.add_done_callback(self._ended)
             return
-        self.budget.reserved -= self.size
+        self.budget.change(-self.size)
         self.size = 0
 
     def _ended(self, user: asyncio.Future[Any]) -> None:

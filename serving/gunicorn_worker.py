@@ -33,6 +33,7 @@ from gunicorn.glogging import Logger  # type: ignore[import-untyped]
 from gunicorn.workers import base, gasgi  # type: ignore[import-untyped]
 from gunicorn.workers.workertmp import WorkerTmp  # type: ignore[import-untyped]
 
+from . import RESET
 from .lingering import Lingering
 
 QUIET = 1.0
@@ -44,9 +45,6 @@ SMALL = 64
 
 UNREAD = 30.0
 """Seconds in which a client must read something of an answer that waits for it."""
-
-RESET = "gateway.reset"
-"""The ASGI extension by which an application ends a connection in the middle of an answer."""
 
 _ABSOLUTE = re.compile(rb"https?://([^/@]+)(/.*)?", re.IGNORECASE)
 

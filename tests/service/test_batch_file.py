@@ -10,6 +10,7 @@ import pytest
 from service import batch_file
 from service.batch_file import LONG, MAX_FAULTS, MAX_LINE, BatchFile
 from service.problems import Overloaded
+from serving.body_buffer import MemoryBudget
 
 GOOD = b'{"custom_id":"a","body":{"max_tokens":5}}\n'
 OTHER = GOOD.replace(b'"a"', b'"b"')
@@ -150,7 +151,7 @@ def test_faults_that_are_not_told_take_no_memory() -> None:
 def test_long_lines_are_held_within_a_budget_for_all_files(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(batch_file, "LONG_LINES", batch_file.LineMemory(3 * 2 * LONG))
+    monkeypatch.setattr(batch_file, "LONG_LINES", MemoryBudget(3 * 2 * LONG, 2 * LONG))
     one, other = BatchFile(), BatchFile()
     one.feed(b'{"custom_id": "' + bytes(2 * LONG))
     with pytest.raises(Overloaded):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from tests.support.upstreams import http_server
 
 FILES = "/v1/files"
 FILE_ID = "0b8f9f5e-3d1c-4a6b-9c7e-5f2a1d8e4c30"
@@ -147,14 +148,6 @@ def file_upstream() -> Iterator[FileUpstream]:
         def log_message(self, *_: object) -> None:
             """Says nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    running = FileUpstream(server.server_port)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    try:
+    with http_server(Handler) as port:
+        running = FileUpstream(port)
         yield running
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

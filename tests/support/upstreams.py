@@ -183,15 +183,24 @@ def echo_upstream(tls: ssl.SSLContext | None = None) -> Iterator[Echo]:
         def log_message(self, *_: object) -> None:
             """Says nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    with http_server(Handler, tls) as port:
+        echo = Echo(port)
+        yield echo
+
+
+@contextmanager
+def http_server(
+    handler: type[BaseHTTPRequestHandler], tls: ssl.SSLContext | None = None
+) -> Iterator[int]:
+    """A server with a thread for each connection; its port."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     if tls:
         server.socket = tls.wrap_socket(server.socket, server_side=True)
-    echo = Echo(server.server_port)
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     try:
-        yield echo
+        yield server.server_port
     finally:
         server.shutdown()
         thread.join()
