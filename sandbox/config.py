@@ -64,7 +64,7 @@ class Settings:
     wrong_purpose_status: int = setting("SANDBOX_WRONG_PURPOSE_STATUS", 422, "Status for an input file whose purpose is not `batch`.", choices=(404, 422))
     cancel_finished_status: int = setting("SANDBOX_CANCEL_FINISHED_STATUS", 200, "Answer to cancelling a finished job.", choices=(200, 400, 409))
     inline_input_file: bool = setting("SANDBOX_INLINE_INPUT_FILE", True, "Give inline jobs a generated input file.")
-    partial_results: bool = setting("SANDBOX_PARTIAL_RESULTS", False, "Keep the results of what a cancelled, timed-out or failed job completed.")
+    partial_results: bool = setting("SANDBOX_PARTIAL_RESULTS", True, "Keep the results of what a cancelled, timed-out or failed job completed; otherwise it has none.")
     error_loc: str = setting("SANDBOX_ERROR_LOC", "body", "First elements of `loc` in a 422 answer, separated by dots (say `body.data`).")
     ledger_entries: int = setting("SANDBOX_LEDGER_ENTRIES", 10_000, "Received requests that the ledger remembers.")
     # fmt: on

@@ -144,8 +144,9 @@ class Progress:
         return self.completed - self.failed
 
     def has_results(self, partial: bool) -> bool:
-        """Whether there are result files: at the end only, and only of SUCCESS unless `partial`."""
-        return self.status == "SUCCESS" or (partial and self.status in TERMINAL)
+        """Whether there are results: at the end only, of SUCCESS, and if `partial` of whatever else completed something."""
+        done = partial and self.completed > 0
+        return self.status == "SUCCESS" or (done and self.status in TERMINAL)
 
 
 def progress(job: Job, tick: float) -> Progress:

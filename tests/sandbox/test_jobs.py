@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from typing import Any
 
 import pytest
 
@@ -233,16 +234,81 @@ def test_the_answer_to_cancelling_a_finished_job_is_a_setting(status: int) -> No
     assert status != 200 or after == job
 
 
-@pytest.mark.parametrize("partial", [True, False])
-def test_results_of_a_cancelled_job_are_a_setting(partial: bool) -> None:
-    api = Api(partial_results=partial)
-    job = api.create(["x"] * 100)
+def _cancelled(api: Api, job: dict[str, Any]) -> None:
     api.advance(RUNNING_AGE)
     api.call("POST", f"{JOBS}/{job['id']}/cancel")
-    ended = api.finish(job)
-    assert (ended["output_file"] is not None) == partial
-    if partial:
-        assert len(_rows(api, ended["output_file"])) == ended["completed_requests"]
+
+
+def _left_alone(api: Api, job: dict[str, Any]) -> None:
+    pass
+
+
+ENDS = {
+    "CANCELLED": ({}, _cancelled),
+    "FAILED": ({"metadata": {"sandbox_outcome": "failed"}}, _left_alone),
+    "TIMEOUT_EXCEEDED": ({"metadata": {"sandbox_outcome": "timeout"}}, _left_alone),
+}
+"""How to end a job without success: members of its create, and what is done to it then."""
+
+
+@pytest.fixture(params=[0.0, 30.0, 100.0], ids=["all worked", "some failed", "all failed"])
+def failing(request: pytest.FixtureRequest) -> Api:
+    return Api(failure_percent=request.param)
+
+
+@pytest.mark.parametrize("status", ENDS)
+def test_a_job_that_did_not_succeed_keeps_the_results_of_what_it_completed(
+    failing: Api, status: str
+) -> None:
+    members, end = ENDS[status]
+    job = failing.create(["x"] * 100, **members)
+    end(failing, job)
+    ended = failing.finish(job, inline="true")
+    assert ended["status"] == status
+    good, bad = (_rows(failing, ended[name]) for name in ("output_file", "error_file"))
+    counted = ended["succeeded_requests"], ended["failed_requests"]
+    assert (len(good), len(bad)) == counted
+    assert 0 < sum(counted) == ended["completed_requests"] < ended["total_requests"]
+    found, kept = ({row["custom_id"] for row in rows} for rows in (ended["outputs"], good + bad))
+    assert found == kept
+    assert sum(error["count"] for error in ended["errors"]) == len(bad) + (status == "FAILED")
+
+
+@pytest.mark.parametrize("status", ENDS)
+def test_that_it_keeps_none_is_a_setting(status: str) -> None:
+    api = Api(partial_results=False)
+    members, end = ENDS[status]
+    job = api.create(["x"] * 100, **members)
+    end(api, job)
+    ended = api.finish(job, inline="true")
+    assert ended["completed_requests"] > 0
+    assert [ended[name] for name in ("output_file", "error_file", "outputs")] == [None] * 3
+
+
+@pytest.mark.parametrize("members", [{"model": "unknown"}, {"timeout_hours": 1}])
+def test_a_job_that_completed_nothing_has_no_results(members: dict[str, Any]) -> None:
+    api = Api()
+    ended = api.finish(api.create(**members, metadata={"sandbox_outcome": "stuck"}), inline="true")
+    assert ended["completed_requests"] == 0
+    assert [ended[name] for name in ("output_file", "error_file", "outputs")] == [None] * 3
+
+
+def test_a_job_has_no_results_while_it_stops(api: Api) -> None:
+    job = api.create(["x"] * 100)
+    _cancelled(api, job)
+    stopping = api.get(job, inline="true")
+    assert stopping["status"] == "CANCELLATION_REQUESTED"
+    assert [stopping[name] for name in ("output_file", "error_file", "outputs")] == [None] * 3
+
+
+def test_results_of_a_cancelled_job_can_be_deleted_and_outlive_the_job(api: Api) -> None:
+    job = api.create(["x", "sandbox:fail"] * 50)
+    _cancelled(api, job)
+    good, bad = (api.finish(job)[name] for name in ("output_file", "error_file"))
+    assert api.json("DELETE", f"/v1/files/{good}")[0] == 200
+    assert api.json("GET", f"/v1/files/{good}/content")[0] == 404
+    assert api.json("DELETE", f"{JOBS}/{job['id']}")[0] == 200
+    assert _rows(api, bad)
 
 
 def test_a_deleted_job_is_gone(api: Api) -> None:
@@ -261,7 +327,10 @@ def test_a_trial_is_refused_a_big_job() -> None:
     assert api.create(["x"] * 2)["status"] == "QUEUED"
 
 
-def _rows(api: Api, file_id: str) -> list[dict[str, object]]:
+def _rows(api: Api, file_id: str | None) -> list[dict[str, object]]:
+    """The lines of a file; none without a file."""
+    if file_id is None:
+        return []
     response = api.call("GET", f"/v1/files/{file_id}/content")
     assert response.status_code == 200
     return [json.loads(line) for line in response.data.splitlines()]
