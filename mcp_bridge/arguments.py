@@ -341,7 +341,8 @@ def _written_lines(objects: list[dict[str, Any]] | Raw) -> bytes:
 
 def _query(argument: Argument, value: Any) -> list[tuple[str, str]]:
     if argument.members:
-        return [(name, _text(value[name])) for name in sorted(value)]
+        # In brackets a name is a member's, however like a parameter's it is.
+        return [(f"{argument.target}[{name}]", _text(value[name])) for name in sorted(value)]
     if not isinstance(value, list):
         return [(argument.target, _text(value))]
     items = [_text(item) for item in value]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from .json_schema import to_json_schema
 MAX_VIOLATIONS = 50
 SMALL = 200
 """Members and items of a value whose violations are listed at once."""
+
+_BRACKETS = re.compile(r"[\[\]]+")
 
 UNREADABLE = "is nested too deeply or is no valid Unicode"
 
@@ -111,6 +114,18 @@ def near_name(
     spellings |= {letters(alias): meant for alias, meant in (aliases or {}).items()}
     near = get_close_matches(letters(name[:200])[:64], spellings, n=1, cutoff=likeness)
     return spellings[near[0]] if near else None
+
+
+def meant_name(name: str, known: Mapping[str, Schema]) -> str | None:
+    """The known parameter that `name` stands for: in another spelling, with brackets as in `status[]` and `filter[status]`, or by
+    one of its `x-aliases`; None for a name that is unlike all of them."""
+    aliases = {
+        letters(a): name for name, schema in known.items() for a in schema.get("x-aliases", ())
+    }
+    for part in (name, *_BRACKETS.split(name)):
+        if meant := aliases.get(letters(part)) or near_name(part, known):
+            return meant
+    return None
 
 
 def pointer_token(token: str | int) -> str:

@@ -20,9 +20,11 @@ import flask
 from starlette.types import Receive, Scope, Send
 
 from openapi.contract import Operation
+from openapi.json_text import UNREADABLE, read_json
 
 from .file_access import FileAccess
 from .idempotency import LOOK_FIRST, REPEAT, Idempotency, outcome_unknown
+from .json_body import one_line
 from .problems import Overloaded, Problem, log_failure
 from .request_context import current
 from .threads import ThreadPool, WorkItem
@@ -37,6 +39,9 @@ PATIENCE = 1.0
 GRACE = 2.0
 """Seconds after its deadline at which a request is given up that its thread has not ended: after the watchdog has, and after a
 store that is slow (`BUSY`) has taken the outcome."""
+
+SMALL = 1024
+"""Bytes of an answer up to which it is looked whether it is an empty list."""
 
 _DISPATCH = "gateway.dispatch"
 
@@ -77,7 +82,7 @@ class FlaskDispatch:
         request, ctx.upstream_request = ctx.upstream_request, None
         if request is None:
             raise LookupError("no upstream request was handed over")
-        operation, keyed = request.operation, request.key is not None
+        operation, keyed, filters = request.operation, request.key is not None, request.filters
         if operation.streamed:
             cancellable = CancellableRequest(
                 Deadline(math.inf if request.stream else self.timeout),
@@ -118,6 +123,9 @@ class FlaskDispatch:
         finally:
             timer.cancel()
             del handling, answer  # their error's traceback keeps this frame, and the body with it
+        if filters and _is_empty(content):
+            listed = one_line(filters)
+            ctx.warning = f"nothing was found; not in the contract, so taken for filters: {listed}"
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": content})
 
@@ -171,6 +179,17 @@ class FlaskDispatch:
                 put(piece)
         finally:
             getattr(pieces, "close", lambda: None)()
+
+
+def _is_empty(content: bytes) -> bool:
+    """True for a list with nothing in it: an object whose arrays are empty and whose numbers are 0. What is large has something."""
+    if len(content) > SMALL:
+        return False
+    try:
+        members = read_json(content, dict[str, object]).values()
+    except UNREADABLE:
+        return False
+    return [] in members and not any(isinstance(each, list | int) and each for each in members)
 
 
 def _refuse(item: WorkItem) -> None:

@@ -5,6 +5,7 @@ What was read goes upstream as it came, unless a member is repeated (`openapi.pa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -39,9 +40,7 @@ class BodyReader:
         if repeated:
             raise Problem("validation-failed", violations=repeated)
         if unknown:
-            # One header-safe line of bounded length.
-            shown = [each for each in unknown[:5] if each.isascii() and each.isprintable()]
-            listed = ", ".join(shown) + (" and others" if len(shown) < len(unknown) else "")
+            listed = one_line(unknown)
             doubts.append(f"members not in the contract were passed on unchecked: {listed}")
         return content if written is text else bytes(written), "; ".join(doubts)
 
@@ -66,6 +65,12 @@ class BodyReader:
             ) from error
         except RecursionError as error:
             raise Problem("malformed-request", "The body is nested too deeply.") from error
+
+
+def one_line(names: Sequence[str]) -> str:
+    """Some of the names, as a part of a header."""
+    shown = [each[:100] for each in names[:5] if each.isascii() and each.isprintable()]
+    return ", ".join(shown) + (" and others" if len(shown) < len(names) else "")
 
 
 def _reason(error: msgspec.DecodeError) -> str:

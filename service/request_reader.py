@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
@@ -21,7 +21,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from access.authentication import require
 from openapi.contract import Operation, Parameter
-from openapi.validation import Validator, Violation, near_name, pointer_token
+from openapi.scalars import read_items, read_scalar, write_scalar
+from openapi.validation import Validator, Violation, meant_name, pointer_token
 from serving.body_buffer import (
     BodyRefused,
     MemoryBudget,
@@ -49,9 +50,6 @@ LARGE = 1 << 18
 """Bytes of a body from which on its memory is counted, and a thread reads it."""
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
-# As JSON writes them.
-_INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,17})")
-_NUMBER = re.compile(r"(?=.{1,40}\Z)-?(0|[1-9][0-9]*)(\.[0-9]+)?([Ee][+-]?[0-9]+)?")
 
 
 class RequestReader:
@@ -161,10 +159,23 @@ class OperationReader:
                 }
             }
         )
-        free = [parameter.schema for parameter in operation.parameters if parameter.takes_unknown]
-        self.takes_unknown = bool(free)
-        member = free[0].get("additionalProperties") if free else None
-        self.member_validator = Validator(member) if isinstance(member, dict) else None
+        self.names = {
+            location: {name: each.schema for name, each in known.items()}
+            for location, known in self.parameters.items()
+        }
+        self.free = ""
+        """The name of the query object that takes any member, each a parameter by itself; empty where there is none."""
+        self.member: re.Pattern[str] | None = None
+        self.member_validator: Validator | None = None
+        for parameter in operation.parameters:
+            if parameter.takes_unknown:
+                self.free = parameter.name
+                self.names["query"][self.free] = parameter.schema
+                # How a member can be given as well, and must be where its name looks like a parameter's.
+                name = re.escape(self.free)
+                self.member = re.compile(rf"{name}(?:\[([^\[\]]+)\]|\.(.+))", re.DOTALL)
+                member = parameter.schema.get("additionalProperties")
+                self.member_validator = Validator(member) if isinstance(member, dict) else None
 
     def read(
         self, scope: Scope, content: RequestBody = b"", stream: ByteStream | None = None
@@ -173,57 +184,81 @@ class OperationReader:
 
         Raises Problem with every violation of path, query and headers, or of the body.
         """
-        values = map(str, scope["path_params"].values())
-        path = dict(zip(self.operation.path_variables, values, strict=True))
-        query = _query(scope["query_string"])
         given = Headers(scope=scope)
-        headers = {name: given[name] for name in self.parameters["header"] if name in given}
-        if violations := self._violations(path, query, headers):
-            raise Problem("validation-failed", violations=violations)
+        values = map(str, scope["path_params"].values())
+        texts = {
+            "path": zip(self.operation.path_variables, values, strict=True),
+            "query": _query(scope["query_string"]),
+            "header": [(name, given[name]) for name in self.parameters["header"] if name in given],
+        }
+        sent = self._parameters(texts)
         body, warning = self._body(given, content)
         key = self._idempotency_key(given)
         if "idempotency-key" in given and self.streamed:
             warning = "Idempotency-Key means nothing here: a repeated upload is another file"
         only_head = self.operation.answer_streamed and scope["method"] == "HEAD"
-        inputs = Inputs(path, query, headers, body, key, stream, only_head)
+        inputs = Inputs(
+            dict(sent["path"]), sent["query"], dict(sent["header"]), body, key, stream, only_head
+        )
         return build_request(self.operation, inputs), warning
 
-    def _violations(
-        self, path: Mapping[str, str], query: list[tuple[str, str]], headers: Mapping[str, str]
-    ) -> list[Violation]:
-        """What is wrong with the parameters: their values by their schemas, after each was given as it may be."""
+    def _parameters(
+        self, given: Mapping[str, Iterable[tuple[str, str]]]
+    ) -> dict[str, list[tuple[str, str]]]:
+        """The parameters as they are sent, by their location; Problem with all that is wrong with them."""
         found: list[Violation] = []
-        values: dict[str, dict[str, Any]] = {"path": {}, "query": {}, "header": {}}
-        for location, pairs in zip(values, (path.items(), query, headers.items()), strict=True):
-            given: dict[str, list[str]] = {}
+        values: dict[str, dict[str, Any]] = {location: {} for location in given}
+        sent: dict[str, list[tuple[str, str]]] = {location: [] for location in given}
+        for location, pairs in given.items():
+            texts_of: dict[str, list[str]] = {}
             for name, text in pairs:
-                given.setdefault(name, []).append(text)
-            for name, texts in given.items():
+                texts_of.setdefault(name, []).append(text)
+            for name, texts in texts_of.items():
                 parameter = self.parameters[location].get(name)
                 if parameter is None:
-                    found += self._unknown(location, name, texts)
+                    member, violations = self._unknown(location, name, texts)
+                    found += violations
+                    sent[location] += [(member, text) for text in texts]
                 elif len(texts) > 1 and parameter.schema.get("type") != "array":
                     at = f"/{location}/{pointer_token(name)}"
                     found.append(Violation(at, "must not be repeated"))
                 else:
-                    values[location][name] = _value(texts, parameter)
+                    values[location][name], texts = _value(texts, parameter)
+                    sent[location] += [(name, text) for text in texts]
         if not found and self.validator.is_valid(values):
-            return []
+            return sent
         others = self.validator.violations(values)
         places = {violation.pointer for violation in found}
-        return [*found, *(each for each in others if each.pointer not in places)]
+        others = [each for each in others if each.pointer not in places]
+        raise Problem("validation-failed", violations=[*found, *others])
 
-    def _unknown(self, location: str, name: str, texts: list[str]) -> list[Violation]:
-        """What is wrong with a parameter that the operation does not name: nothing where the query takes any."""
+    def _unknown(self, location: str, name: str, texts: list[str]) -> tuple[str, list[Violation]]:
+        """The name under which a parameter is sent that the operation does not name, and what is wrong with it.
+
+        Where the query takes any, that is one that looks like a parameter of the operation's: as a filter it would find nothing.
+        """
         at = f"/{location}/{pointer_token(name)}"
-        if not self.takes_unknown:
-            meant = near_name(name, self.parameters[location])
-            hint = f"; did you mean {meant}?" if meant else ""
-            return [Violation(at, f"is not a known parameter{hint}")]
-        if not name:
-            return [Violation(at, "is a parameter without a name")]
+        known = self.parameters[location]
+        member = self.member.fullmatch(name) if self.member else None
+        if member and (inner := member[1] or member[2]):
+            if inner in known:
+                detail = f"cannot be told from the parameter {inner} upstream"
+                return inner, [Violation(at, detail)]
+            name = inner
+        elif not name:
+            return name, [Violation(at, "is a parameter without a name")]
+        elif self.free == name:
+            detail = f"is given a member at a time: {name}[NAME]=VALUE"
+            return name, [Violation(at, detail)]
+        elif meant := meant_name(name, self.names[location]):
+            hint = f"is not a known parameter; did you mean {meant}?"
+            if self.free and "[" not in name:
+                hint += f" A filter of this name is {self.free}[{name[:100]}]."
+            return name, [Violation(at, hint)]
+        elif not self.free:
+            return name, [Violation(at, "is not a known parameter")]
         check = self.member_validator
-        return [each for text in texts for each in check.violations(text, at)] if check else []
+        return name, [v for text in texts for v in check.violations(text, at)] if check else []
 
     def _body(self, headers: Headers, content: RequestBody) -> tuple[RequestBody | None, str]:
         """The body as it goes upstream, None for none, and a warning for the caller about it."""
@@ -250,25 +285,17 @@ class OperationReader:
         return key
 
 
-def _value(texts: list[str], parameter: Parameter) -> Any:
-    """The parameter that was given as `texts`, once or repeated, in the type that its schema says."""
-    schema = parameter.schema
-    if schema.get("type") != "array":
-        return _typed(texts[0], schema)
-    parts = texts if parameter.explode else ",".join(texts).split(",")
-    return [_typed(part, schema.get("items", {})) for part in parts]
-
-
-def _typed(text: str, schema: dict[str, Any]) -> Any:
-    """`text` as the schema's type; the text itself when it is not one, for the check to refuse."""
-    kind = schema.get("type")
-    if kind == "boolean":
-        return {"true": True, "false": False}.get(text, text)
-    if kind in ("integer", "number") and _INTEGER.fullmatch(text):
-        return int(text)
-    if kind == "number" and _NUMBER.fullmatch(text):
-        return float(text)
-    return text
+def _value(texts: list[str], parameter: Parameter) -> tuple[Any, list[str]]:
+    """What was given as `texts`, once or repeated, in the type that the schema says, and the texts to send for it."""
+    kind = parameter.schema.get("type")
+    if kind == "string" and parameter.location != "query":
+        return texts[0], texts  # these are not written by hand
+    if kind != "array":
+        value = read_scalar(texts[0], parameter.schema)
+        return value, [write_scalar(value)]
+    items = read_items(texts, parameter.schema, explode=parameter.explode)
+    sent = [write_scalar(item) for item in items]
+    return items, sent if parameter.explode else [",".join(sent)]
 
 
 def _query(raw: bytes) -> list[tuple[str, str]]:

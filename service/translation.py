@@ -7,7 +7,7 @@ from a status, headers and bytes.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
@@ -72,7 +72,7 @@ class Inputs:
     """
 
     path: Mapping[str, str] = field(default_factory=dict)
-    query: Iterable[tuple[str, str]] = ()
+    query: Sequence[tuple[str, str]] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
     body: RequestBody | None = None
     key: str | None = None
@@ -82,7 +82,10 @@ class Inputs:
 
 @dataclass(frozen=True, slots=True)
 class UpstreamRequest:
-    """One request as it will be sent, authentication apart. `target` is path and query, percent-encoded."""
+    """One request as it will be sent, authentication apart. `target` is path and query, percent-encoded.
+
+    `filters` are the query's names that are no parameter of the operation's.
+    """
 
     operation: Operation
     target: str
@@ -91,6 +94,7 @@ class UpstreamRequest:
     key: str | None = None
     stream: ByteStream | None = None
     only_head: bool = False
+    filters: Sequence[str] = ()
 
     @property
     def method(self) -> str:
@@ -142,6 +146,7 @@ def build_request(operation: Operation, inputs: Inputs) -> UpstreamRequest:
         key=inputs.key,
         stream=inputs.stream,
         only_head=inputs.only_head,
+        filters=[*dict.fromkeys(name for name, _ in inputs.query if name not in names)],
     )
 
 

@@ -67,11 +67,13 @@ def test_true_and_numbers_are_written_as_json_writes_them(tools: Tools) -> None:
     assert {("created_by_me", "true"), ("page", "2")} <= set(query(call))
 
 
-def test_members_of_a_free_query_object_are_parameters_of_their_own(tools: Tools) -> None:
+def test_members_of_a_free_query_object_are_parameters_of_their_own_in_brackets(
+    tools: Tools,
+) -> None:
     call = rest_request(
         tools["list-batch-jobs"], {"metadata": {"project": "x&y", "n": "1"}}, "test"
     )
-    assert {("project", "x&y"), ("n", "1")} <= set(query(call))
+    assert {("metadata[project]", "x&y"), ("metadata[n]", "1")} <= set(query(call))
 
 
 def test_a_member_of_a_free_query_object_cannot_pass_for_an_argument(tools: Tools) -> None:

@@ -13,9 +13,9 @@ from responses import RequestsMock
 from starlette.testclient import TestClient
 
 from openapi.contract import load
+from openapi.scalars import read_scalar
 from service.app import create_app
 from service.config import Settings
-from service.request_reader import _typed
 from tests.conftest import KEY, UPSTREAM
 from tests.support.api import JOB_ID
 
@@ -231,8 +231,12 @@ def test_a_number_without_a_fraction_is_an_integer_however_it_is_written(
 def test_a_parameter_that_json_would_not_call_a_number_is_left_for_the_check_to_refuse(
     text: str,
 ) -> None:
-    assert _typed(text, {"type": "number"}) == text
-    assert [_typed(good, {"type": "number"}) for good in ("5", "-5.5", "5e-1")] == [5, -5.5, 0.5]
+    assert read_scalar(text, {"type": "number"}) == text
+    assert [read_scalar(good, {"type": "number"}) for good in ("5", "-5.5", "5e-1")] == [
+        5,
+        -5.5,
+        0.5,
+    ]
 
 
 def test_a_member_of_tomorrow_is_forwarded_with_a_warning(
