@@ -2,20 +2,60 @@
 
 The REST service, the MCP bridge, the sandbox and `make run` each have a dataclass of such fields in their `config`,
 whose `from_env` calls `read_settings`. This module alone reads the process's environment, and never when it is imported.
+A variable that looks like a setting and is none stops the start, as it may be what keeps others out, misspelt.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 REDACTED = "***"
 LARGEST = 1 << 40
+
+_NAMES = {
+    "GATEWAY_": """
+        ALLOWED_HOSTS ALLOWED_ORIGINS AUDIT_LOG CA_FILE CHECK_FILES CONNECT_TIMEOUT DOCS
+        FILE_PURPOSES HOST JWKS_URL JWT_ALGORITHMS JWT_AUDIENCE JWT_ISSUER KEY_EXPIRY LOG_FORMAT
+        LOG_LEVEL MAX_ANSWER MAX_BODY MAX_FILE OPENAPI PORT QUEUE RATE_LIMIT READ_TIMEOUT SETTLE
+        SIGNED_URLS STORE THREADS TIMEOUT TOKENS_FILE TRACE_UPSTREAM TRANSFERS UPSTREAM_URL
+    """,
+    "BRIDGE_": """
+        ALLOWED_HOSTS ALLOWED_ORIGINS AUDIT_LOG HOST JWKS_URL JWT_ALGORITHMS JWT_AUDIENCE JWT_ISSUER
+        LOG_FORMAT LOG_LEVEL PORT RATE_LIMIT REST_TOKEN REST_TOKEN_FILE REST_URL RESULT_LIMIT
+        TIMEOUT TOKENS_FILE
+    """,
+    "SANDBOX_": """
+        BOTH_INPUTS CANCEL_FINISHED_STATUS CANCEL_SECONDS CONTENT_REDIRECT DEMO ERROR_LOC
+        FAILURE_PERCENT HOST INLINE_INPUT_FILE KEYS LEDGER_ENTRIES LIST_LAG_SECONDS MAX_BODY_BYTES
+        MAX_FILE_BYTES MISSING_MODEL MODELS PARTIAL_RESULTS PORT PURPOSES QUEUE_SECONDS RANGES
+        RATE_LIMIT REQUEST_SECONDS RETENTION_HOURS REVOKED_KEYS RUN_SECONDS SAME_FILE SEED SPEED
+        STRICT_KEYS THREADS TRIAL_REQUESTS UNKNOWN_FILE_STATUS UNKNOWN_MEMBERS WRONG_PURPOSE_STATUS
+    """,
+    "WEB_": "CONCURRENCY",
+}
+"""Every setting of every process, by how it begins: they may share an environment, but do not import each other. A test
+compares it with their tables."""
+
+NAMES = frozenset(prefix + word for prefix, words in _NAMES.items() for word in words.split())
+
+PREFIXES = ("GATEWAY_", "BRIDGE_", "SANDBOX_")
+"""How names begin that are nobody else's."""
+
+_LINK = re.compile(
+    r"\w+_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?|ENV_\w+)=.*"
+    r"|\w+_PORT(_\w+)?=(tcp|udp|sctp)://.*|\w+_NAME=/.*",
+    re.DOTALL,
+)
+"""What Kubernetes and Docker set for a service that happens to be called gateway, bridge or sandbox
+(kubernetes.io/docs/concepts/services-networking/service, Environment variables; docs.docker.com, Legacy container links)."""
 
 
 class SettingsError(ValueError):
@@ -35,20 +75,76 @@ def setting(
 
 
 def variables(environ: Mapping[str, str] | None = None) -> Mapping[str, str]:
-    """Where settings are read from: `environ`, or this process's environment when that is None."""
-    return os.environ if environ is None else environ
+    """Where settings are read from: `environ`, or this process's environment when that is None; less service links."""
+    environ = os.environ if environ is None else environ
+    return {name: value for name, value in environ.items() if not _is_link(name, value)}
+
+
+def _is_link(name: str, value: str) -> bool:
+    return name.startswith(PREFIXES) and _LINK.fullmatch(f"{name}={value}") is not None
 
 
 def read_settings(settings: type[Any], environ: Mapping[str, str] | None = None) -> dict[str, Any]:
     """The fields of the dataclass `settings` that `environ` (None: the process's) sets, by name, with their values.
 
-    An empty variable is as one that is not set. Raises SettingsError for the first value that cannot be used.
+    An empty variable is as one that is not set. Raises SettingsError with everything that cannot be used.
     """
-    values = {}
-    for entry in fields(settings):
-        if text := _text(entry, variables(environ)):
-            values[entry.name] = _value(entry, text)
+    values, faults = examine_settings(settings, environ)
+    if faults:
+        raise SettingsError("; ".join(faults))
     return values
+
+
+def examine_settings(
+    settings: type[Any], environ: Mapping[str, str] | None = None
+) -> tuple[dict[str, Any], list[str]]:
+    """What `read_settings` returns, without values that cannot be used, and what is wrong with each of these."""
+    environ = variables(environ)
+    values, faults = {}, [str(name) for name in misspelt(_names(settings), environ)]
+    for entry in fields(settings):
+        if text := _text(entry, environ):
+            try:
+                values[entry.name] = _value(entry, text)
+            except SettingsError as error:
+                faults.append(str(error))
+    return values, faults
+
+
+@dataclass(frozen=True)
+class Misspelt:
+    """A variable that is set and is no setting; `near` is the one that may be meant, or empty."""
+
+    name: str
+    near: str = ""
+
+    def __str__(self) -> str:
+        where = f"{self.near} is" if self.near else "README.md and docs/sandbox.md have all"
+        return f"{self.name} is no setting; {where}"
+
+
+def _names(settings: type[Any]) -> set[str]:
+    return {entry.metadata["env"] for entry in fields(settings) if "env" in entry.metadata}
+
+
+def misspelt(own: Set[str], environ: Mapping[str, str]) -> list[Misspelt]:
+    """The variables of `environ` that begin as a process's `own` and are no settings, and all others that nearly are one.
+
+    What begins as another process's alone may be somebody else's, such as SANDBOX_ID.
+    """
+    prefixes = [prefix for prefix in PREFIXES if any(name.startswith(prefix) for name in own)]
+    known = NAMES | own
+    found = []
+    for name in sorted(environ.keys() - known):
+        upper = name.upper().replace("-", "_")
+        near = get_close_matches(upper, known, 1, 0.9)
+        prefix = next(filter(upper.startswith, prefixes), "")
+        if prefix and not near:  # by what follows, since the rest is alike anyway
+            words = [n.removeprefix(prefix) for n in known if n.startswith(prefix)]
+            close = get_close_matches(upper.removeprefix(prefix), words, 1, 0.6)
+            near = [prefix + word for word in close]
+        if environ[name].strip() and (prefix or near):
+            found.append(Misspelt(name, *near))
+    return found
 
 
 def _text(entry: Any, environ: Mapping[str, str]) -> str:
@@ -105,14 +201,17 @@ def report(
     `redactions` maps variables to what redacts their values. Of other secrets the length is shown, and URLs in the rest
     lose what may be credentials.
     """
+    environ = variables(environ)
     reports = []
     for entry in fields(settings):
         if name := entry.metadata.get("env"):
             redact = (redactions or {}).get(name, redact_url if entry.repr else redact_secret)
-            text = _text(entry, variables(environ))
+            text = _text(entry, environ)
             value = text or _written(entry.default)
             source = "environment" if text else "default"
             reports.append(SettingReport(name, redact(value) if value else "(empty)", source))
+    for wrong in misspelt(_names(settings), environ):
+        reports.append(SettingReport(wrong.name, "(not used)", str(wrong)))
     return reports
 
 
@@ -130,6 +229,30 @@ def table(reports: Iterable[SettingReport]) -> str:
     reports = list(reports)
     width = max(len(row.name) for row in reports)
     return "\n".join(f"{row.name:<{width}}  {row.value}  ({row.source})" for row in reports)
+
+
+def dotenv_note(folder: Path = Path()) -> str:
+    """What to know about a file `.env` in `folder`; empty when there is none."""
+    if not os.path.lexists(folder / ".env"):
+        return ""
+    return (
+        ".env in this folder is read by make run and make demo alone;"
+        " to have it here too: set -a; . ./.env; set +a"
+    )
+
+
+def run_command(main: Callable[[], int]) -> int:
+    """The exit status of a command: what `main` returns, or 1, without a word, when nobody reads its output to the end."""
+    try:
+        try:
+            status = main()
+        finally:  # also when argparse ends it
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # What Python still holds of it would fail again at the end (docs.python.org/3/library/signal.html, SIGPIPE).
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return status
 
 
 def redact_secret(secret: str) -> str:

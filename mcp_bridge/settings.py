@@ -5,6 +5,7 @@ No secret is shown.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 
 import environment
@@ -16,5 +17,13 @@ def table(environ: Mapping[str, str] | None = None) -> str:
     return environment.table(environment.report(Settings, environ))
 
 
-if __name__ == "__main__":
+def main() -> int:
+    """Prints them."""
     print(table())
+    if note := environment.dotenv_note():
+        print(f"# {note}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(environment.run_command(main))

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
+from environment import run_command
 from openapi import overlay
 from openapi.capability import (
     Capability,
@@ -30,7 +31,7 @@ from openapi.capability import (
     shape,
     within,
 )
-from openapi.contract import DEFAULT_DOCUMENT
+from openapi.contract import DEFAULT_DOCUMENT, METHODS
 from openapi.mapping import ExposedInput, InputMapping, map_inputs
 from openapi.union import Part, Union
 
@@ -97,8 +98,12 @@ def main(arguments: list[str] | None = None) -> int:
             sys.stdout.write(text)
         else:
             options.output.write_text(text, encoding="utf-8")
+            count = sum(len(item.keys() & METHODS) for item in document["paths"].values())
+            print(f"{options.output}: written, {count} operations")
     except (CapabilityError, overlay.OverlayError) as error:
         problem = str(error)
+    except BrokenPipeError:
+        raise
     except (OSError, UnicodeDecodeError) as error:
         problem = f"{options.output}: cannot be {'read' if options.check else 'written'}: {error}"
     else:
@@ -388,4 +393,4 @@ def _compact(**members: Any) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def _refuse_start(message: str) -> NoReturn:
-    print(f"sandbox: {message}", file=sys.stderr)
+    print(f"sandbox: cannot start: {message}", file=sys.stderr)
     sys.exit(2)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import ssl
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from access import AccessSettings, listen
 from environment import (
     SettingReport,
     SettingsError,
-    read_settings,
+    examine_settings,
     redact_path,
     redact_secret,
     redact_store,
@@ -93,14 +93,25 @@ class Settings(AccessSettings):
     credential_files: tuple[Path, ...] = field(repr=False)
 
     @classmethod
-    def from_env(
-        cls, environ: Mapping[str, str] | None = None, *, check_key: bool = True
-    ) -> Settings:
-        """The settings that `environ` (None: the process's) gives; SettingsError for the first that cannot be used, the
-        upstream's key included if `check_key`.
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
+        """The settings that `environ` (None: the process's) gives; SettingsError with everything that cannot be used, the
+        upstream's key included.
+        """
+        settings, faults = cls.examine(environ)
+        for upstream in settings.contract.upstreams.values() if not faults else ():
+            settings.read_credentials(upstream.authentication)
+        if faults:
+            raise SettingsError("; ".join(faults))
+        return settings
+
+    @classmethod
+    def examine(cls, environ: Mapping[str, str] | None = None) -> tuple[Settings, list[str]]:
+        """The settings, with defaults for those that are no values, and what is wrong with each but the key.
+
+        SettingsError when there is no contract.
         """
         environ = variables(environ)
-        values = read_settings(cls, environ)
+        values, faults = examine_settings(cls, environ)
         contract = contract_of(environ)
         settings = cls(
             **{**values, "port": values.get("port") or contract.ports["rest"]},
@@ -109,17 +120,7 @@ class Settings(AccessSettings):
             read_credentials=partial(upstream_key.read_credentials, contract, dict(environ)),
             credential_files=upstream_key.credential_files(contract, environ),
         )
-        for upstream in contract.upstreams.values() if check_key else ():
-            settings.read_credentials(upstream.authentication)
-        _check_numbers(settings)
-        for url in settings.base_urls.values():
-            _check_base_url(url)
-        _check_ca_file(settings.ca_file)
-        _check_store(settings.store)
-        listen.check(
-            settings.host, protected=settings.protected, chosen_by="GATEWAY_HOST", prefix="GATEWAY_"
-        )
-        return settings
+        return settings, [*faults, *_faults(settings)]
 
     @cached_property
     def base_urls(self) -> dict[str, str]:
@@ -195,26 +196,35 @@ def start_logging(settings: Settings) -> None:
 
 def refuse_start(message: str) -> NoReturn:
     """Prints why the process cannot start, and exits with 2."""
-    print(f"gateway: cannot start: {message}", file=sys.stderr)
+    note = environment.dotenv_note()
+    print(f"gateway: cannot start: {message}{note and f' ({note})'}", file=sys.stderr)
     sys.exit(2)
 
 
-def _check_numbers(settings: Settings) -> None:
+def _faults(settings: Settings) -> Iterator[str]:
+    """What is wrong with values that can be read."""
+    yield from _wrong_numbers(settings)
+    for check in (_check_base_urls, _check_ca_file, _check_store, _check_host):
+        try:
+            check(settings)
+        except SettingsError as error:
+            yield str(error)
+
+
+def _wrong_numbers(settings: Settings) -> Iterator[str]:
     if not 0 < settings.connect_timeout <= settings.read_timeout <= settings.timeout:
-        raise SettingsError(
+        yield (
             "GATEWAY_CONNECT_TIMEOUT, GATEWAY_READ_TIMEOUT and GATEWAY_TIMEOUT must be above 0 and in ascending order,"
             " so that the best-worded failure comes first"
         )
     if settings.settle < settings.timeout:
-        raise SettingsError(
-            "GATEWAY_SETTLE must be at least GATEWAY_TIMEOUT: a create under way must not be sent again"
-        )
+        yield "GATEWAY_SETTLE must be at least GATEWAY_TIMEOUT: a create under way must not be sent again"
     if settings.key_expiry > YEAR:
-        raise SettingsError(f"GATEWAY_KEY_EXPIRY must be at most {YEAR}, which is a year")
+        yield f"GATEWAY_KEY_EXPIRY must be at most {YEAR}, which is a year"
     if settings.threads < 1:
-        raise SettingsError("GATEWAY_THREADS must be at least 1")
+        yield "GATEWAY_THREADS must be at least 1"
     if settings.port > 65535:
-        raise SettingsError("GATEWAY_PORT must be at most 65535")
+        yield "GATEWAY_PORT must be at most 65535"
 
 
 def _base_urls(contract: Contract, given: str) -> dict[str, str]:
@@ -237,6 +247,11 @@ def _base_urls(contract: Contract, given: str) -> dict[str, str]:
             )
         declared[name] = url.rstrip("/")
     return declared
+
+
+def _check_base_urls(settings: Settings) -> None:
+    for url in settings.base_urls.values():
+        _check_base_url(url)
 
 
 def _check_base_url(url: str) -> None:
@@ -269,7 +284,8 @@ def _check_base_url(url: str) -> None:
         )
 
 
-def _check_store(location: str) -> None:
+def _check_store(settings: Settings) -> None:
+    location = settings.store
     if "://" in location:
         try:
             if not is_redis(location):
@@ -283,7 +299,14 @@ def _check_store(location: str) -> None:
         raise SettingsError(f"GATEWAY_STORE: {location} is a folder; name a file in it")
 
 
-def _check_ca_file(path: str) -> None:
+def _check_host(settings: Settings) -> None:
+    listen.check(
+        settings.host, protected=settings.protected, chosen_by="GATEWAY_HOST", prefix="GATEWAY_"
+    )
+
+
+def _check_ca_file(settings: Settings) -> None:
+    path = settings.ca_file
     if not path:
         return
     try:

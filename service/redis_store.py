@@ -67,6 +67,25 @@ class RedisStore(Store):
         with self._asking() as client:
             client.eval(self._DELETE, 1, self.PREFIX + record.id, record.owner)
 
+    def doubts(self) -> list[str]:
+        """What may make the server forget records, by what it says of itself (redis.io/docs/latest/commands/info)."""
+        try:
+            with self._asking() as client:
+                info = client.info()
+        except StoreUnavailable as error:
+            return [f"whether it forgets keys cannot be told: INFO was refused ({error})"]
+        doubts = []
+        if (policy := info.get("maxmemory_policy")) != "noeviction":
+            doubts.append(
+                f"maxmemory-policy is {policy}: when memory is short, keys are forgotten, and a create can be made twice;"
+                " noeviction refuses it instead"
+            )
+        if not info.get("aof_enabled"):
+            doubts.append(
+                "appendonly is off: a restart forgets the keys since the last snapshot, if there are any; set it to yes"
+            )
+        return doubts
+
     def _arguments(self, record: Record) -> tuple[str, str, bytes, int]:
         return (
             self.PREFIX + record.id,

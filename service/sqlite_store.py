@@ -10,8 +10,11 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import msgspec
+
+from access.files import open_plain
 
 from .store import BUSY, Record, Store, StoreUnavailable
 
@@ -123,6 +126,33 @@ class SQLiteStore(Store):
         return db
 
 
+def look_at_file(path: Path) -> str:
+    """What can be said of a store at `path` without opening it, which would change it; StoreUnavailable when it cannot be used."""
+    folder = path.parent
+    try:
+        if path.exists():
+            with open_plain(path) as file:
+                head = file.read(100)
+            # sqlite.org/fileformat.html, The Database Header
+            if head and not head.startswith(b"SQLite format 3\0"):
+                raise StoreUnavailable(f"{path}: file is not a database")
+            if (version := int.from_bytes(head[60:64])) > SCHEMA_VERSION:
+                raise StoreUnavailable(f"{path}: {_newer(version)}")
+            if not os.access(path, os.W_OK):
+                raise StoreUnavailable(f"{path} cannot be written")
+        while not folder.exists():
+            folder = folder.parent
+        with TemporaryFile(dir=folder):  # has no name
+            pass
+    except OSError as error:
+        raise StoreUnavailable(f"{path}: {folder} cannot be used: {error.strerror}") from error
+    return "can be written" if path.exists() else "is made at the start"
+
+
+def _newer(version: int) -> str:
+    return f"made by a newer gateway (schema {version}, known is {SCHEMA_VERSION})"
+
+
 def _prepare(db: sqlite3.Connection) -> None:
     """Makes the tables in a new file; sqlite3.DatabaseError for a file of another program's, or of a newer gateway."""
     _patiently(db, "PRAGMA journal_mode = WAL")
@@ -131,9 +161,7 @@ def _prepare(db: sqlite3.Connection) -> None:
         _patiently(db, "BEGIN IMMEDIATE")
         (version,) = db.execute("PRAGMA user_version").fetchone()
         if version > SCHEMA_VERSION:
-            raise sqlite3.DatabaseError(
-                f"made by a newer gateway (schema {version}, known is {SCHEMA_VERSION})"
-            )
+            raise sqlite3.DatabaseError(_newer(version))
         if version == 0:
             db.execute(
                 "CREATE TABLE record"

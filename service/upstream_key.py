@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,7 +35,7 @@ REFUSAL_PERIOD = 30.0
 """Seconds after which a refused key is given another chance: a gateway that no request reaches would never learn."""
 
 COMPLAINT_PERIOD = 60.0
-"""Seconds between log lines about the same trouble."""
+"""Seconds between log lines that say the same."""
 
 log = logging.getLogger("gateway.key")
 
@@ -59,7 +60,7 @@ class UpstreamKey:
         self._files = settings.credential_files
         self._seen = [version(file) for file in self._files]
         self._checked = time.monotonic()
-        self._complained = -math.inf
+        self._complaints: dict[str, tuple[str, float]] = {}
         self._lock = threading.Lock()
         self._refused_at = shared_number()
         self._refused_at.value = -math.inf
@@ -88,7 +89,9 @@ class UpstreamKey:
         if used is not self._current:
             return True
         self._refused_at.value = time.monotonic()
-        self._complain("the upstream refuses the key; no request can succeed until it is renewed")
+        self._complain(
+            "upstream", "the upstream refuses the key; no request can succeed until it is renewed"
+        )
         return False
 
     def _check(self) -> None:
@@ -101,17 +104,20 @@ class UpstreamKey:
                 self._current = _rendered(self._authentication, self._read())
             except SettingsError as error:  # the file is being written, or is wrong
                 self._complain(
-                    f"the key's file changed and cannot be used, the old key stays: {error}"
+                    "file", f"the key's file changed and cannot be used, the old key stays: {error}"
                 )
                 return
             self._seen = versions
+            self._complaints.clear()
             self.accept()
             log.warning("the key's file changed; the new key is in use")
 
-    def _complain(self, trouble: str) -> None:
+    def _complain(self, of: str, trouble: str) -> None:
+        """Logs `trouble`, unless the last line about the same thing said so and is not old."""
         now = time.monotonic()
-        if now - self._complained > COMPLAINT_PERIOD:
-            self._complained = now
+        last, logged = self._complaints.get(of, ("", -math.inf))
+        if trouble != last or now - logged > COMPLAINT_PERIOD:
+            self._complaints[of] = trouble, now
             log.error("%s", trouble)
 
 
@@ -176,16 +182,25 @@ def _secret(names: tuple[str, ...], environ: Mapping[str, str]) -> str:
             return _checked(f"{name}_FILE", _from_file(f"{name}_FILE", file))
     raise SettingsError(
         f"{names[0]} is not set, and the upstream needs it. Set it, or {names[0]}_FILE to a file that holds it."
-        " To try everything without a key: make run"
+        f"{_near(names, environ)} To try everything without a key: make run"
     )
+
+
+def _near(names: tuple[str, ...], environ: Mapping[str, str]) -> str:
+    """A sentence about a variable that may be one of `names` misspelt; empty when there is none."""
+    known = [*names, *(f"{name}_FILE" for name in names)]
+    for name in sorted(environ):
+        if environ[name] and (meant := get_close_matches(name.upper(), known, 1, 0.8)):
+            return f" {name} is set, which nothing reads; {meant[0]} may be meant."
+    return ""
 
 
 def _from_file(name: str, file: str) -> str:
     try:
         with open_plain(Path(file)) as opened:
-            return content(opened).decode().removesuffix("\n").removesuffix("\r")
+            return content(opened).decode("utf-8-sig").removesuffix("\n").removesuffix("\r")
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        reason = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
         raise SettingsError(f"{name} ({redact_path(file)}) cannot be read: {reason}") from error
 
 

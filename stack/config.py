@@ -5,14 +5,14 @@ The environment is the caller's, with the project's `.env` below it: a variable 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from access.listen import in_brackets
-from environment import SettingsError, variables
+from environment import NAMES, SettingsError, misspelt, variables
 from openapi import contract
+from stack.dotenv import read_dotenv
 
 PROJECT = Path(__file__).resolve().parent.parent
 KEYS = ("MISTRAL_AI_API_KEY", "MISTRAL_AI_API_KEY_FILE", "MISTRAL_API_KEY")
@@ -74,6 +74,8 @@ class Settings:
 def from_env(environ: Mapping[str, str] | None = None, dotenv: Path = PROJECT / ".env") -> Settings:
     """The settings in `environ` (None: the process's) and the file `dotenv`; SettingsError for one that cannot be used."""
     given = {**read_dotenv(dotenv), **variables(environ)}
+    if wrong := misspelt(NAMES, given):
+        raise SettingsError("; ".join(map(str, wrong)))
     document = given.get("GATEWAY_OPENAPI")
     try:
         ports = contract.load(Path(document) if document else contract.DEFAULT_DOCUMENT).ports
@@ -110,24 +112,3 @@ def _endpoint(name: str, given: Mapping[str, str], prefix: str, port: int, ready
     return Endpoint(
         name, prefix, given.get(f"{prefix}_HOST") or "127.0.0.1", int(text) or port, ready
     )
-
-
-_DOTENV_LINE = re.compile(
-    r"""(?:export\s+)?([A-Za-z_]\w*)\s*=\s*(?:"([^"]*)"|'([^']*)'|(.*?))(?:\s+#.*)?$"""
-)
-
-
-def read_dotenv(path: Path) -> dict[str, str]:
-    """The `NAME=value` lines of the file `path`; empty when there is no such file.
-
-    Quotes, `export` and `#` comments are understood as usual.
-    """
-    values = {}
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    for number, line in enumerate(map(str.strip, lines), 1):
-        if line and not line.startswith("#"):
-            found = _DOTENV_LINE.fullmatch(line)
-            if not found:
-                raise SettingsError(f"{path.name}, line {number}: not of the form NAME=value")
-            values[found[1]] = found[2] or found[3] or found[4] or ""
-    return values

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import environment
-from environment import SettingReport, SettingsError, read_settings, setting
+import mcp_bridge.config
+import sandbox.config
+import service.config
+from environment import NAMES, SettingReport, SettingsError, misspelt, read_settings, setting
+from tests.support import processes
+from tests.support.gateway import command
+
+PROCESSES = [service.config.Settings, mcp_bridge.config.Settings, sandbox.config.Settings]
+PYTHON = [sys.executable, "-m"]
 
 
 @dataclass(frozen=True)
@@ -150,3 +159,124 @@ def test_a_report_has_value_and_source_of_a_setting_and_of_a_secret_its_length()
         SettingReport("X_TOKEN", "6 characters, not shown", "environment"),
         SettingReport("X_STORE", "redis://db", "environment"),
     ]
+
+
+def of(settings: type[Any]) -> set[str]:
+    return {entry.metadata["env"] for entry in fields(settings) if "env" in entry.metadata}
+
+
+def test_the_list_of_names_has_every_setting_and_no_other() -> None:
+    assert set().union(*map(of, PROCESSES)) == NAMES
+
+
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [
+        ("GATEWAY_TOKEN_FILE", "GATEWAY_TOKENS_FILE"),
+        ("GATEWAY_TOKENS", "GATEWAY_TOKENS_FILE"),
+        ("GATEWAY_ALLOWED_HOST", "GATEWAY_ALLOWED_HOSTS"),
+        ("GATEWAY_LOGLEVEL", "GATEWAY_LOG_LEVEL"),
+        ("gateway_tokens_file", "GATEWAY_TOKENS_FILE"),
+        ("GATEWAY-TOKENS-FILE", "GATEWAY_TOKENS_FILE"),
+        ("GATEWY_TOKENS_FILE", "GATEWAY_TOKENS_FILE"),
+        ("BRIDGE_TOKEN_FILE", "BRIDGE_TOKENS_FILE"),
+        ("SANDBOX_PROT", "SANDBOX_PORT"),
+        ("WEB_CONCURENCY", "WEB_CONCURRENCY"),
+        ("GATEWAY_FROBNICATE", ""),
+    ],
+)
+def test_a_variable_that_looks_like_a_setting_and_is_none_is_found_with_the_one_that_is_meant(
+    variable: str, meant: str
+) -> None:
+    found = misspelt(of(service.config.Settings), {variable: "x"})
+    assert [(wrong.name, wrong.near) for wrong in found] == [(variable, meant)]
+
+
+@pytest.mark.parametrize("settings", PROCESSES, ids=lambda settings: settings.__module__)
+def test_all_processes_may_share_one_environment(settings: type[Any]) -> None:
+    assert misspelt(of(settings), dict.fromkeys(NAMES, "x")) == []
+
+
+@pytest.mark.parametrize(
+    "variable", ["SANDBOX_ID", "API_GATEWAY_PORT", "PORT", "MISTRAL_MODEL", "OTEL_SERVICE_NAME"]
+)
+def test_a_variable_of_somebody_else_is_left_alone(variable: str) -> None:
+    assert misspelt(of(service.config.Settings), {variable: "x"}) == []
+
+
+def test_an_empty_variable_that_is_no_setting_is_as_one_that_is_not_set() -> None:
+    assert misspelt(of(service.config.Settings), {"GATEWAY_TOKEN_FILE": " "}) == []
+
+
+# kubernetes.io/docs/concepts/services-networking/service (Environment variables), for a service named gateway with a port
+# named http, and for one named gateway-store; docs.docker.com, Legacy container links, for --link x:gateway.
+LINKS = {
+    "GATEWAY_SERVICE_HOST": "10.0.0.1",
+    "GATEWAY_SERVICE_PORT": "8080",
+    "GATEWAY_SERVICE_PORT_HTTP": "8080",
+    "GATEWAY_PORT": "tcp://10.0.0.1:8080",
+    "GATEWAY_PORT_8080_TCP": "tcp://10.0.0.1:8080",
+    "GATEWAY_PORT_8080_TCP_PROTO": "tcp",
+    "GATEWAY_PORT_8080_TCP_PORT": "8080",
+    "GATEWAY_PORT_8080_TCP_ADDR": "10.0.0.1",
+    "GATEWAY_STORE_SERVICE_HOST": "10.0.0.2",
+    "GATEWAY_STORE_PORT": "tcp://10.0.0.2:6379",
+    "GATEWAY_NAME": "/web/gateway",
+    "GATEWAY_ENV_PATH": "/usr/bin",
+}
+
+
+def test_what_an_orchestrator_says_of_a_service_of_that_name_is_no_setting() -> None:
+    links = {
+        name.replace("GATEWAY", prefix): value
+        for prefix in ("GATEWAY", "BRIDGE", "SANDBOX")
+        for name, value in LINKS.items()
+    }
+    key = {"MISTRAL_AI_API_KEY": "a-key"}
+    assert service.config.Settings.from_env(links | key).port == 8080
+    assert mcp_bridge.config.Settings.from_env(links).port == 9090
+    assert sandbox.config.Settings.from_env(links).port == 8081
+
+
+STARTS = {
+    "REST service": command(),
+    "bridge": [*PYTHON, "mcp_bridge"],
+    "bridge's workers": [*PYTHON, "gunicorn", "-c", "python:mcp_bridge.gunicorn_conf"],
+    "bridge over stdio": [*PYTHON, "mcp_bridge", "--stdio"],
+    "sandbox": [*PYTHON, "sandbox"],
+    "make run": [*PYTHON, "stack"],
+}
+
+
+@pytest.mark.parametrize("process", STARTS)
+def test_every_process_refuses_to_start_with_a_setting_that_is_none(process: str) -> None:
+    prefix = {"sandbox": "SANDBOX", "REST service": "GATEWAY"}.get(process, "BRIDGE")
+    environ = processes.environment(MISTRAL_AI_API_KEY="a-key", **{f"{prefix}_PROT": "CANARY"})
+    done = processes.run(STARTS[process], environ)
+    output = done.stdout + done.stderr
+    assert done.returncode != 0
+    assert f"{prefix}_PROT is no setting; {prefix}_PORT is" in output
+    assert "Traceback" not in output and "CANARY" not in output
+
+
+def test_every_fault_of_the_settings_is_said_at_once() -> None:
+    with pytest.raises(SettingsError) as caught:
+        read_settings(Example, {"X_COUNT": "many", "X_ON": "maybe"})
+    assert "X_COUNT" in str(caught.value) and "X_ON" in str(caught.value)
+
+
+COMMANDS = [
+    "service config",
+    "service token --help",
+    "service doctor",
+    "mcp_bridge.settings",
+    "openapi.derive --output -",
+]
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_a_command_is_quiet_when_nobody_reads_its_output_to_the_end(words: str) -> None:
+    piped = f"{sys.executable} -m {words} | true"
+    upstream = {"GATEWAY_UPSTREAM_URL": "http://127.0.0.1:9"}
+    done = processes.run(["sh", "-c", piped], processes.environment(**upstream))
+    assert done.stderr == ""

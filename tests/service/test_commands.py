@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
 import socket
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import redis
 
 from mcp_bridge.config import Settings as BridgeSettings
 from service import config
+from service.__main__ import moment
 from service.config import Settings
+from service.sqlite_store import SQLiteStore
+from tests.idempotency.redis_server import redis_server
 from tests.support import processes
 from tests.support.gateway import command, gateway_environment
 from tests.support.processes import ROOT, sandbox_process, start, stop, wait_for_line
@@ -22,7 +29,9 @@ KEY = "sk-CANARY-commands"
 
 
 def run(*words: str, tmp_path: Path, **environ: str) -> subprocess.CompletedProcess[str]:
-    own = {"PATH": "/usr/bin:/bin", "GATEWAY_STORE": str(tmp_path / "keys.sqlite3"), **environ}
+    nowhere = {"GATEWAY_UPSTREAM_URL": "http://127.0.0.1:9/v1"}
+    store = {"GATEWAY_STORE": str(tmp_path / "keys.sqlite3")}
+    own = {"PATH": "/usr/bin:/bin", **nowhere, **store, **environ}
     done = processes.run([sys.executable, "-m", "service", *words], own)
     assert KEY not in done.stdout + done.stderr
     return done
@@ -105,6 +114,7 @@ def test_doctor_says_that_there_is_no_key_and_looks_at_the_rest(tmp_path: Path) 
         "ok     settings",
         "wrong  key",
         "ok     store",
+        "ok     audit log",
         "ok     upstream",
     ]
     assert done.returncode == 1
@@ -112,10 +122,218 @@ def test_doctor_says_that_there_is_no_key_and_looks_at_the_rest(tmp_path: Path) 
     assert f"at 127.0.0.1:8080 by {os.cpu_count()} worker" in done.stdout
 
 
-def test_doctor_doubts_a_setting_that_is_gone(tmp_path: Path) -> None:
-    environ = {"MISTRAL_AI_API_KEY": KEY, "GATEWAY_UPSTREAM_URL": "http://127.0.0.1:9"}
-    done = run("doctor", tmp_path=tmp_path, GATEWAY_TAG_JOBS="off", **environ)
-    assert "doubt  GATEWAY_TAG_JOBS:" in done.stdout
+def findings(output: str) -> list[str]:
+    """What doctor says after the settings: `verdict  name: text`."""
+    return output.partition("\n\n")[2].splitlines()
+
+
+def test_doctor_names_every_fault_and_goes_on(tmp_path: Path) -> None:
+    environ = {
+        "GATEWAY_TOKEN_FILE": "CANARY",
+        "GATEWAY_TAG_JOBS": "off",
+        "GATEWAY_TIMEOUT": "soon",
+        "GATEWAY_PORT": "99999",
+        "GATEWAY_UPSTREAM_URL": "http://127.0.0.1:9/v1",
+    }
+    done = run("doctor", tmp_path=tmp_path, **environ)
+    wrong = [line for line in findings(done.stdout) if line.startswith("wrong ")]
+    assert [line.split(": ")[1].split()[0] for line in wrong] == [
+        "GATEWAY_TAG_JOBS",
+        "GATEWAY_TOKEN_FILE",
+        "GATEWAY_TIMEOUT",
+        "GATEWAY_PORT",
+        "MISTRAL_AI_API_KEY",
+        "http://127.0.0.1:9/v1",
+    ]
+    assert "GATEWAY_TOKENS_FILE is" in done.stdout
+    assert "CANARY" not in done.stdout
+    assert done.returncode == 1
+
+
+def test_doctor_changes_nothing(tmp_path: Path) -> None:
+    places = {"GATEWAY_STORE": "a/b/keys.sqlite3", "GATEWAY_AUDIT_LOG": "audit.log"}
+    environ = {name: str(tmp_path / place) for name, place in places.items()}
+    done = run("doctor", tmp_path=tmp_path, **environ)
+    assert "ok     store" in done.stdout and "ok     audit log" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+    store = SQLiteStore(Path(environ["GATEWAY_STORE"]))
+    store.check()
+    store._close()
+    before = [(path, path.stat()) for path in sorted(tmp_path.rglob("*"))]
+    assert "keys.sqlite3 can be written" in run("doctor", tmp_path=tmp_path, **environ).stdout
+    after = [(path, path.stat()) for path in sorted(tmp_path.rglob("*"))]
+    assert [(p, s.st_mtime_ns) for p, s in after] == [(p, s.st_mtime_ns) for p, s in before]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"not a database at all", "not a database"), (b"SQLite format 3\0" + b"\xff" * 84, "newer")],
+)
+def test_doctor_knows_a_store_that_the_service_would_refuse(
+    content: bytes, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "keys.sqlite3").write_bytes(content)
+    lines = findings(run("doctor", tmp_path=tmp_path).stdout)
+    assert any(line.startswith("wrong  store:") and said in line for line in lines)
+
+
+def test_doctor_counts_the_tokens_and_says_where_they_are(tmp_path: Path) -> None:
+    file = tmp_path / "tokens"
+    past = {"expires": "2020-01-01T00:00:00Z"}
+    for number, more in enumerate([{}, {}, {}, past]):
+        digest = hashlib.sha256(str(number).encode()).hexdigest()
+        entry = {"name": f"caller-{number}", "sha256": digest, "scopes": ["jobs:read"], **more}
+        with file.open("a") as lines:
+            lines.write(json.dumps(entry) + "\n")
+    done = run("doctor", tmp_path=tmp_path, GATEWAY_TOKENS_FILE=str(file))
+    assert f"ok     tokens: 4, in {file}; 1 expired" in findings(done.stdout)
+
+
+def test_doctor_doubts_a_gateway_that_asks_for_no_tokens(tmp_path: Path) -> None:
+    lines = findings(run("doctor", tmp_path=tmp_path).stdout)
+    assert any(line.startswith("doubt  tokens: none") for line in lines)
+
+
+@pytest.mark.parametrize("path", ["", "/", "/v2", "/v1/batch", "/v1/v1"])
+def test_doctor_tells_a_wrong_path_of_the_upstream_from_a_wrong_key(
+    path: str, tmp_path: Path
+) -> None:
+    with sandbox_process() as sandbox:
+        environ = {"MISTRAL_AI_API_KEY": KEY, "GATEWAY_UPSTREAM_URL": f"{sandbox.url}{path}"}
+        done = run("doctor", "--ask-upstream", tmp_path=tmp_path, **environ)
+    lines = [line for line in findings(done.stdout) if "GATEWAY_UPSTREAM_URL" in line]
+    assert [line.split(":")[0] for line in lines] == ["doubt  upstream", "wrong  upstream"]
+    assert "404" in lines[1] and "key" in lines[1]
+    assert done.returncode == 1
+
+
+def test_doctor_says_which_upstream_refuses_the_key(tmp_path: Path) -> None:
+    with sandbox_process(revoked_keys=KEY) as sandbox:
+        environ = {"MISTRAL_AI_API_KEY": KEY, "GATEWAY_UPSTREAM_URL": f"{sandbox.url}/v1"}
+        done = run("doctor", "--ask-upstream", tmp_path=tmp_path, **environ)
+    wrong = [line for line in findings(done.stdout) if line.startswith("wrong ")]
+    assert len(wrong) == 1 and sandbox.url in wrong[0] and "key" in wrong[0]
+
+
+@pytest.mark.parametrize("path", ["/v1", "/v1/", "/mistral/v1"])
+def test_doctor_does_not_doubt_a_path_that_ends_as_the_capability_s(
+    path: str, tmp_path: Path
+) -> None:
+    with sandbox_process() as sandbox:
+        done = run("doctor", tmp_path=tmp_path, GATEWAY_UPSTREAM_URL=f"{sandbox.url}{path}")
+    assert "ok     upstream" in done.stdout and "doubt  upstream" not in done.stdout
+
+
+def test_doctor_doubts_a_redis_that_may_forget(tmp_path: Path) -> None:
+    with redis_server(tmp_path) as url:
+        client = redis.Redis.from_url(url)
+        with client:
+            lines = findings(run("doctor", tmp_path=tmp_path, GATEWAY_STORE=url).stdout)
+            assert any("appendonly is off" in line for line in lines)
+            client.config_set("appendonly", "yes")
+            for policy in ("allkeys-lru", "volatile-ttl", "noeviction"):
+                client.config_set("maxmemory-policy", policy)
+                lines = findings(run("doctor", tmp_path=tmp_path, GATEWAY_STORE=url).stdout)
+                doubts = [line for line in lines if line.startswith("doubt  store")]
+                assert bool(doubts) == (policy != "noeviction")
+                assert all(policy in doubt for doubt in doubts)
+            client.config_set("maxmemory-policy", "noeviction")
+            client.acl_setuser(
+                "limited", enabled=True, passwords=["+pw"], keys=["*"], commands=["+@all", "-info"]
+            )
+            told = url.replace("redis://", "redis://limited:pw@")
+            lines = findings(run("doctor", tmp_path=tmp_path, GATEWAY_STORE=told).stdout)
+            assert any(line.startswith("doubt  store") and "INFO" in line for line in lines)
+            assert client.dbsize() == 0
+
+
+def test_doctor_knows_that_traces_are_asked_for_and_cannot_be_made(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules['opentelemetry'] = None; from service.__main__ import main;"
+        "main(['doctor'])"
+    )
+    environ = processes.environment(
+        OTEL_TRACES_EXPORTER="otlp",
+        GATEWAY_STORE=tmp_path / "keys",
+        GATEWAY_UPSTREAM_URL="http://127.0.0.1:9/v1",
+    )
+    done = processes.run([sys.executable, "-c", code], environ)
+    assert any(
+        line.startswith("wrong  traces:") and "requirements-otel.lock" in line
+        for line in findings(done.stdout)
+    )
+    traced = run("doctor", tmp_path=tmp_path, OTEL_TRACES_EXPORTER="otlp")
+    assert "ok     traces: go to otlp" in findings(traced.stdout)
+
+
+@pytest.mark.parametrize(
+    "name", ["MISTRAL_KEY", "MISTRAL_AI_KEY", "mistral_api_key", "MISTRAL_API_KEY_FIEL"]
+)
+def test_a_misspelt_key_is_named_where_the_key_is_missing(name: str, tmp_path: Path) -> None:
+    done = run("doctor", tmp_path=tmp_path, **{name: KEY})
+    assert f"{name} is set, which nothing reads" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "command", [("service", "config"), ("service", "doctor"), ("mcp_bridge.settings",)]
+)
+def test_a_dotenv_that_is_not_read_is_named_by_what_shows_the_settings(
+    command: tuple[str, ...], tmp_path: Path
+) -> None:
+    words = [sys.executable, "-m", *command]
+    environ = processes.environment(PYTHONPATH=ROOT, GATEWAY_UPSTREAM_URL="http://127.0.0.1:9")
+
+    def output() -> str:
+        return subprocess.run(
+            words, cwd=tmp_path, env=environ, stdout=subprocess.PIPE, text=True, timeout=30
+        ).stdout
+
+    assert ".env" not in output()
+    (tmp_path / ".env").write_text("GATEWAY_PORT=1234\n")
+    assert "# .env in this folder is read by make run and make demo alone" in output()
+
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("5s", 5),
+        ("30m", 1800),
+        ("12h", 43_200),
+        ("90d", 7_776_000),
+        ("2w", 1_209_600),
+        ("1D", 86_400),
+    ],
+)
+def test_a_token_may_end_after_a_time_in_any_usual_unit(text: str, seconds: int) -> None:
+    assert moment(text, NOW) - NOW == timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "90",
+        "",
+        "5 years",
+        "1y",
+        "2027-02-30",
+        "999999999d",
+        "9" * 5000 + "d",
+        "9999-12-31T23:59:59-23:00",
+    ],
+)
+def test_a_time_that_is_none_is_refused_with_the_forms_that_are(text: str, tmp_path: Path) -> None:
+    done = run("token", "nightly", "--scope", "jobs:read", f"--expires={text}", tmp_path=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "90d, 12h, 30m or 45s" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_token_that_ends_at_once_is_not_made(tmp_path: Path) -> None:
+    done = run("token", "nightly", "--scope", "jobs:read", "--expires=0d", tmp_path=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "is past" in done.stderr
 
 
 @pytest.mark.parametrize(("timeout", "doubted"), [("49", False), ("50", True)])

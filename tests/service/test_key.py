@@ -15,6 +15,7 @@ import service.upstream_key
 from service.app import create_app
 from service.config import Settings
 from tests.conftest import UPSTREAM
+from tests.support.api import credentials
 
 JOBS = f"{UPSTREAM}/v1/batch/jobs"
 
@@ -158,6 +159,32 @@ def test_a_refused_key_is_logged_once_a_minute(
     for _ in range(5):
         client.get("/v1/batch/jobs")
     assert caplog.text.count("refuses the key") == 1
+
+
+@pytest.mark.usefixtures("no_wait")
+def test_each_new_fault_of_the_file_is_logged_also_after_a_refusal(
+    key_file: Path,
+    mistral: RequestsMock,
+    client: TestClient,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The same one is not, until it was mended in between."""
+    mistral.get(JOBS, status=401, json={})
+    client.get("/v1/batch/jobs")
+    for content in ("Bearer k", "Bearer k", '"k"', "good-key", '"k"'):
+        replace_file(key_file, content)
+        client.get("/v1/batch/jobs")
+    lines = [r.getMessage() for r in caplog.records if "the key's file" in r.getMessage()]
+    reasons = ["starts with 'Bearer'", "has quotes", "the new key is in use", "has quotes"]
+    assert len(lines) == len(reasons)
+    assert all(reason in line for reason, line in zip(reasons, lines, strict=True))
+    assert all("the old key stays" in line or "new key" in line for line in lines)
+
+
+def test_a_key_file_with_a_byte_order_mark_is_read_without_it(tmp_path: Path) -> None:
+    (tmp_path / "key").write_bytes(b"\xef\xbb\xbfa-key\r\n")
+    settings = Settings.from_env({"MISTRAL_AI_API_KEY_FILE": str(tmp_path / "key")})
+    assert credentials(settings) == {"token": "a-key"}
 
 
 def test_all_workers_know_of_a_refusal_that_one_of_them_met(settings: Settings) -> None:

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from environment import SettingsError
 from stack.__main__ import notes
-from stack.config import KEYS, PROJECT, from_env, read_dotenv
+from stack.config import KEYS, PROJECT, from_env
+from stack.dotenv import read_dotenv
 
 NOWHERE = Path("/nonexistent/.env")
 EXAMPLE = dict(re.findall(r"^#([A-Z_]+)=(.*)$", (PROJECT / ".env.example").read_text(), re.M))
@@ -68,6 +70,9 @@ def test_a_copy_of_the_example_with_everything_uncommented_changes_nothing(tmp_p
         ("NAME=a#b # a comment", "a#b"),
         ("NAME=http://host:80/v1?a=b", "http://host:80/v1?a=b"),
         ("NAME=", ""),
+        ("NAME= # a comment", ""),
+        ("NAME=#value", "#value"),
+        ("NAME=a 'b'", "a 'b'"),
     ],
 )
 def test_a_dotenv_line_is_read_as_usual(line, value, tmp_path):
@@ -79,6 +84,47 @@ def test_a_dotenv_line_that_says_nothing_is_named_without_its_text(tmp_path):
     (tmp_path / ".env").write_text("\nMISTRAL_API_KEY: a-key\n")
     with pytest.raises(ValueError, match=r"^\.env, line 2: [^:]*$"):
         read_dotenv(tmp_path / ".env")
+
+
+@pytest.mark.parametrize("line", ['NAME="a', "NAME='it's'", 'NAME="a"b', "NAME: a", "$env:NAME=1"])
+def test_a_dotenv_line_that_could_mean_two_things_is_refused(line, tmp_path):
+    (tmp_path / ".env").write_text(f"{line}\n")
+    with pytest.raises(SettingsError, match="line 1"):
+        read_dotenv(tmp_path / ".env")
+
+
+LINES = "# café\nGATEWAY_PORT=1001\nBRIDGE_PORT=1002\n"
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_dotenv_is_read_in_utf_8_with_and_without_a_mark_and_with_any_line_end(
+    encoding, line_end, tmp_path
+):
+    (tmp_path / ".env").write_bytes(LINES.replace("\n", line_end).encode(encoding))
+    assert read_dotenv(tmp_path / ".env") == {"GATEWAY_PORT": "1001", "BRIDGE_PORT": "1002"}
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "utf-16", "utf-16-le", "utf-32"])
+def test_dotenv_in_another_encoding_is_a_line_that_says_which_is_wanted(encoding, tmp_path):
+    (tmp_path / ".env").write_bytes(LINES.encode(encoding))
+    with pytest.raises(SettingsError, match="UTF-8") as caught:
+        from_env({}, tmp_path / ".env")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_dotenv_that_cannot_be_read_is_a_line_that_says_why(tmp_path):
+    with pytest.raises(SettingsError, match="directory"):
+        from_env({}, tmp_path)
+    (tmp_path / ".env").write_bytes(b"GATEWAY_PORT=1\0\n")
+    with pytest.raises(SettingsError, match="zero bytes"):
+        from_env({}, tmp_path / ".env")
+
+
+def test_a_misspelt_setting_in_dotenv_is_refused(tmp_path):
+    (tmp_path / ".env").write_text("GATEWAY_TOKEN_FILE=tokens\n")
+    with pytest.raises(SettingsError, match="GATEWAY_TOKENS_FILE is"):
+        from_env({}, tmp_path / ".env")
 
 
 def test_the_real_environment_wins_over_the_file(tmp_path):
