@@ -4,8 +4,9 @@
 own extensions are read here and nowhere else:
 
 * root `x-naftiko`: `upstreams` (each one's `baseUri` and `authentication`, by its namespace), `environment`, `ports`, optionally
-  `product` (our name towards the upstreams), `answerHeaders` (upstream headers that reach the caller) and `scopes` (names of
-  the scopes that reading and writing need; an upstream may have its own);
+  `product` (our name towards the upstreams), `answerHeaders` (upstream headers that reach the caller), `scopes` (names of
+  the scopes that reading and writing need; an upstream may have its own) and `otherPaths` (paths that other APIs have, each
+  with the path here that stands for it);
 * operation `x-naftiko`: `call` (the upstream's namespace and its operation), upstream `method` and `path`, optionally `names`
   (caller's name -> upstream's name, where they differ) and `constants` (inputs that are always sent);
 * operation `x-recovery`: how its outcome is found when its answer was lost: the `kind` of recovery, and the
@@ -277,6 +278,8 @@ class Contract:
     ports: Mapping[str, int]
     product: str
     answer_headers: frozenset[str]
+    other_paths: Mapping[str, str]
+    """Path templates of other APIs that callers use by mistake, and ours in their places."""
     title: str
     version: str
     mcp_name: str
@@ -387,6 +390,11 @@ def _contract(source: str, published: dict[str, Any], document: dict[str, Any]) 
         ports=root["ports"],
         product=root.get("product", "naftiko-gateway"),
         answer_headers=frozenset(name.lower() for name in root.get("answerHeaders", [])),
+        other_paths={
+            other: path
+            for other, path in root.get("otherPaths", {}).items()
+            if path in document["paths"]
+        },
         title=info["title"],
         version=info["version"],
         mcp_name=server.get("name", "naftiko-gateway"),

@@ -73,7 +73,8 @@ class Validator:
         return typos[: MAX_VIOLATIONS + 1], others[: MAX_VIOLATIONS + 1]
 
     def item_ids(self, value: Any, at: str = "") -> tuple[list[Violation], list[str]]:
-        """In arrays whose schema names its items' id (`x-item-id`): ids that come twice, and sentences about items without.
+        """In arrays whose schema names its items' id (`x-item-id`; `$` is the item itself, whose case means nothing): ids that
+        come twice, and sentences about items without.
 
         Looks at the members of `value`, which is valid. At most MAX_VIOLATIONS + 1 violations.
         """
@@ -82,11 +83,12 @@ class Validator:
         for name, schema in self.schema.get("properties", {}).items():
             member = schema.get("x-item-id")
             items = value.get(name) if member and isinstance(value, dict) else None
-            ids = [item.get(member) for item in items or ()]
+            itself = member == "$"
+            ids = [item.lower() if itself else item.get(member) for item in items or ()]
             first: dict[str, int] = {}
             for index, each in enumerate(ids):
                 if each is not None and first.setdefault(each, index) != index:
-                    place = f"{at}/{name}/{index}/{member}"
+                    place = f"{at}/{name}/{index}" + ("" if itself else f"/{member}")
                     repeated.append(Violation(place, f"repeats that of {at}/{name}/{first[each]}"))
             missing = ids.count(None)
             if missing and len(ids) > 1:
@@ -125,6 +127,9 @@ def meant_name(name: str, known: Mapping[str, Schema]) -> str | None:
     for part in (name, *_BRACKETS.split(name)):
         if meant := aliases.get(letters(part)) or near_name(part, known):
             return meant
+        # Closer than to a name: `stage` is not `state`.
+        if alias := near_name(part, aliases, likeness=0.88):
+            return aliases[alias]
     return None
 
 

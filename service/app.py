@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -28,6 +29,8 @@ from .request_reader import RequestReader
 from .store import is_redis, open_store
 from .upstream import Upstreams
 
+log = logging.getLogger("gateway.upstream")
+
 
 def create_app(settings: Settings | None = None) -> FlaskApp:
     """The gateway as a Connexion application, itself an ASGI application; `settings` None: the environment's.
@@ -36,6 +39,8 @@ def create_app(settings: Settings | None = None) -> FlaskApp:
     """
     settings = settings or Settings.from_env()
     contract = settings.contract
+    for doubt in settings.base_url_doubts.values():
+        log.warning("%s", doubt)
     upstream = Upstreams(settings)
     idempotency = Idempotency(
         upstream,

@@ -127,6 +127,20 @@ class Settings(AccessSettings):
         """Where upstream paths are appended, without a slash at the end, by the upstream's namespace; SettingsError."""
         return _base_urls(self.contract, self.upstream_url)
 
+    @cached_property
+    def base_url_doubts(self) -> dict[str, str]:
+        """A sentence about each base URL that does not end as the capability's own does, which mostly has a version at its end."""
+        doubts: dict[str, str] = {}
+        for namespace, url in self.base_urls.items():
+            own, given = (
+                urlsplit(each).path for each in (self.contract.upstreams[namespace].base_url, url)
+            )
+            if own and not (given.endswith(own) and not given.removesuffix(own).endswith(own)):
+                doubts[url] = (
+                    f"GATEWAY_UPSTREAM_URL: {url} does not end with one {own}, as the capability's own URL does"
+                )
+        return doubts
+
     @property
     def docs_open(self) -> bool:
         """True when everybody may see the pages for people."""

@@ -19,6 +19,7 @@ from access import AccessDenied
 from access.origins import PROBES
 from openapi.contract import OWN_PAGES, Contract, Operation
 from openapi.json_text import legible
+from openapi.paths import meant_path
 from serving import RESET
 from telemetry import logs, metrics, spans, trace_context
 
@@ -138,7 +139,10 @@ class Edge:
         if isinstance(error, AccessDenied):
             return Problem(error.slug, error.detail, status=error.status, headers=error.headers)
         if isinstance(error, HTTPException) and error.status_code == 404:
-            return Problem("not-found", "The paths that this gateway answers are in /openapi.json.")
+            meant = meant_path(scope["path"], self.contract)
+            asked = f"Did you mean {meant}? " if meant else ""
+            listed = "The paths that this gateway answers are in /openapi.json."
+            return Problem("not-found", f"{asked}{listed}")
         if isinstance(error, HTTPException) and error.status_code == 405:
             pages = ["GET", "HEAD"]  # what is no path of the contract's
             allowed = ", ".join(self.contract.allowed_methods(scope["path"]) or pages)

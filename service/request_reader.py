@@ -20,9 +20,9 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from access.authentication import require
-from openapi.contract import Operation, Parameter
+from openapi.contract import Contract, Operation, Parameter
 from openapi.scalars import read_items, read_scalar, write_scalar
-from openapi.validation import Validator, Violation, meant_name, pointer_token
+from openapi.validation import Validator, Violation, letters, meant_name, pointer_token
 from serving.body_buffer import (
     BodyRefused,
     MemoryBudget,
@@ -64,7 +64,7 @@ class RequestReader:
         # Large bodies, so that other requests do not wait meanwhile; one at a time, since it is work for the processor alone.
         self.large_bodies = ThreadPool(1, "reading")
         self.operations = {
-            operation.id: (OperationReader(operation), operation.scope)
+            operation.id: (OperationReader(operation, contract), operation.scope)
             for operation in contract.operations.values()
         }
 
@@ -136,7 +136,7 @@ class RequestReader:
 class OperationReader:
     """Reads the requests of one operation. Thread-safe."""
 
-    def __init__(self, operation: Operation) -> None:
+    def __init__(self, operation: Operation, contract: Contract) -> None:
         self.operation = operation
         self.streamed = operation.body is not None and operation.body.streamed
         self.body = BodyReader(operation.body) if operation.body and not self.streamed else None
@@ -163,6 +163,13 @@ class OperationReader:
             location: {name: each.schema for name, each in known.items()}
             for location, known in self.parameters.items()
         }
+        self.elsewhere = {
+            letters(parameter.name): other.path
+            for other in contract.operations.values()
+            for parameter in other.parameters
+            if other.namespace == operation.namespace and parameter.location != "header"
+        }
+        """Paths of the same API's operations, by names of their parameters."""
         self.free = ""
         """The name of the query object that takes any member, each a parameter by itself; empty where there is none."""
         self.member: re.Pattern[str] | None = None
@@ -255,6 +262,8 @@ class OperationReader:
             if self.free and "[" not in name:
                 hint += f" A filter of this name is {self.free}[{name[:100]}]."
             return name, [Violation(at, hint)]
+        elif path := self.elsewhere.get(letters(name)):
+            return name, [Violation(at, f"is a parameter of {path} alone")]
         elif not self.free:
             return name, [Violation(at, "is not a known parameter")]
         check = self.member_validator

@@ -7,17 +7,19 @@ how a request that got no answer failed. Thread-safe; safe to make before a fork
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import ssl
 import time
 from collections.abc import Iterator, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import certifi
 import msgspec
 import requests
+from msgspec import Raw
 from requests.structures import CaseInsensitiveDict
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
@@ -38,8 +40,12 @@ if TYPE_CHECKING:
 REPEATS = 2
 """How often a safe request is repeated when nothing of an answer was received. Others are sent once."""
 
+log = logging.getLogger("gateway.upstream")
+
 _CHUNK = 1 << 20
 _PIECE = 1 << 18
+SHOWN = 5
+"""Ids that a problem names."""
 
 
 class Upstreams:
@@ -84,6 +90,9 @@ class Upstream:
         self.passed_headers = contract.answer_headers
         self.trace = settings.trace_upstream
         self.address = urlsplit(self.base_url).hostname or ""
+        self.doubt = settings.base_url_doubts.get(base_url, "")
+        self.suspected = False
+        """Whether the log has it that the base URL may be wrong."""
         context = ssl.create_default_context(cafile=settings.ca_file or certifi.where())
         self.kept, self.fresh = (
             Transport(self.base_url, context, connections=settings.threads, fresh=fresh)
@@ -145,13 +154,34 @@ class Upstream:
                 return self._streamed(request, response, cancellable, credentials)
             with response:
                 content = self._read_whole(request, response, cancellable)
-        return parse_answer(
-            request.operation,
-            response.status_code,
-            response.headers,
-            _scrub(content, response.status_code, credentials),
-            self.passed_headers,
-        )
+        try:
+            return parse_answer(
+                request.operation,
+                response.status_code,
+                response.headers,
+                _scrub(content, response.status_code, credentials),
+                self.passed_headers,
+            )
+        except Problem as problem:
+            self._explain(request, problem)
+            raise
+
+    def _explain(self, request: UpstreamRequest, problem: Problem) -> None:
+        """Adds to the problem what may be meant by a 404, by a redirect, and by a success that is a page for people."""
+        status, by_id = problem.upstream_status or 0, request.operation.upstream_path_variables
+        if status == 404 and not by_id and (ids := _ids_in(request)):
+            problem.detail += f" It may mean one of these ids: {ids}."
+            return
+        nothing_there = status == 404 and (not by_id or self.doubt)
+        no_api = problem.slug == "upstream-bad-response" and (status < 400 or status == 404)
+        if nothing_there or no_api:
+            problem.detail += (
+                " If other calls fail so too, the gateway's GATEWAY_UPSTREAM_URL is wrong."
+            )
+            if not self.suspected:
+                self.suspected = True
+                url = f"{self.base_url}{request.operation.upstream_path}"
+                log.error("%s was answered with %d: is GATEWAY_UPSTREAM_URL right?", url, status)
 
     def _prepare(
         self, request: UpstreamRequest, credentials: Credentials, trace: Mapping[str, str]
@@ -316,6 +346,22 @@ class Upstream:
 def _until_sent(stream: ByteStream, cancellable: CancellableRequest) -> Iterator[bytes]:
     yield from stream
     cancellable.expect_answer()
+
+
+def _ids_in(request: UpstreamRequest) -> str:
+    """The first ids in its body, by what the contract says of its members' form: it refers to something else by them."""
+    body = request.operation.body
+    if request.body is None or body is None:
+        return ""
+    ids: list[str] = []
+    for name, schema in body.schema.get("properties", {}).items():
+        of_each = schema.get("items", {}).get("format")
+        if "uuid" in (of_each, schema.get("format")):
+            with contextlib.suppress(*UNREADABLE):
+                found: Any = read_json(bytes(request.body), dict[str, Raw]).get(name, Raw(b"null"))
+                found = read_json(found, object) or []
+                ids += found if isinstance(found, list) else [found]
+    return ", ".join(map(str, ids[:SHOWN]))
 
 
 def _is_over(cancellable: CancellableRequest) -> bool:

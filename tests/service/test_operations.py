@@ -239,6 +239,25 @@ def test_a_parameter_that_json_would_not_call_a_number_is_left_for_the_check_to_
     ]
 
 
+@pytest.mark.parametrize(
+    ("repeated", "pointer"),
+    [
+        ({"requests": [{"custom_id": "a", "body": {}}, {"custom_id": "\x61", "body": {}}]}, "/requests/1/custom_id"),
+        ({"requests": [{"custom_id": "", "body": {}}] * 2}, "/requests/1/custom_id"),
+        ({"requests": [{"body": {}}, {"custom_id": "é", "body": {}}, {"custom_id": "é", "body": {"a": 1}}]}, "/requests/2/custom_id"),
+        ({"input_files": [JOB_ID, "4690b445-b456-49b3-92a7-8db2aaccc9d4", JOB_ID.upper()]}, "/input_files/2"),
+    ],
+)  # fmt: skip
+def test_what_would_give_two_results_one_name_is_refused_with_both_places(
+    repeated: dict[str, Any], pointer: str, client: TestClient
+) -> None:
+    answer = client.post("/v1/batch/jobs", json={"endpoint": "/v1/ocr", **repeated})
+    assert answer.status_code == 422
+    [error] = answer.json()["errors"]
+    assert error["pointer"] == f"/body{pointer}"
+    assert "/body/" in error["detail"]
+
+
 def test_a_member_of_tomorrow_is_forwarded_with_a_warning(
     mistral: RequestsMock, client: TestClient
 ) -> None:

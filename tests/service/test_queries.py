@@ -36,7 +36,7 @@ def sent(mistral: RequestsMock, client: TestClient, target: str) -> str:
     ("name", "right"),
     [
         *((name, "page_size") for name in ("page_sise", "pageSize", "page-size", "PAGE_SIZE", "PageSize", "page_sizes", "page size")),
-        *((name, "page_size") for name in ("limit", "per_page", "perPage", "size", "maxResults", "$top", "page[size]")),
+        *((name, "page_size") for name in ("limit", "per_page", "perPage", "size", "maxResults", "$top", "page[size]", "limits", "limt")),
         *((name, "page") for name in ("Page", "pages", "pgae", "offset", "skip", "cursor", "after", "pageToken", "page[number]")),
         *((name, "status") for name in ("status[]", "status[0]", "Status", "statuses", "filter[status]", "state", "staus", "status[in]")),
         *((name, "order_by") for name in ("orderBy", "order", "sort", "sort_by", "sort[created]", "order_byy")),
@@ -64,6 +64,14 @@ def test_a_name_that_looks_like_a_parameter_of_the_list_is_no_filter_but_refused
 def test_the_list_of_files_knows_the_same_words(name: str, right: str, client: TestClient) -> None:
     [error] = errors(client, f"/v1/files?{name}=1")
     assert f"did you mean {right}?" in error["detail"]
+
+
+@pytest.mark.parametrize("name", ["inline", "Inline", "job_id", "job-id"])
+def test_a_parameter_of_another_operation_of_the_same_api_is_no_filter(
+    name: str, client: TestClient
+) -> None:
+    [error] = errors(client, f"/v1/batch/jobs?{name}=1")
+    assert "/v1/batch/jobs/{job-id}" in error["detail"]
 
 
 @pytest.mark.parametrize("name", ["project", "job_type", "team", "stage", "env", "run_id", "name"])
