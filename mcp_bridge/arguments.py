@@ -1,7 +1,9 @@
 """A tool call as a REST request: arguments read, checked once, and put where REST takes them.
 
-Clients differ in how they hand arguments over: what can be meant in one way only is read that way.
-Everything else is refused before anything is sent, with all that is wrong named.
+Clients differ in how they hand arguments over: what can be meant in one way only is read that way. What a client adds for
+itself, `toolCallId` for one, is left out. Everything else is refused before anything is sent, with all that is wrong named.
+
+Calls that mean the same make the same request, byte for byte, and the same key.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -25,21 +28,26 @@ from mcp_bridge.tools import COUNT, KEY, KEY_HEADER, Argument, CallableTool
 from openapi.contract import JSON, Schema
 from openapi.json_text import SLICE, holds_more, values_in
 from openapi.partial_json import TEXT, TooLarge, read
-from openapi.validation import UNREADABLE
+from openapi.scalars import read_scalar
+from openapi.validation import SMALL, UNREADABLE, meant_name, near_name
 
 LARGE = 1 << 18
 """Bytes of JSON text from which it is not built as objects, which are some 20 MB at worst of less."""
+
+MAX_UNKNOWN = 50
+"""Arguments of a call that its tool does not have: more of them no client adds."""
 
 BUILT = 300_000
 """Values that are made of one call where reading it needs more than its schema, as JSON within texts does: some 40 MB."""
 
 
 class BadArguments(ValueError):
-    """The arguments cannot be sent; `violations` are sentences, one for each reason."""
+    """The arguments cannot be sent; `violations` are sentences, one for each reason. `note` is what else to tell the caller."""
 
-    def __init__(self, violations: list[str]) -> None:
+    def __init__(self, violations: list[str], note: str = "") -> None:
         super().__init__("; ".join(violations))
         self.violations = violations
+        self.note = note
 
 
 def rest_request(tool: CallableTool, given: Mapping[str, Any] | Raw, caller: str) -> RestRequest:
@@ -49,12 +57,12 @@ def rest_request(tool: CallableTool, given: Mapping[str, Any] | Raw, caller: str
     """
     try:
         if isinstance(given, Raw) and len(given) >= LARGE:
-            arguments = _read_text(tool, given)
+            arguments, note = _read_text(tool, given)
         elif isinstance(given, Raw):
-            arguments = _read(tool, _object(msgspec.json.decode(given)))
+            arguments, note = _read(tool, _object(msgspec.json.decode(given)))
         else:
-            arguments = _read(tool, given)
-        return _request(tool, arguments, caller)
+            arguments, note = _read(tool, given)
+        return replace(_request(tool, arguments, caller), note=note)
     except (
         PydanticSerializationError,
         UnicodeError,
@@ -73,46 +81,54 @@ def _object(value: Any) -> dict[str, Any]:
     return value
 
 
-def _read(tool: CallableTool, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments in their one plain form, defaults filled in; BadArguments with all that is wrong."""
+def _read(tool: CallableTool, given: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """The arguments in their one plain form, defaults filled in, and a note of what was left out; BadArguments with all that is wrong."""
     texts = _Texts()
     arguments, violations = _unwrapped(tool, _present(tool, given), texts)
-    arguments = _present(tool, arguments)
+    arguments, note = _known(tool, _present(tool, arguments))
     if any(_violations(tool, arguments)):
-        arguments = texts.read(tool.check.schema, arguments)
+        arguments = _present(tool, texts.read(tool.check.schema, arguments))
         violations += _violations(tool, arguments)
     if violations:
-        raise BadArguments(violations)
-    return _plain(tool, arguments)
+        raise BadArguments(violations, note)
+    return _plain(tool, arguments), note
 
 
-def _read_text(tool: CallableTool, text: Raw) -> dict[str, Any]:
+def _read_text(tool: CallableTool, text: Raw) -> tuple[dict[str, Any], str]:
     """As `_read`, for the JSON of large arguments: what is for the body stays text, unless it has to be read in another way."""
     try:
         written, value = read(text, tool.check.schema)
     except TooLarge as error:
         violation = error.violation
         raise BadArguments([f"{dotted(violation.pointer)} {violation.detail}"]) from error
-    arguments = _present(tool, _object(value))
+    read_values = _object(value)
     texts = msgspec.json.decode(written, type=dict[str, Raw])
-    if violations := [*_violations(tool, arguments)]:
+    # What was read has something empty also in place of what nobody looks at.
+    small = {name: _decode(each) if len(each) < SMALL else ... for name, each in texts.items()}
+    arguments = {name: read_values[name] for name in _present(tool, small)}
+    known, note, violations = arguments, "", [_PACKED]
+    if not _is_packed(tool, arguments):
+        known, note = _known(tool, arguments)
+        violations = [*_violations(tool, known)]
+    if violations:
         if _is_dense(text):
-            raise BadArguments(violations)
+            raise BadArguments(violations, note)
         # A text where one is wanted means nothing else, so no more of it has to be built.
         for name in arguments:
-            known = tool.arguments[name].schema if name in tool.arguments else {}
-            if known.get("type") != "string" or "x-unread" in known:
+            schema = tool.arguments[name].schema if name in tool.arguments else {}
+            if schema.get("type") != "string" or "x-unread" in schema:
                 arguments[name] = _decode(texts[name])
         return _read(tool, arguments)
-    for name in arguments:
+    for name in known:
         argument = tool.arguments[name]
-        if argument.location in _AS_TEXT and argument.schema.get("type") != "integer":
-            arguments[name] = texts[name]
-    return _plain(tool, arguments)
+        if argument.location in _AS_TEXT and argument.schema.get("type") not in _SCALAR:
+            known[name] = texts[name]
+    return _plain(tool, known), note
 
 
 # Arguments whose JSON goes into the body as it came, or is read there in another way.
 _AS_TEXT = ("member", "body", "file-text", "file-lines")
+_SCALAR = ("integer", "number", "boolean")
 
 
 def _is_dense(text: Raw) -> bool:
@@ -121,24 +137,80 @@ def _is_dense(text: Raw) -> bool:
 
 
 def _present(tool: CallableTool, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments without the nulls where none is advertised: they say that the argument was left out.
+    """The arguments without those that say that they were left out: nulls, and what is empty.
 
-    Sent, they would make a repeat of a call look like another call, which acts a second time.
+    Sent, they would filter by nothing, or make a repeat of a call look like another call, which acts a second time.
     """
     known = tool.arguments
-    return {n: v for n, v in given.items() if v is not None or n not in known or known[n].required}
+    return {
+        name: value
+        for name, value in given.items()
+        if name not in known or known[name].required or not _is_absent(value, known[name].schema)
+    }
+
+
+def _is_absent(value: Any, schema: Schema) -> bool:
+    """True for null, and for a blank text, an empty array or object unless the schema says that it means something.
+
+    It does by naming it in `enum`, or by writing out a least length or number of 0, which is the default of every schema.
+    """
+    if value is None:
+        return True
+    if isinstance(value, str):
+        blank = not value if "x-unread" in schema else not value.strip()
+        return blank and schema.get("minLength") != 0 and value not in schema.get("enum", ())
+    least = "minItems" if isinstance(value, list) else "minProperties"
+    return isinstance(value, list | dict) and not value and schema.get(least) != 0
+
+
+def _known(tool: CallableTool, arguments: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """The arguments without those that are unlike all that the tool has, and a note that names these."""
+    strange = [name for name in arguments if name not in tool.arguments]
+    if len(strange) > MAX_UNKNOWN:
+        raise BadArguments([f"there are {len(strange)} arguments that {_takes(tool)}"])
+    dropped = [name for name in strange if not _meant(tool, name)]
+    if not dropped:
+        return arguments, ""
+    listed = ", ".join(name[:100] for name in dropped)
+    kept = {name: value for name, value in arguments.items() if name not in dropped}
+    return kept, f"Left out of the call, since {_takes(tool)}: {listed}."
+
+
+def _takes(tool: CallableTool) -> str:
+    return f"{tool.declared.name} takes only {', '.join(tool.arguments) or 'calls without any'}"
+
+
+def _meant(tool: CallableTool, name: str) -> str | None:
+    """The argument that `name` probably stands for. Members of a body are known by near spellings of their aliases as well."""
+    known = {each.name: each.schema for each in tool.arguments.values()}
+    members = [each.name for each in tool.arguments.values() if each.location == "member"]
+    aliases = {alias: each for each in members for alias in known[each].get("x-aliases", ())}
+    return meant_name(name, known) or near_name(name, members, aliases)
+
+
+_PACKED = "body has too much in it to be taken apart; give its members as arguments"
+
+
+def _is_packed(tool: CallableTool, arguments: Mapping[str, Any]) -> bool:
+    """True when there is a `body` that the tool does not have, with arguments in it."""
+    return bool(tool.operation.body) and "body" in arguments and "body" not in tool.arguments
 
 
 def _unwrapped(
     tool: CallableTool, arguments: dict[str, Any], texts: _Texts
 ) -> tuple[dict[str, Any], list[str]]:
     """The arguments with the members of a `body` that the tool does not have put beside them; what is wrong with it."""
-    if "body" in tool.arguments or "body" not in arguments or not tool.operation.body:
+    if not _is_packed(tool, arguments):
         return arguments, []
     body = texts.read({"type": "object"}, arguments.pop("body"))
     if not isinstance(body, dict):
         return arguments, ["body must be an object, or left out with its members as arguments"]
-    twice = [name for name in body if arguments.get(name, body[name]) != body[name]]
+    twice = [
+        name
+        for name in body
+        if name in arguments
+        and _spelt(_checked(arguments[name]), {}) != _spelt(_checked(body[name]), {})
+    ]
     return {**body, **arguments}, [
         f"{name} is given twice with different values, in body and beside it" for name in twice
     ]
@@ -156,8 +228,15 @@ class _Texts:
         What can be read in no such way stays for the check.
         """
         if isinstance(value, str) and schema.get("type", "string") != "string":
+            meant = read_scalar(value.strip(), schema)
+            if meant != value.strip():
+                return meant
             with suppress(ValueError, RecursionError):
                 return self.read(schema, self._json(value))
+        if schema.get("type") == "boolean" and isinstance(value, int | float):
+            return bool(value) if value in (0, 1) else value
+        if isinstance(value, str) and "enum" in schema:
+            return read_scalar(value, schema)
         item = schema.get("items", {}).get("type")
         if (isinstance(value, str) and item == "string") or (
             isinstance(value, dict) and item == "object"
@@ -180,13 +259,13 @@ class _Texts:
 
 
 def _violations(tool: CallableTool, arguments: Mapping[str, Any]) -> Iterator[str]:
-    misspelt, unknown = tool.check.unknown_members(arguments)
+    for name in arguments:
+        if name not in tool.arguments:
+            yield f"{name[:100]} is not a known member; did you mean {_meant(tool, name)}?"
+    known = {name: value for name, value in arguments.items() if name in tool.arguments}
+    misspelt, _ = tool.check.unknown_members(known)  # others are for the service to judge
     for violation in [*misspelt, *tool.check.violations(arguments)]:
         yield f"{dotted(violation.pointer) or 'what is given'} {violation.detail}"
-    for pointer in unknown:
-        if pointer.count("/") == 1:  # deeper ones are for the service to judge
-            listed = ", ".join(tool.arguments) or "none"
-            yield f"{dotted(pointer)} is not an argument of {tool.declared.name}; it takes {listed}"
     for file in tool.files:
         given = {file.text, file.lines}.intersection(arguments)
         if len(given) == 2:
@@ -226,18 +305,15 @@ def _plain(tool: CallableTool, arguments: Mapping[str, Any]) -> dict[str, Any]:
     advertised = {
         each.name: each.schema["default"]
         for each in tool.arguments.values()
-        if tool.keyed and each.location == "member" and "default" in each.schema
+        if tool.keyed
+        and each.location in ("member", "query", "header")
+        and "default" in each.schema
     }
-    given = {name: _integer(tool.arguments[name].schema, each) for name, each in arguments.items()}
+    given = {
+        name: value if tool.arguments[name].location in _AS_TEXT else _meaning(value, {})
+        for name, value in arguments.items()
+    }
     return {**tool.declared.defaults, **advertised, **given}
-
-
-def _integer(schema: Schema, value: Any) -> Any:
-    """24 for 24.0 where an integer is meant, alone or in a list: JSON has one meaning for both (RFC 8259 section 6)."""
-    if isinstance(value, list) and schema.get("items", {}).get("type") == "integer":
-        return [_integer(schema["items"], item) for item in value]
-    whole = isinstance(value, float) and value.is_integer() and abs(value) < 1 << 53
-    return int(value) if whole and schema.get("type") == "integer" else value
 
 
 def _request(tool: CallableTool, arguments: Mapping[str, Any], caller: str) -> RestRequest:
@@ -245,7 +321,7 @@ def _request(tool: CallableTool, arguments: Mapping[str, Any], caller: str) -> R
     query: list[tuple[str, str]] = []
     headers = {"Accept": tool.operation.response_media_type}
     form = tool.operation.body is not None and tool.operation.body.form
-    texts = _canonical(arguments) if tool.keyed or (tool.operation.body and not form) else {}
+    texts = _canonical(tool, arguments) if tool.keyed or (tool.operation.body and not form) else {}
     members: dict[str, Raw] = {}
     fields: list[tuple[str, str]] = []
     first, count = 0, COUNT
@@ -377,28 +453,58 @@ def _members(texts: Mapping[str, Raw]) -> Iterable[bytes | Raw]:
 
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder(order="deterministic").encode
-_members_of = msgspec.json.Decoder(dict[str, Raw]).decode
 
 
-def _canonical(arguments: Mapping[str, Any]) -> dict[str, Raw]:
-    """Each argument in the one spelling of its JSON, members in order and no spaces: the service knows a repeat by its bytes.
+def _canonical(tool: CallableTool, arguments: Mapping[str, Any]) -> dict[str, Raw]:
+    """Each argument in the one spelling of its JSON: the service knows a repeat by its bytes."""
+    return {
+        name: _respelt(value, schema) if isinstance(value, Raw) else _spelt(_checked(value), schema)
+        for name, value in arguments.items()
+        for schema in [tool.arguments[name].schema if tool.keyed else {}]
+    }
 
-    NaN is refused: msgspec would write null for it, and does not read what pydantic writes.
-    """
-    values = {name: value for name, value in arguments.items() if not isinstance(value, Raw)}
-    texts = _members_of(_encode(_decode(to_json(values, inf_nan_mode="constants"))))
-    return texts | {n: _respelt(text) for n, text in arguments.items() if isinstance(text, Raw)}
+
+def _checked(value: Any) -> Any:
+    """`value`, as JSON has it. NaN is refused: msgspec would write null for it, and does not read what pydantic writes."""
+    return _decode(to_json(value, inf_nan_mode="constants"))
 
 
-def _respelt(text: Raw) -> Raw:
-    """As `_canonical`, for a text: an item at a time when it is large, and as it is when it is dense or no list."""
+def _spelt(value: Any, schema: Schema) -> Raw:
+    """`value` as JSON: members in order, no spaces, and of what means the same one."""
+    text = _encode(value)
+    odd = (
+        b".0" in text or b":null" in text
+    )  # all that `_meaning` changes, in text that is looked through fast
+    return Raw(_encode(_meaning(value, schema)) if odd else text)
+
+
+def _respelt(text: Raw, schema: Schema) -> Raw:
+    """As `_spelt`, for a text: an item at a time when it is large, and as it is when it is dense or no list."""
     if len(text) < LARGE:
-        return Raw(_encode(_decode(text)))
+        return _spelt(_decode(text), schema)
     if memoryview(text)[0] != ord("[") or _is_dense(text):
         return text
     spelt = bytearray(b"[")  # not a list of pieces, whose memory would be kept beside the whole
     for index, item in enumerate(msgspec.json.decode(text, type=list[Raw])):
         spelt += b"," if index else b""
-        spelt += _respelt(item)
+        spelt += _respelt(item, schema.get("items", {}))
     spelt += b"]"
     return Raw(spelt)
+
+
+def _meaning(value: Any, schema: Schema) -> Any:
+    """`value` without null for members that the schema lets be null or left out, and with 24 for 24.0, however deep.
+
+    JSON has one meaning for such numbers (RFC 8259 section 6); where no schema says so, null may mean something.
+    """
+    if isinstance(value, dict):
+        known, required = schema.get("properties", {}), schema.get("required", ())
+        return {
+            name: _meaning(each, known.get(name, {}))
+            for name, each in value.items()
+            if each is not None or name in required or not known.get(name, {}).get("nullable")
+        }
+    if isinstance(value, list):
+        return [_meaning(each, schema.get("items", {})) for each in value]
+    whole = isinstance(value, float) and value.is_integer() and abs(value) < 1 << 53
+    return int(value) if whole else value

@@ -73,7 +73,7 @@ class _Unanswered(NoAnswer):
 class RestRequest:
     """One request of the REST service; `target` is path and query, percent-encoded.
 
-    `lines`: those that are wanted of its answer, which is no JSON; counted from 0.
+    `lines`: those that are wanted of its answer, which is no JSON; counted from 0. `note` is for the caller, beside the answer.
     """
 
     method: str
@@ -81,6 +81,7 @@ class RestRequest:
     headers: Mapping[str, str]
     body: bytes | None = None
     lines: range | None = None
+    note: str = ""
 
 
 Take = Callable[[bytes], bool]

@@ -59,7 +59,7 @@ class Results:
         else:
             data = read_large(content, self.limit)
         result = data if isinstance(data, dict) else {"result": data}
-        notes = self._notes(headers)
+        notes = self._notes(request, headers)
         text = compact(result)
         if self.secret and compact(self.secret)[1:-1] in text:
             result = _without(self.secret, result)
@@ -77,7 +77,7 @@ class Results:
         self, tool: CallableTool, request: RestRequest, answer: Answer, lines: Lines
     ) -> dict[str, Any]:
         """The result for a 2xx answer of which `lines` were read; a first member `_note` says what is not as it was."""
-        notes = self._notes(answer.headers)
+        notes = self._notes(request, answer.headers)
         if lines.cut:
             notes += [f"{lines.cut}.", f"{_whole(request)}."]
         elif lines.short:
@@ -90,8 +90,8 @@ class Results:
         result = _without(self.secret, data)
         return _result(result, notes, compact(result))
 
-    def http_error(self, tool: CallableTool, answer: Answer) -> dict[str, Any]:
-        """The result for any other answer: what happened, whose fault, whether and when to call again."""
+    def http_error(self, tool: CallableTool, answer: Answer, note: str = "") -> dict[str, Any]:
+        """The result for any other answer: what happened, whose fault, whether and when to call again; with the request's `note`."""
         status = answer.status
         problem = _problem(answer.content) or {
             "title": "the REST service's answer is no problem document",
@@ -111,6 +111,7 @@ class Results:
             _ADVICE.get(status) or (_CALLERS_FAULT if 400 <= status < 500 else _NOT_CALLERS_FAULT),
             self._repeat(tool, problem, certain, answer.headers),
             f"Request id: {problem['request_id']}." if "request_id" in problem else "",
+            note,
         ]
         return tool_error(
             _without(self.secret, " ".join(part[:SENTENCE] for part in parts if part))
@@ -128,9 +129,11 @@ class Results:
         failed_how = f"{tool.declared.name} failed: the gateway's REST service {what}."
         return tool_error(f"{failed_how} {_NOT_CALLERS_FAULT} {then}")
 
-    def _notes(self, headers: Mapping[str, str]) -> list[str]:
-        """What the headers of a success say of it."""
-        notes = [_REPEAT] if headers.get("Idempotency-Replayed", "").lower() == "true" else []
+    def _notes(self, request: RestRequest, headers: Mapping[str, str]) -> list[str]:
+        """What there is to say of a success by its request and its headers."""
+        notes = [request.note] if request.note else []
+        if headers.get("Idempotency-Replayed", "").lower() == "true":
+            notes.append(_REPEAT)
         if "Gateway-Warning" in headers:
             notes.append(f"The gateway warns: {_without(self.secret, headers['Gateway-Warning'])}.")
         return notes
@@ -184,12 +187,13 @@ def tool_error(sentence: str) -> dict[str, Any]:
     }
 
 
-def invalid_arguments(tool: CallableTool, violations: list[str]) -> dict[str, Any]:
-    """The result for arguments that were not sent."""
+def invalid_arguments(tool: CallableTool, violations: list[str], note: str = "") -> dict[str, Any]:
+    """The result for arguments that were not sent; `note` is what else there is to say of them."""
     listed = "".join(f"\n- {violation}" for violation in violations)
     return tool_error(
         f"Nothing was sent: {tool.declared.name} cannot be called like this."
         f" Correct {'this' if len(violations) == 1 else 'all of this'} and call again:{listed}"
+        + (f"\n{note}" if note else "")
     )
 
 

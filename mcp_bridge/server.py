@@ -144,7 +144,7 @@ class Bridge:
         try:
             request = await self._request(context, tool, params, call)
         except BadArguments as error:
-            return invalid_arguments(tool, error.violations)
+            return invalid_arguments(tool, error.violations, error.note)
         rest = context.lifespan_context
         reservation = Reservation(rest.budget)
         reading: asyncio.Future[dict[str, Any]] | None = None
@@ -153,7 +153,7 @@ class Bridge:
             sent = replace(request, headers={**request.headers, **call.headers})
             answer = await rest.send(sent, reservation, lines.take if lines else None)
             if not 200 <= answer.status < 300:
-                return self.results.http_error(tool, answer)
+                return self.results.http_error(tool, answer, request.note)
             if lines:
                 return self.results.lines(tool, request, answer, lines)
             read = partial(self.results.success, tool, request, answer)

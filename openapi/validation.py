@@ -145,13 +145,14 @@ def broken_rule(at: str, rule: str, value: Any) -> Violation:
 
 
 def _unknown(value: Any, schema: Schema, at: str) -> Iterator[tuple[str, str, dict[str, Schema]]]:
-    """(pointer, name, known members) of each member that an object schema with named members does not name."""
+    """(pointer, name, known members) of each member that an object schema with named members does not name, the outer ones first."""
     if isinstance(value, dict) and (known := schema.get("properties")):
+        for name in value:
+            if name not in known:
+                yield f"{at}/{pointer_token(name)}", name, known
         for name, member in value.items():
             if name in known:
                 yield from _unknown(member, known[name], f"{at}/{name}")
-            else:
-                yield f"{at}/{pointer_token(name)}", name, known
     elif isinstance(value, list) and (known := schema.get("items", {}).get("properties")):
         names = known.keys()
         deep = any(child.get("properties") or child.get("items") for child in known.values())

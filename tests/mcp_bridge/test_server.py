@@ -85,6 +85,19 @@ async def test_bad_arguments_are_a_result_and_nothing_is_sent(
     assert "- timeoutHours" in text(result) and "- endpoint" in text(result)
 
 
+async def test_a_call_is_made_without_what_a_client_added_and_says_so(
+    bridge: Make, rest: Rest, era: str
+) -> None:
+    given = {"toolCallId": "call_1", "sessionId": "s", "page": 2}
+    async with bridge(era) as client:
+        done = await client.call_tool("list-batch-jobs", given)
+        rest.answers({"title": "No.", "status": 404}, 404)
+        failed = await client.call_tool("list-batch-jobs", given)
+    assert rest.last.query == [("page", "2"), ("page_size", "20")]
+    assert done.structured_content["_note"].endswith(": toolCallId, sessionId.")
+    assert failed.is_error and "toolCallId, sessionId." in text(failed)
+
+
 async def test_an_unknown_tool_is_a_protocol_error_with_the_near_name(
     bridge: Make, era: str
 ) -> None:
