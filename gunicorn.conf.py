@@ -4,13 +4,15 @@ Facts behind the choices: docs/adr/0003-serving.md.
 """
 
 import gc
+import logging
 import os
 import resource
 from typing import Any
 
-from access.listen import check_sockets, in_brackets
+from access.listen import in_brackets
 from environment import SettingsError
 from service.config import refuse_start, settings_or_exit
+from serving import gunicorn_start
 from serving.gunicorn_worker import Log
 from telemetry import metrics
 
@@ -45,20 +47,24 @@ loglevel = "warning"
 
 def on_starting(server: Any) -> None:
     """Makes the memory in which workers count: a reload has old and new ones, and an operator may add some."""
+    try:
+        gunicorn_start.check_addresses(server, "GATEWAY_")
+    except SettingsError as error:
+        refuse_start(str(error))
     metrics.make_slots(max(16, 4 * server.num_workers))
 
 
 def when_ready(server: Any) -> None:
     """Refuses an address of --bind or of a socket that was handed over, as the settings' own was refused before."""
     try:
-        sockets = [listener.sock for listener in server.LISTENERS]
-        check_sockets(sockets, protected=settings.protected, prefix="GATEWAY_")
+        gunicorn_start.check_listeners(server, protected=settings.protected, prefix="GATEWAY_")
     except SettingsError as error:
         refuse_start(str(error))
 
 
 def pre_fork(server: Any, worker: Any) -> None:
     """Keeps the garbage collector away from what every worker shares, and gives the new one memory to count in."""
+    gunicorn_start.choose_speaker(server, worker)
     worker.slot = metrics.free_slot({other.slot for other in server.WORKERS.values()})
     gc.freeze()
 
@@ -67,6 +73,11 @@ def post_fork(server: Any, worker: Any) -> None:
     """Collects less often: requests make few cycles, and each collection is a pause that some request waits for."""
     metrics.use_slot(worker.slot)
     gc.set_threshold(20_000, 20, 50)
+
+
+def post_worker_init(worker: Any) -> None:
+    """Says that it serves, and where."""
+    gunicorn_start.announce(worker, logging.getLogger("gateway.start"), "REST")
 
 
 def child_exit(server: Any, worker: Any) -> None:

@@ -1,7 +1,9 @@
-"""Refuses to listen beyond this machine when anybody who reaches the port may call."""
+"""Refuses to listen beyond this machine when anybody who reaches the port may call, and where nobody can."""
 
 from __future__ import annotations
 
+import errno
+import socket
 from collections.abc import Iterable
 from ipaddress import IPv6Address, ip_address
 from typing import Any
@@ -45,10 +47,33 @@ def check(host: str, *, protected: bool, chosen_by: str, prefix: str) -> None:
 
 def check_sockets(sockets: Iterable[Any], *, protected: bool, prefix: str) -> None:
     """As `check`, for sockets that listen already, whoever chose their addresses: gunicorn's --bind, or systemd."""
-    for socket in sockets:
-        address = socket.getsockname()
+    for each in sockets:
+        address = each.getsockname()
         if isinstance(address, tuple):  # others are paths of Unix sockets
             check(address[0], protected=protected, chosen_by="the address", prefix=prefix)
+
+
+def check_free(host: str, port: int, *, prefix: str) -> None:
+    """Raises SettingsError when this process cannot listen on `port` of `host`; `prefix` as for `check`."""
+    if port > 65535:
+        raise SettingsError(f"{prefix}PORT must be at most 65535")
+    address = f"{in_brackets(host)}:{port}"
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            # As servers do: a port that only waits out an earlier process's connections is free.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host.strip("[]"), port))
+    except (OSError, UnicodeError) as error:
+        raise SettingsError(
+            {
+                errno.EADDRINUSE: f"{address} is in use by another process; end it, or set {prefix}PORT to another port",
+                errno.EACCES: f"{address}: this user may not listen there; set {prefix}PORT to a port above 1023",
+                errno.EADDRNOTAVAIL: f"{address}: this machine has no such address; set {prefix}HOST to one that it has",
+            }.get(
+                getattr(error, "errno", None) or 0,
+                f"{address} cannot be listened on ({error}); set {prefix}HOST to an address of this machine",
+            )
+        ) from error
 
 
 def names(host: str) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ import anyio
 import uvicorn
 from mcp.server.stdio import stdio_server
 
+from access.listen import check_free, in_brackets
 from environment import SettingsError
 from mcp_bridge.app import create_served_app
 from mcp_bridge.config import Settings, log_to_stderr
@@ -64,8 +65,10 @@ def _serve_http(settings: Settings) -> None:
     )
     # uvicorn drains, then raises the signal again for whoever was there before it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    check_free(settings.host, settings.port, prefix="BRIDGE_")
     listening = listen(config)
-    log.info("serving MCP at http://%s:%s%s", *listening.getsockname()[:2], PATH)
+    host, port = listening.getsockname()[:2]
+    log.info("serving MCP at http://%s:%s%s", in_brackets(host), port, PATH)
     uvicorn.Server(config).run(sockets=[listening])
 
 

@@ -7,12 +7,12 @@ hangs: there is nothing to save.
 from __future__ import annotations
 
 import os
-import socket
 import sys
-from typing import Any, NoReturn
+from typing import Any
 
 from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
 
+from access.listen import check_free, in_brackets
 from environment import SettingsError
 from sandbox import demo
 from sandbox.admin import BANNER
@@ -24,19 +24,11 @@ def main() -> None:
     """Serves until told to stop; exits with 2 on settings that cannot be used."""
     try:
         settings = Settings.from_env()
+        check_free(settings.host, settings.port, prefix="SANDBOX_")
     except SettingsError as error:
-        _refuse_start(str(error))
-    try:
-        socket.create_server((settings.host, settings.port)).close()
-    except OSError as error:
-        address = f"{settings.host}:{settings.port}"
-        _refuse_start(f"cannot listen on {address}: {error.strerror}")
+        print(f"sandbox: cannot start: {error}", file=sys.stderr)
+        sys.exit(2)
     Server(settings).run()
-
-
-def _refuse_start(message: str) -> NoReturn:
-    print(f"sandbox: cannot start: {message}", file=sys.stderr)
-    sys.exit(2)
 
 
 class Server(BaseApplication):  # type: ignore[misc]
@@ -48,7 +40,7 @@ class Server(BaseApplication):  # type: ignore[misc]
 
     def load_config(self) -> None:
         options = {
-            "bind": f"{self.settings.host}:{self.settings.port}",
+            "bind": f"{in_brackets(self.settings.host)}:{self.settings.port}",
             "workers": 1,
             "worker_class": "gthread",
             "threads": self.settings.threads,
@@ -77,7 +69,10 @@ def _announce(worker: Any) -> None:
     host, port = worker.sockets[0].getsockname()[:2]
     seed = worker.wsgi.extensions["sandbox"].seed
     print(f"sandbox: {BANNER}", flush=True)
-    print(f"sandbox: ready on http://{host}:{port} (SANDBOX_SEED={seed} repeats it)", flush=True)
+    print(
+        f"sandbox: ready on http://{in_brackets(host)}:{port} (SANDBOX_SEED={seed} repeats it)",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":
