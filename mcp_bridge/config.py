@@ -22,8 +22,8 @@ class Settings(AccessSettings):
     # A table: one row, one line.
     # fmt: off
     host: str = setting("BRIDGE_HOST", "127.0.0.1", "Address to listen on")
-    port: int = setting("BRIDGE_PORT", 9090, "Port to listen on; 0: a free one, named in the log")
-    rest_url: str = setting("BRIDGE_REST_URL", "http://127.0.0.1:8080", "The REST service")
+    port: int = setting("BRIDGE_PORT", 9090, "Port to listen on, instead of the capability's; 0: a free one, named in the log")
+    rest_url: str = setting("BRIDGE_REST_URL", "http://127.0.0.1:8080", "The REST service, when not on this host at the capability's port")
     rest_token: str = setting("BRIDGE_REST_TOKEN", "", "The bridge's own bearer token for the REST service", secret=True)
     rest_token_file: str = setting("BRIDGE_REST_TOKEN_FILE", "", "File that holds that token, instead; read at the start")
     openapi: str = setting("GATEWAY_OPENAPI", str(DEFAULT_DOCUMENT), "Derived OpenAPI document to serve")
@@ -46,11 +46,19 @@ class Settings(AccessSettings):
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
-        """The settings in `environ` (None: the process's), empty ones at their defaults; SettingsError for a bad one."""
-        settings = cls(**read_settings(cls, environ))
-        return (
-            replace(settings, rest_token=_token(settings)) if settings.rest_token_file else settings
-        )
+        """The settings in `environ` (None: the process's), empty ones at their defaults or the document's ports.
+
+        Raises SettingsError for a bad one, ContractError when the document cannot be used.
+        """
+        values = read_settings(cls, environ)
+        contract = load(Path(values.get("openapi", DEFAULT_DOCUMENT)))
+        values.setdefault("port", contract.ports["mcp"])
+        values.setdefault("rest_url", f"http://127.0.0.1:{contract.ports['rest']}")
+        settings = cls(**values)
+        if settings.rest_token_file:
+            settings = replace(settings, rest_token=_token(settings))
+        vars(settings)["contract"] = contract  # the cached property, which would read it again
+        return settings
 
     @cached_property
     def contract(self) -> Contract:

@@ -291,6 +291,14 @@ class Contract:
         """All that operations need."""
         return frozenset(operation.scope for operation in self.operations.values())
 
+    def credential_names(self, *namespaces: str) -> dict[str, tuple[str, ...]]:
+        """Template variable -> the environment variables that may hold it, best first, for these upstreams; none: for all."""
+        return {
+            variable: self.environment.get(variable, (variable.rpartition(".")[2],))
+            for namespace in namespaces or self.upstreams
+            for variable in self.upstreams[namespace].authentication.variables
+        }
+
     @cached_property
     def _routes(self) -> list[tuple[re.Pattern[str], Operation]]:
         """Operations by the pattern of their path, those with the fewest variables first."""

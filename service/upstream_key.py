@@ -146,7 +146,7 @@ def read_credentials(
     contract: Contract, environ: Mapping[str, str], authentication: Authentication
 ) -> dict[str, str]:
     """The fields of `authentication` with the values that `environ` or its files have now; SettingsError."""
-    names = _names(contract)
+    names = contract.credential_names()
     return authentication.render({v: _secret(names[v], environ) for v in authentication.variables})
 
 
@@ -158,16 +158,7 @@ def credential_files(contract: Contract, environ: Mapping[str, str]) -> tuple[Pa
 
 def credential_variables(contract: Contract) -> list[str]:
     """The environment variables that may hold credentials; with `_FILE` after its name, one names a file instead."""
-    return [name for names in _names(contract).values() for name in names]
-
-
-def _names(contract: Contract) -> dict[str, tuple[str, ...]]:
-    """Template variable -> the environment variables that may hold it, best first."""
-    return {
-        variable: contract.environment.get(variable, (variable.rpartition(".")[2],))
-        for upstream in contract.upstreams.values()
-        for variable in upstream.authentication.variables
-    }
+    return [name for names in contract.credential_names().values() for name in names]
 
 
 def _secret(names: tuple[str, ...], environ: Mapping[str, str]) -> str:
@@ -182,7 +173,7 @@ def _secret(names: tuple[str, ...], environ: Mapping[str, str]) -> str:
             return _checked(f"{name}_FILE", _from_file(f"{name}_FILE", file))
     raise SettingsError(
         f"{names[0]} is not set, and the upstream needs it. Set it, or {names[0]}_FILE to a file that holds it."
-        f"{_near(names, environ)} To try everything without a key: make run"
+        f"{_near(names, environ)} To try everything without a key: make run, without GATEWAY_OPENAPI"
     )
 
 

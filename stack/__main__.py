@@ -9,8 +9,10 @@ import json
 import signal
 import sys
 from collections.abc import Iterator
+from typing import Any
 
-from environment import SettingsError
+from environment import SettingsError, redact_url
+from openapi.contract import Contract
 from stack import demo, job, rest
 from stack.config import Settings, from_env
 from stack.processes import END_WITH_PARENT, end_with_parent, serve
@@ -34,43 +36,83 @@ def main() -> int:
 
 def run(settings: Settings, screen: Screen) -> str:
     """Runs the stack until it is stopped; returns what went wrong, or an empty string."""
-    upstream = settings.environment.get("GATEWAY_UPSTREAM_URL") or "Mistral, with your key"
-    if settings.sandboxed:
-        upstream = "the embedded sandbox (no key is set, so nothing is sent to Mistral)"
-    screen.say(f"\n  Mistral batch gateway, upstream: {upstream}\n")
+    screen.say(f"\n  {settings.contract.title}, upstream: {'; '.join(_upstreams(settings))}\n")
     if settings.overridden:
         screen.say("  note: without a key, GATEWAY_UPSTREAM_URL is not used\n")
     return serve(settings, screen, lambda: _introduce(settings, screen)) or ""
 
 
+def _upstreams(settings: Settings) -> Iterator[str]:
+    """What is called, each once."""
+    if settings.sandboxed:
+        yield "the embedded sandbox (no key is set, so nothing is sent to Mistral)"
+    others = [name for name in settings.contract.upstreams if name not in settings.stood_in]
+    keys = {settings.upstream_urls[name]: settings.keys(name) for name in others}
+    for url, variables in keys.items():
+        yield f"{redact_url(url)}, with {', '.join(variables)}" if variables else redact_url(url)
+
+
 def _introduce(settings: Settings, screen: Screen) -> None:
-    rest_url, mcp_url = settings.rest.url, f"{settings.bridge.url}/mcp"
-    client = {"mcpServers": {"mistral-batch": {"type": "http", "url": mcp_url}}}
+    contract, rest_url, mcp_url = settings.contract, settings.rest.url, f"{settings.bridge.url}/mcp"
+    curl = "curl"
+    client: dict[str, Any] = {"type": "http", "url": mcp_url}
+    if settings.protected(settings.rest):
+        curl += " -H 'Authorization: Bearer TOKEN'"
+    if settings.protected(settings.bridge):
+        client |= {"headers": {"Authorization": "Bearer TOKEN"}}
+    name = "mistral-batch" if job.upstreams(contract) else contract.mcp_name
+    shown = _shown(contract)
     screen.say(f"""
-  REST         {rest_url}{rest.JOBS}
+  REST         {rest_url}{shown}
   Swagger UI   {rest_url}/docs
   MCP          {mcp_url}
-
-  try it       curl '{rest_url}{rest.JOBS}?page_size=3'
-  MCP client   {json.dumps(client)}
 """)
-    if settings.sandboxed:
+    if shown:
+        query = "?page_size=3" if shown == rest.JOBS else ""
+        screen.say(f"  try it       {curl} '{rest_url}{shown}{query}'")
+    screen.say(f"  MCP client   {json.dumps({'mcpServers': {name: client}})}\n")
+    sample = not (why := reason_for_no_sample(settings))
+    if sample:
         try:
             _, results = job.finish(settings.rest, screen, job.SANDBOX_PACE)
             screen.say(f"     first result: {results[0] if results else 'none'}")
         except rest.CallFailed as failure:
             screen.say(f"  The sample job failed: {failure}")
     else:
-        screen.say("  No sample job was created: with a key, jobs are real and paid for.")
+        screen.say(f"  {why}.")
     screen.say("".join(f"\n  {note}" for note in notes(settings)))
     screen.say("\n  Serving; Ctrl-C stops everything. Log lines follow.\n")
-    # After the sample the screen is worth keeping; with a key, what the start had to say is.
-    screen.release(show=not settings.sandboxed)
+    # After the sample the screen is worth keeping; without one, what the start had to say is.
+    screen.release(show=not sample)
+
+
+def _shown(contract: Contract) -> str:
+    """The path of an operation that can be tried as it is; empty when there is none."""
+    if job.upstreams(contract):
+        return rest.JOBS
+    for operation in contract.operations.values():
+        asks = operation.path_variables or any(each.required for each in operation.parameters)
+        if operation.method == "GET" and not asks and not operation.body:
+            return operation.path
+    return ""
+
+
+def reason_for_no_sample(settings: Settings) -> str:
+    """Why no sample job can or should be created, without a stop at its end; empty when one should."""
+    called = job.upstreams(settings.contract)
+    if not called:
+        return "No sandbox and no sample job: they are of Mistral's batch jobs, and this document is of another API"
+    real = sorted({settings.upstream_urls[name] for name in called - {*settings.stood_in}})
+    if real:
+        return f"No sample job was created: with a key, jobs are for {redact_url(real[0])} to do, and may be paid for"
+    if settings.protected(settings.rest) and not settings.rest.token:
+        return "No sample job was created: the REST service wants a token, and BRIDGE_REST_TOKEN gives none; the bridge has none either"
+    return ""
 
 
 def notes(settings: Settings) -> Iterator[str]:
     """What is not as in production, unless it was set."""
-    if settings.sandboxed and not settings.environment.get("GATEWAY_STORE"):
+    if settings.sandboxed and not settings.given.get("GATEWAY_STORE"):
         yield "Idempotency keys end with this run, as the sandbox's jobs do; GATEWAY_STORE=FILE keeps them."
     if settings.environment["GATEWAY_AUDIT_LOG"] == "off":
         yield "No audit log is written; GATEWAY_AUDIT_LOG=stderr shows it."

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from contextlib import suppress
 
 from stack import job, rest
 from stack.config import Settings
@@ -23,27 +24,41 @@ _REFUSAL = (
 
 def demonstrate(settings: Settings, screen: Screen) -> str:
     """Shows the demo on the running stack or on one of its own; returns what went wrong, or an empty string."""
-    agreed = bool(settings.environment.get("DEMO_WITH_REAL_KEY"))
-    if rest.answers(settings.rest):
-        if not agreed and not _on_sandbox(settings):
-            return f"{settings.rest.url} does not forward to the sandbox, {_REFUSAL}"
+    agreed = bool(settings.given.get("DEMO_WITH_REAL_KEY"))
+    called = job.upstreams(settings.contract)
+    if not called:
+        return f"The demo is one of Mistral's batch jobs, of which {settings.contract.source} has not every call"
+    if settings.protected(settings.rest) and not settings.rest.token:
+        return "The REST service wants a token; BRIDGE_REST_TOKEN=... gives the demo one"
+    who = rest.stranger(settings.rest)
+    if who == "":
+        if not agreed and (reason := _doubt(settings)):
+            return reason
         return _show(settings, screen)
-    if not agreed and not settings.sandboxed:
+    if not agreed and called - {*settings.stood_in}:
         return f"A key is set, {_REFUSAL}"
     screen.say("\n  No gateway is running: starting one for the demo\n")
-    outcome = serve(settings, screen, lambda: _show(settings, screen))
+    if who:
+        screen.say(f"  ({settings.rest.url} is {who})\n")
+    # Where a stack that starts meanwhile does not want to be.
+    own = settings.on_free_ports()
+    outcome = serve(own, screen, lambda: _show(own, screen))
     return "The demo was stopped before its end" if outcome is None else outcome
 
 
-def _on_sandbox(settings: Settings) -> bool:
-    """True when a request to the running service shows up in the sandbox's ledger."""
+def _doubt(settings: Settings) -> str:
+    """Why a job on the running service may not be one of the sandbox; empty when it is: a request to it shows up in the ledger."""
     mark = uuid.uuid4().hex
     try:
         rest.call(settings.rest, "GET", f"{rest.JOBS}?demo_probe={mark}")
-        _, ledger = rest.exchange(settings.sandbox, "GET", "/sandbox/ledger")
-        return mark.encode() in ledger
-    except rest.CallFailed:
-        return False
+    except rest.CallFailed as failure:
+        return f"The demo cannot use the gateway at {settings.rest.url}: {failure}"
+    with suppress(rest.CallFailed):
+        if mark.encode() in rest.exchange(settings.sandbox, "GET", "/sandbox/ledger").content:
+            return ""
+    return (
+        f"{settings.rest.url} does not forward to the sandbox at {settings.sandbox.url}, {_REFUSAL}"
+    )
 
 
 def _show(settings: Settings, screen: Screen) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any, NamedTuple
 
+from openapi.contract import Contract
 from stack import rest
 from stack.config import Endpoint
 from stack.screen import Screen
@@ -35,6 +36,20 @@ _QUESTIONS = (
     "What does HTTP stand for?",
 )
 REQUESTS = len(_QUESTIONS)
+
+
+_CALLS = (
+    ("POST", rest.JOBS),
+    ("GET", rest.JOBS),
+    ("GET", f"{rest.JOBS}/id"),
+    ("POST", f"{rest.JOBS}/id/cancel"),
+)
+
+
+def upstreams(contract: Contract) -> set[str]:
+    """The namespaces that sample and demo call; empty when the document has not all of their calls."""
+    found = [contract.find(method, path)[0] for method, path in _CALLS]
+    return {each.namespace for each in found if each} if all(found) else set()
 
 
 def finish(endpoint: Endpoint, screen: Screen, pace: Pace) -> tuple[Job, list[str]]:

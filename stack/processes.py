@@ -15,11 +15,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from tempfile import TemporaryDirectory
 
 from stack import rest
-from stack.config import PROJECT, Endpoint, Settings
+from stack.config import PROJECT, Endpoint, Settings, free_ports
 from stack.screen import Screen
 
 COMMANDS = {
@@ -56,8 +56,13 @@ def serve(settings: Settings, screen: Screen, when_ready: Callable[[], str | Non
     Once all processes are ready, `when_ready` runs in a thread beside them. They go on when it returns None; otherwise they
     are stopped, and what it returns is the outcome. In the main thread.
     """
-    if complaints := port_complaints(settings.endpoints):
-        return "\n  ".join(complaints)
+    with ExitStack() as claims:
+        if complaints := settings.missing_keys() or port_complaints(settings.endpoints, claims):
+            return "\n  ".join(complaints)
+        return _serve(settings, screen, when_ready)
+
+
+def _serve(settings: Settings, screen: Screen, when_ready: Callable[[], str | None]) -> str | None:
     # Signals are waited for instead of handled, so that they interrupt nothing; threads that start from here on block them.
     signals = {signal.SIGCHLD, signal.SIGINT, signal.SIGTERM}
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as it is under nohup
@@ -99,7 +104,7 @@ class Processes:
     def start(self, settings: Settings, folder: str) -> None:
         """Starts all. `folder` may be used while they run. No other thread may run yet, and this one must outlive them."""
         environment = {**settings.environment, "PYTHONUNBUFFERED": "1"}  # log lines come at once
-        if settings.sandboxed and not environment.get("GATEWAY_STORE"):
+        if settings.sandboxed and not settings.given.get("GATEWAY_STORE"):
             # The sandbox's jobs end with it, and so must what the service remembers of them.
             environment["GATEWAY_STORE"] = f"{folder}/store.sqlite3"
         parent = os.getpid()
@@ -173,19 +178,38 @@ def _await_ready(endpoints: Sequence[Endpoint], screen: Screen) -> str:
     return ""
 
 
-def port_complaints(endpoints: Sequence[Endpoint]) -> list[str]:
-    """A line for each endpoint whose port cannot be had, naming the setting that moves it."""
-    lines = []
+def port_complaints(endpoints: Sequence[Endpoint], claims: ExitStack) -> list[str]:
+    """A line for each endpoint whose port cannot be had, and a last one with the settings that move them.
+
+    What can be had is kept from other stacks that start until `claims` ends.
+    """
+    lines, moved = [], []
     first: dict[int, Endpoint] = {}
     for endpoint in endpoints:
         other = first.setdefault(endpoint.port, endpoint)
-        reason = _bind_error(endpoint) if other is endpoint else f"is also {other.setting}"
+        if other is not endpoint:
+            reason = f"is also {other.setting}"
+        elif not (reason := _bind_error(endpoint)) and not _claimed(endpoint.port, claims):
+            reason = "is in use by another stack that starts"
         if reason:
-            with socket.create_server(("127.0.0.1", 0)) as listener:
-                free = listener.getsockname()[1]
-            use = f"to use another: {endpoint.setting}={free}"
-            lines.append(f"port {endpoint.port} ({endpoint.name}) {reason}; {use}")
+            lines.append(f"port {endpoint.port} ({endpoint.name}) {reason}")
+            moved.append(endpoint.setting)
+    if moved:
+        words = [f"{name}={port}" for name, port in zip(moved, free_ports(len(moved)), strict=True)]
+        lines.append(f"to use others: {' '.join(words)} make run")
     return lines
+
+
+def _claimed(port: int, claims: ExitStack) -> bool:
+    """Whether no other stack that runs on this machine has claimed the port; a listening process comes a second later."""
+    if sys.platform != "linux":  # elsewhere no socket has a name without a file
+        return True
+    claim = claims.enter_context(socket.socket(socket.AF_UNIX))
+    try:
+        claim.bind(f"\0batch-gateway-stack-{port}")
+    except OSError:
+        return False
+    return True
 
 
 def _bind_error(endpoint: Endpoint) -> str:
@@ -199,6 +223,9 @@ def _bind_error(endpoint: Endpoint) -> str:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
     except OSError as error:
-        in_use = error.errno == errno.EADDRINUSE
-        return "is in use" if in_use else f"cannot be had: {error.strerror}"
+        if error.errno != errno.EADDRINUSE:
+            return f"cannot be had: {error.strerror}"
+        if endpoint.prefix != "GATEWAY" or (who := rest.stranger(endpoint)) is None:
+            return "is in use"
+        return f"is in use by {who or 'a gateway, which runs already'}"
     return ""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from stack.config import KEYS, PROJECT
+from stack.config import PROJECT
 from tests.support.processes import free_port, start, stop
 
 
@@ -39,6 +39,7 @@ def new_environment(folder: Path) -> dict[str, str]:
     }
 
 
+KEYS = ("MISTRAL_AI_API_KEY", "MISTRAL_AI_API_KEY_FILE", "MISTRAL_API_KEY")
 LIGHT = "tests.stack.light"
 
 
@@ -109,8 +110,8 @@ def started(environment: dict[str, str], module: str = "stack") -> Iterator[Runn
 
 
 def processes_of(environment: dict[str, str], command: str = "") -> list[int]:
-    """The processes that run with `environment`, told by its gateway port, and hold `command`."""
-    mark = f"GATEWAY_PORT={environment['GATEWAY_PORT']}\0".encode()
+    """The processes that run with `environment`, told by its store, and hold `command`."""
+    mark = f"GATEWAY_STORE={environment['GATEWAY_STORE']}\0".encode()
     pids = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
 
 import pytest
 import requests
 
+from access.token_file import make_token
+from stack.__main__ import reason_for_no_sample
+from stack.config import from_env
 from tests.stack.conftest import LIGHT, launched, new_environment, processes_of, run, started
 from tests.support.processes import Sandbox, sandbox_process
 
@@ -91,6 +98,73 @@ def test_with_a_key_it_creates_nothing_on_a_stack_of_its_own_unless_told_so(
 ):
     ended = run(environment | {"MISTRAL_API_KEY": "a-key"} | told, "demo", module=LIGHT)
     assert (ended.returncode, said in ended.stdout) == (1, True), ended.stdout
+
+
+def test_it_leaves_the_ports_to_a_stack_that_starts_meanwhile(environment):
+    with launched(environment | {"LIGHT_HANGS": "1"}, "demo", module=LIGHT) as demo:
+        demo.read_until("Demo through")
+        with started(environment, LIGHT):
+            assert demo.process.poll() is None
+
+
+@pytest.mark.parametrize("words", [(), ("demo",)])
+def test_a_stranger_on_the_services_port_is_named_and_not_called_with_a_token(words, environment):
+    class Stranger(BaseHTTPRequestHandler):
+        received: ClassVar[list[str]] = []
+
+        def do_GET(self) -> None:
+            self.received.append(str(self.headers))
+            self.send_response(200)
+            self.end_headers()
+
+        do_POST = do_GET
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Stranger) as server, ExitStack() as stop:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        stop.callback(server.shutdown)
+        given = {"GATEWAY_PORT": str(server.server_port), "BRIDGE_REST_TOKEN": "a-token"}
+        ended = run(environment | given, *words, module=LIGHT)
+    assert f"{Stranger.server_version} {Stranger.sys_version}, which is no gateway" in ended.stdout
+    assert Stranger.received
+    assert "a-token" not in "".join(Stranger.received)
+
+
+class TestWithTokens:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def environment(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+        folder = tmp_path_factory.mktemp("stack")
+        token, _ = make_token("demo", ["jobs:read", "jobs:write"], file=folder / "tokens")
+        environment = new_environment(folder)
+        environment |= {
+            "GATEWAY_TOKENS_FILE": str(folder / "tokens"),
+            "BRIDGE_TOKENS_FILE": str(folder / "tokens"),
+            "BRIDGE_REST_TOKEN": token,
+        }
+        with started(environment) as stack:
+            yield environment
+            assert "SUCCESS: 8 succeeded, 0 failed" in stack.output
+            assert "curl -H 'Authorization: Bearer TOKEN'" in stack.output
+            assert '"headers": {"Authorization": "Bearer TOKEN"}' in stack.output
+            assert token not in stack.output
+
+    def test_it_calls_with_the_bridges(self, environment):
+        ended = run(environment, "demo")
+        assert ended.returncode == 0, ended.stdout
+
+    def test_it_says_that_it_needs_one(self, environment):
+        ended = run(environment | {"BRIDGE_REST_TOKEN": ""}, "demo")
+        assert (ended.returncode, "BRIDGE_REST_TOKEN=" in ended.stdout) == (1, True)
+
+    def test_it_says_what_a_gateway_answers_whose_tokens_it_does_not_know_of(self, environment):
+        unaware = {"BRIDGE_REST_TOKEN": "", "GATEWAY_TOKENS_FILE": ""}
+        ended = run(environment | unaware, "demo")
+        assert (ended.returncode, "401" in ended.stdout) == (1, True), ended.stdout
+
+
+def test_without_the_bridges_token_there_is_no_sample_job(environment, tmp_path):
+    settings = from_env(environment | {"GATEWAY_TOKENS_FILE": str(tmp_path / "tokens")})
+    assert "BRIDGE_REST_TOKEN" in reason_for_no_sample(settings)
 
 
 def test_one_that_is_interrupted_does_not_count_as_done(environment):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import sys
+from contextlib import ExitStack
 
 import pytest
 
@@ -25,6 +27,34 @@ def test_an_occupied_port_is_named_with_its_setting_before_anything_starts(setti
     assert f"port {environment[setting]} " in ended.stdout
     assert f"{setting}=" in ended.stdout
     assert "ready" not in ended.stdout
+
+
+def test_all_ports_that_are_taken_are_named_with_a_command_that_runs(environment):
+    with ExitStack() as occupants:
+        for setting in ("GATEWAY_PORT", "BRIDGE_PORT"):
+            listening = occupants.enter_context(socket.create_server(("127.0.0.1", 0)))
+            environment[setting] = str(listening.getsockname()[1])
+        ended = run(environment)
+    others = re.search(
+        r"to use others: GATEWAY_PORT=(\d+) BRIDGE_PORT=(\d+) make run", ended.stdout
+    )
+    assert others and others[1] != others[2], ended.stdout
+
+
+def test_of_two_that_start_at_once_one_runs_and_the_other_says_why_not(environment):
+    with launched(environment, module=LIGHT) as one, launched(environment, module=LIGHT) as other:
+        ended = wait_until(lambda: [each for each in (one, other) if each.process.poll() == 1])
+        assert len(ended) == 1
+        running = other if ended == [one] else one
+        running.read_until("Serving")
+        ended[0].end()
+        assert f"port {environment['GATEWAY_PORT']} (rest) is in use" in ended[0].output
+        assert "ready" not in ended[0].output
+
+
+def test_a_gateway_that_runs_already_is_said_to(environment):
+    with started(environment):
+        assert "is in use by a gateway, which runs already" in run(environment).stdout
 
 
 def test_one_port_for_two_processes_is_refused(environment):
@@ -60,7 +90,7 @@ def test_a_process_that_stops_too_slowly_is_killed_with_the_rest(environment):
 
 def test_ctrl_c_before_anything_is_ready_stops_everything(environment):
     with launched(environment, module=LIGHT) as stack:
-        stack.read_until("Mistral batch gateway")
+        stack.read_until("upstream:")
         os.killpg(stack.process.pid, signal.SIGINT)
         assert stack.end() in (0, -signal.SIGINT)
         assert processes_of(environment) == []

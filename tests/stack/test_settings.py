@@ -12,8 +12,9 @@ import pytest
 
 from environment import SettingsError
 from stack.__main__ import notes
-from stack.config import KEYS, PROJECT, from_env
+from stack.config import PROJECT, from_env
 from stack.dotenv import read_dotenv
+from tests.stack.conftest import KEYS
 
 NOWHERE = Path("/nonexistent/.env")
 EXAMPLE = dict(re.findall(r"^#([A-Z_]+)=(.*)$", (PROJECT / ".env.example").read_text(), re.M))
