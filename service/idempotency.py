@@ -172,7 +172,7 @@ class Idempotency:
             current().idempotency = "replayed"
             return _replay(found)
         if found.state == "claimed" and found.lease_until > claim.claimed_at:
-            raise _in_progress()
+            raise _in_progress(found.lease_until - claim.claimed_at)
         return self._reconcile(exchange, claim, found)
 
     def _new_claim(self, exchange: _Exchange, key: str) -> Record:
@@ -391,12 +391,13 @@ def outcome_unknown(problem: Problem, advice: str, *, keyed: bool) -> Problem:
     )
 
 
-def _in_progress() -> Problem:
+def _in_progress(wait: float = 1.0) -> Problem:
+    """`wait`: seconds until the first call has certainly ended, though its worker was killed."""
     current().idempotency = "in-progress"
     return Problem(
         "idempotency-in-progress",
-        "Repeat with the same key for its answer.",
-        headers=[("Retry-After", "1")],
+        "Repeat with the same key for its answer, which may be there sooner than Retry-After says: that is when it has certainly ended.",
+        headers=[("Retry-After", f"{math.ceil(wait)}")],
     )
 
 
