@@ -21,6 +21,7 @@ from openapi.contract import OWN_PAGES, Contract, Operation
 from openapi.json_text import legible
 from openapi.paths import meant_path
 from serving import RESET
+from serving.body_buffer import announced_length
 from telemetry import logs, metrics, spans, trace_context
 
 from .problems import Problem, log_failure
@@ -282,7 +283,6 @@ def _outcome_of(status: int) -> str:
 
 def _audit_fields(ctx: RequestContext, scope: Scope, operation: Operation) -> dict[str, Any]:
     """What a request's line in the audit log has beside its fields in the other log."""
-    length = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
     subject = ""
     if ctx.problem is None and not operation.answer_streamed:
         subject = logs.answer_id(ctx.body)
@@ -290,8 +290,7 @@ def _audit_fields(ctx: RequestContext, scope: Scope, operation: Operation) -> di
             subject = logs.answer_id(legible(ctx.body))
     return {
         "id": subject or ctx.path_values[:128],
-        "request_bytes": ctx.received
-        or (int(length) if length.isdigit() and len(length) < 16 else 0),
+        "request_bytes": ctx.received or announced_length(scope) or 0,
     }
 
 

@@ -23,6 +23,7 @@ from serving.body_buffer import (
     BodyTooLarge,
     BodyTooSlow,
     OutOfMemory,
+    announced_length,
     pieces,
 )
 
@@ -95,10 +96,8 @@ class IncomingBody:
     """A request's body, a `ByteStream` of at most `limit` bytes: `fill` it in the loop, iterate over it in a thread, once."""
 
     def __init__(self, scope: Scope, limit: int, setting: str) -> None:
-        headers = Headers(scope=scope)
-        length = headers.get("content-length", "")
-        self.content_type = headers.get("content-type", "")
-        self.length = int(length[:19]) if length.isascii() and length.isdecimal() else None
+        self.content_type = Headers(scope=scope).get("content-type", "")
+        self.length = announced_length(scope)
         self.complete = False
         self.received = 0
         self.scope = scope

@@ -90,6 +90,12 @@ class Reservation:
         self.release()
 
 
+def announced_length(scope: Scope) -> int | None:
+    """The bytes of the body by its Content-Length, 15 digits of it at most; None where it says nothing."""
+    length = Headers(scope=scope).get("content-length", "")
+    return int(length.lstrip("0")[:15] or 0) if length.isascii() and length.isdecimal() else None
+
+
 async def receive_body(
     scope: Scope, receive: Receive, limit: int, reservation: Reservation
 ) -> bytearray:
@@ -107,8 +113,7 @@ async def pieces(scope: Scope, receive: Receive, limit: int) -> AsyncGenerator[b
 
     BodyRefused before a body over `limit` bytes is read, or as soon as it grows over; when it takes too long or breaks off.
     """
-    length = Headers(scope=scope).get("content-length", "")
-    if length.isascii() and length.isdecimal() and int(length[:19]) > limit:
+    if (announced_length(scope) or 0) > limit:
         raise BodyTooLarge
     time = asyncio.get_running_loop().time
     size, left, more = 0, SECONDS, True
