@@ -10,7 +10,9 @@ import asyncio
 import json
 import math
 import time
+from base64 import b64encode
 from copy import deepcopy
+from hashlib import sha256
 from html import escape
 from importlib.util import find_spec
 from pathlib import Path
@@ -56,6 +58,34 @@ _HTML = """<!doctype html>
 </body>
 </html>
 """
+_STYLE = """
+:root { color-scheme: light dark }
+body { max-width: 44rem; margin: 0 auto; padding: 1rem; font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: anywhere }
+h2 { margin: 2rem 0 .5rem; font-size: 1.15rem }
+h2 a { color: inherit; text-decoration: none }
+h2:target { padding-left: .6rem; border-left: .3rem solid LinkText }
+ul { padding: 0; columns: 15rem; list-style: none }
+"""
+_PROBLEMS = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Problems</title>
+<style>{style}</style>
+</head>
+<body>
+<h1>Problems</h1>
+<p>What a failure's <code>type</code> means, and what can be done. Its <code>detail</code> and <code>errors</code> say more.</p>
+<ul>{contents}</ul>
+{rows}
+</body>
+</html>
+"""
+_PROBLEMS_CSP = (
+    f"default-src 'none'; style-src 'sha256-{b64encode(sha256(_STYLE.encode()).digest()).decode()}';"
+    " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 _START = """window.ui = SwaggerUIBundle({
   url: "/openapi.json",
   dom_id: "#swagger-ui",
@@ -153,7 +183,9 @@ def _routes(contract: Contract, readiness: Readiness, tokens: bool) -> list[Rout
         "/docs/start.js": _page(_START, "text/javascript"),
         "/openapi.json": _page(published, "application/json"),
         "/openapi.yaml": _page(document, "application/yaml"),
-        DOCUMENTATION: _page(_problems_page(), "text/html", policy),
+        DOCUMENTATION: _page(
+            _problems_page(), "text/html", {"content-security-policy": _PROBLEMS_CSP}
+        ),
         "/livez": JSONResponse({"status": "ok"}, headers=_NOT_STORED),
     }
     return [
@@ -207,11 +239,13 @@ def _refusal(description: str, schema: dict[str, Any]) -> dict[str, Any]:
 
 def _problems_page() -> str:
     """The page that a problem's `type` leads to: an anchor a kind."""
+    contents = "".join(f'<li><a href="#{slug}">{slug}</a></li>' for slug in PROBLEMS)
     rows = (
-        f'<h2 id="{slug}">{slug}</h2><p>{escape(kind.title)}. Status {kind.status_shown}, source {kind.source}. {escape(kind.advice)}</p>'
+        f'<h2 id="{slug}"><a href="#{slug}">{slug}</a></h2><p><strong>{escape(kind.title)}.</strong> '
+        f"Status {kind.status_shown}, source {kind.source}. {escape(kind.advice)}</p>"
         for slug, kind in PROBLEMS.items()
     )
-    return f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Problems</title><h1>Problems</h1>{"".join(rows)}</html>'
+    return _PROBLEMS.format(style=_STYLE, contents=contents, rows="\n".join(rows))
 
 
 def _assets() -> Path:

@@ -61,7 +61,25 @@ async function visit(page) {
     block.locator('tr[data-param-name="file-id"] input').fill(JSON.parse(uploaded.body).id),
   );
   await page.screenshot({ path: screenshot, fullPage: true });
-  return { operations, created, listed, uploaded, downloaded, violations: await page.evaluate("violations"), complaints, elsewhere };
+  const violations = await page.evaluate("violations");
+  const problems = await onAPhone(page, "/problems#upstream-answer-too-large", screenshot.replace(".png", "-problems.png"));
+  violations.push(...(await page.evaluate("violations")));
+  return { operations, created, listed, uploaded, downloaded, problems, violations, complaints, elsewhere };
+}
+
+// How a page looks on a phone, in the dark: by how many pixels it is too wide, where the place is that the address names, and its styles.
+async function onAPhone(page, path, screenshot) {
+  await page.setViewportSize({ width: 360, height: 640 });
+  await page.emulateMedia({ colorScheme: "dark" });
+  await page.goto(url + path);
+  await page.screenshot({ path: screenshot });
+  return page.evaluate(() => ({
+    tooWide: document.documentElement.scrollWidth - innerWidth,
+    top: document.querySelector(":target").getBoundingClientRect().top,
+    schemes: getComputedStyle(document.body).colorScheme,
+    text: getComputedStyle(document.body).color,
+    width: innerWidth,
+  }));
 }
 
 // Opens the operation and executes it as it stands there, with its example, if it has a body; `fill` changes something before.

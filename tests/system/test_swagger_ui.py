@@ -47,6 +47,13 @@ def test_a_file_is_uploaded_and_downloaded_again(visit: dict[str, Any]) -> None:
     assert json.loads(visit["downloaded"]["body"])["custom_id"] == "from the page"
 
 
+def test_the_page_of_problems_is_readable_on_a_phone_and_in_the_dark(visit: dict[str, Any]) -> None:
+    seen = visit["problems"]
+    assert (seen["width"], seen["tooWide"]) == (360, 0)  # neither shrunk nor wider
+    assert 0 <= seen["top"] < 640
+    assert (seen["schemes"], seen["text"]) == ("light dark", "rgb(255, 255, 255)")
+
+
 def test_nothing_breaks_the_content_security_policy(visit: dict[str, Any]) -> None:
     assert visit["violations"] == []
 
