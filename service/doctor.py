@@ -174,7 +174,8 @@ def _upstreams(settings: Settings, ask: bool) -> Iterator[tuple[str, str]]:
             except OSError as error:
                 yield WRONG, f"{url} cannot be reached: {error.strerror or error}"
                 continue
-            yield from _path_doubts(url, settings.contract.upstreams[namespace].base_url)
+            if doubt := settings.base_url_doubts.get(url):
+                yield DOUBT, doubt
             if ask:
                 yield _asked(namespace, url, settings)
 
@@ -188,18 +189,6 @@ def _connected(url: str, settings: Settings) -> str:
         context = ssl.create_default_context(cafile=settings.ca_file or None)
         with context.wrap_socket(plain, server_hostname=host) as secure:
             return f"{url} accepts connections, {secure.version()}"
-
-
-def _path_doubts(url: str, declared: str) -> Iterator[tuple[str, str]]:
-    """A base URL that has not the path of the capability's, or has it twice."""
-    path, expected = (urlsplit(each).path.rstrip("/") for each in (url, declared))
-    before = path.removesuffix(expected)
-    if expected and (before == path or expected in before):
-        yield (
-            DOUBT,
-            f"the path of GATEWAY_UPSTREAM_URL is {path or 'empty'}, where the capability's, {declared}, is {expected}:"
-            " the upstream may answer every call with 404",
-        )
 
 
 def _asked(namespace: str, url: str, settings: Settings) -> tuple[str, str]:

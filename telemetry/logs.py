@@ -352,17 +352,25 @@ def _json(fields: Fields) -> str:
     return line.replace("\x7f", "\\u007f")
 
 
+_FOR_MACHINES = {"trace_id", "span_id", "operation", "outcome", "bytes"}
+_FOR_MACHINES |= {"upstream_status", "upstream_seconds"}
+"""What a line of text leaves out, as it leaves out what its message says, so that it is one line on a terminal."""
+
+
 def _text(fields: Fields) -> str:
-    """`fields` as text for people: time, level, message, the other fields; a traceback on lines of its own."""
+    """`fields` as text for people: time, level, message, fields that say more; a traceback on lines of its own."""
     rest = dict(fields)
+    if "request_id" in rest:
+        rest["request_id"] = rest.pop("request_id")  # at the end, as it is long
     moment, level, _logger, message = (
         str(rest.pop(name, "")) for name in ("time", "level", "logger", "message")
     )
     trace = str(rest.pop("exception", "")).splitlines()
+    told = {"", "None", *message.split()}
     values = (
-        f"{name}={_printable(str(value))}"
-        for name, value in rest.items()
-        if value not in ("", None)
+        f"{name}={_printable(text)}"
+        for name, text in zip(rest, map(str, rest.values()), strict=True)
+        if name not in _FOR_MACHINES and text not in told
     )
     head = f"{moment[11:23]} {level.upper():<7} {_printable(message)}"
     return "\n".join(["  ".join((head, *values)), *(f"    | {_printable(line)}" for line in trace)])

@@ -195,6 +195,35 @@ def test_on_a_terminal_lines_are_text_and_elsewhere_json(tmp_path: Path) -> None
     os.close(master), os.close(terminal)
 
 
+def test_a_request_s_line_fits_a_terminal_and_its_json_has_all(tmp_path: Path) -> None:
+    fields = {
+        "request_id": "08ec7e42-d894-48d2-a224-a4701da5ab22",
+        "trace_id": "1d2edc36203fec4f19e3fa54672201b6",
+        "span_id": "7e0810c331bd2046",
+        "caller": "nightly",
+        "method": "POST",
+        "route": "/v1/batch/jobs",
+        "operation": "createbatchjob",
+        "status": 200,
+        "outcome": "done",
+        "bytes": 491,
+        "seconds": 0.0196,
+        "upstream_status": 200,
+        "upstream_seconds": 0.005,
+        "idempotency": "first",
+    }
+    json_lines = Written(tmp_path / "json")
+    log.info("POST /v1/batch/jobs 200", extra={"fields": fields})
+    assert fields.items() <= json_lines.json()[0].items()
+    texts = Written(tmp_path / "text", "text")
+    log.info("POST /v1/batch/jobs 200", extra={"fields": fields})
+    line = texts.bytes().decode().rstrip()
+    assert line.partition("INFO    ")[2] == (
+        "POST /v1/batch/jobs 200  caller=nightly  seconds=0.0196  idempotency=first"
+        "  request_id=08ec7e42-d894-48d2-a224-a4701da5ab22"
+    )
+
+
 class Notice(logs.LineFormatter):
     """Makes the line that tells of lost ones short."""
 
