@@ -66,6 +66,7 @@ openapi: .venv/.runtime ## Derive openapi/openapi.yaml again
 lock: ## Lock what pyproject.toml asks for (needs uv); ARGS=--upgrade takes newer versions
 	@$(UV) $(COMPILE) $(ARGS) pyproject.toml -o requirements.lock
 	@$(UV) $(COMPILE) $(ARGS) pyproject.toml --group dev -c requirements.lock -o requirements-dev.lock
+	@$(UV) $(COMPILE) $(ARGS) pyproject.toml --extra otel -c requirements-dev.lock -o requirements-otel.lock
 	@for tool in $(TOOLS); do \
 		$(UV) $(COMPILE) $(ARGS) tests/tools/$$tool.in -o tests/tools/$$tool.lock || exit 1; \
 	done

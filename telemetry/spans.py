@@ -44,7 +44,10 @@ def open_exporter(service: str, version: str, kind: str) -> None:
             try:
                 exporter = Spans(service, version, kind)
             except ImportError as error:
-                log.error("no traces: %s; pip install 'mistral-batch-gateway[otel]'", error)
+                log.error(
+                    "no traces: %s; install requirements-otel.lock (docs/observability.md, Traces)",
+                    error,
+                )
             except RuntimeError as error:  # there is no thread for the exporter
                 log.error("no traces: %s", error)
 

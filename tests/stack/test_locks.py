@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import tomllib
 
 import pytest
@@ -25,6 +26,33 @@ def test_everything_that_the_project_asks_for_is_locked():
     for file, asked in (
         ("requirements.lock", project["project"]["dependencies"]),
         ("requirements-dev.lock", project["dependency-groups"]["dev"]),
+        ("requirements-otel.lock", project["project"]["dependencies"]),
+        ("requirements-otel.lock", project["project"]["optional-dependencies"]["otel"]),
     ):
         locked = set(re.findall(r"^([a-z0-9.-]+)==", (PROJECT / file).read_text(), re.M))
         assert {re.match(r"[\w.-]+", each)[0].lower() for each in asked} <= locked
+
+
+def test_what_traces_need_is_locked_as_it_is_tested_and_beside_what_the_gateway_needs():
+    runtime, tested, traced = (
+        set(
+            re.findall(
+                r"^([a-z0-9.-]+==\S+)", (PROJECT / f"requirements{of}.lock").read_text(), re.M
+            )
+        )
+        for of in ("", "-dev", "-otel")
+    )
+    assert runtime <= traced <= tested
+
+
+def test_nothing_says_to_install_the_project_by_a_name_under_which_it_is_not_published():
+    """Somebody else could publish another thing under it."""
+    listed = subprocess.run(
+        ["git", "ls-files", "*.md", "*.py", "*.yaml", "deploy", "Makefile"],
+        cwd=PROJECT,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    ).stdout.split()
+    told = re.compile(r"(pip|pipx|uv|uvx)( \w+)* +['\"]?mistral-batch-gateway")
+    assert not [name for name in listed if told.search((PROJECT / name).read_text())]

@@ -275,4 +275,4 @@ def test_without_the_extra_a_configured_export_is_a_line_in_the_log(tmp_path: Pa
         [sys.executable, "-c", code], cwd=ROOT, env=environ, capture_output=True, timeout=60
     )
     assert done.returncode == 0, done.stderr
-    assert b"mistral-batch-gateway[otel]" in done.stderr
+    assert b"requirements-otel.lock" in done.stderr
