@@ -53,11 +53,17 @@ def create_app(settings: Settings | None = None) -> FlaskApp:
     # A request passes them in this order. Connexion makes them for the first one; what is to fail at start is made here.
     layers = [
         # 1. gives it its context, makes problem documents of failures, logs what became of it
-        partial(Edge, contract=contract, tracing=settings.tracing),
+        partial(Edge, contract=contract, tracing=settings.tracing, root=settings.root_path),
         # 2. decides whether it may come in
         admission(settings),
         # 3. answers what is not the API
-        partial(Pages, contract=contract, readiness=readiness, tokens=settings.protected),
+        partial(
+            Pages,
+            contract=contract,
+            readiness=readiness,
+            tokens=settings.protected,
+            root=settings.root_path,
+        ),
         # 4. finds its operation
         RoutingMiddleware,
         # 5. checks it against the operation, and makes the upstream request of it

@@ -81,6 +81,7 @@ class Settings(AccessSettings):
     allowed_origins: tuple[str, ...] = setting("GATEWAY_ALLOWED_ORIGINS", (), "Web pages that may call: SCHEME://HOST[:PORT]; empty: none")
     rate_limit: str = setting("GATEWAY_RATE_LIMIT", "", "How often one caller may call, say 100/minute; empty: no limit")
     docs: str = setting("GATEWAY_DOCS", "auto", "Who sees /docs and the document: on (everybody), off (callers with a token), or auto: on when listening on loopback", choices=("on", "off", "auto"))
+    root_path: str = setting("GATEWAY_ROOT_PATH", "", "Path under which a proxy offers the gateway, such as /batch, whether it takes it off or leaves it on; empty: none")
     workers: int = setting("WEB_CONCURRENCY", 0, "Worker processes; 0: one per core")
     # fmt: on
 
@@ -218,7 +219,7 @@ def refuse_start(message: str) -> NoReturn:
 def _faults(settings: Settings) -> Iterator[str]:
     """What is wrong with values that can be read."""
     yield from _wrong_numbers(settings)
-    for check in (_check_base_urls, _check_ca_file, _check_store, _check_host):
+    for check in (_check_base_urls, _check_ca_file, _check_store, _check_host, _check_root):
         try:
             check(settings)
         except SettingsError as error:
@@ -239,6 +240,13 @@ def _wrong_numbers(settings: Settings) -> Iterator[str]:
         yield "GATEWAY_THREADS must be at least 1"
     if settings.port > 65535:
         yield "GATEWAY_PORT must be at most 65535"
+
+
+def _check_root(settings: Settings) -> None:
+    if not re.fullmatch(r"(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*", settings.root_path):
+        raise SettingsError(
+            "GATEWAY_ROOT_PATH must be a path such as /batch, without a slash at its end"
+        )
 
 
 def _base_urls(contract: Contract, given: str) -> dict[str, str]:

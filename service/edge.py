@@ -67,12 +67,17 @@ def open_context(headers: Iterable[tuple[bytes, bytes]] = ()) -> RequestContext:
 
 
 class Edge:
-    """ASGI, around all other layers; `tracing`: where spans are exported to, as `spans.wanted` says."""
+    """ASGI, around all other layers.
 
-    def __init__(self, app: ASGIApp, *, contract: Contract, tracing: str) -> None:
+    `tracing`: where spans are exported to, as `spans.wanted` says. `root`: the path before all of ours, as callers see them, which a
+    proxy took off or left on.
+    """
+
+    def __init__(self, app: ASGIApp, *, contract: Contract, tracing: str, root: str = "") -> None:
         self.app = app
         self.contract = contract
         self.tracing = tracing
+        self.root = root
         self.routes = {operation.id: operation.path for operation in contract.operations.values()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -80,6 +85,9 @@ class Edge:
             await self.app(scope, receive, send)
             return
         begun = time.perf_counter()
+        if self.root and scope["path"].startswith(f"{self.root}/"):
+            size = len(self.root)
+            scope = {**scope, "path": scope["path"][size:], "raw_path": scope["raw_path"][size:]}
         ctx = open_context(scope["headers"])
         if self.tracing:
             # A process's first request opens its exporter: after every fork.
@@ -120,7 +128,7 @@ class Edge:
                 self._broke_off(ctx, error, scope)
             # In no variable here: this frame is in its traceback, and such a cycle would keep the request's body.
             ctx.problem = self._problem(error, scope)
-            await _send_problem(ctx.problem, ctx.request_id, scope, send)
+            await self._send_problem(ctx, scope, send)
 
     def _broke_off(self, ctx: RequestContext, error: Exception, scope: Scope) -> None:
         """Ends an answer that has begun as one that did not end: the server closes its connection in the middle of it."""
@@ -141,8 +149,8 @@ class Edge:
             return Problem(error.slug, error.detail, status=error.status, headers=error.headers)
         if isinstance(error, HTTPException) and error.status_code == 404:
             meant = meant_path(scope["path"], self.contract)
-            asked = f"Did you mean {meant}? " if meant else ""
-            listed = "The paths that this gateway answers are in /openapi.json."
+            asked = f"Did you mean {self.root}{meant}? " if meant else ""
+            listed = f"The paths that this gateway answers are in {self.root}/openapi.json."
             return Problem("not-found", f"{asked}{listed}")
         if isinstance(error, HTTPException) and error.status_code == 405:
             pages = ["GET", "HEAD"]  # what is no path of the contract's
@@ -153,6 +161,20 @@ class Edge:
         return Problem(
             "internal-error", "The failure is in the gateway's log under this request_id."
         )
+
+    async def _send_problem(self, ctx: RequestContext, scope: Scope, send: Send) -> None:
+        problem: Problem = ctx.problem  # type: ignore[assignment]
+        path = scope.get("raw_path", b"/").decode("latin-1")
+        document = problem.document(f"{self.root}{path}", ctx.request_id, self.root)
+        body = msgspec.json.encode(document)
+        headers = [
+            ("content-type", "application/problem+json"),
+            ("content-length", str(len(body))),
+            *problem.headers,
+        ]
+        encoded = [(n.lower().encode("latin-1"), v.encode("latin-1")) for n, v in headers]
+        await send({"type": "http.response.start", "status": problem.status, "headers": encoded})
+        await send({"type": "http.response.body", "body": body})
 
     def _client_left(self, ctx: RequestContext, scope: Scope, begun: float) -> None:
         """Logs a request whose client left: when the handler is through with it, not before."""
@@ -206,19 +228,6 @@ class Edge:
             _end_span(ctx, method, route)
         # An idle connection keeps its last context; from a problem's traceback hangs all that was read of a refused body.
         ctx.body, ctx.handling, ctx.problem = b"", None, None
-
-
-async def _send_problem(problem: Problem, request_id: str, scope: Scope, send: Send) -> None:
-    path = scope.get("raw_path", b"/").decode("latin-1")
-    body = msgspec.json.encode(problem.document(path, request_id))
-    headers = [
-        ("content-type", "application/problem+json"),
-        ("content-length", str(len(body))),
-        *problem.headers,
-    ]
-    encoded = [(n.lower().encode("latin-1"), v.encode("latin-1")) for n, v in headers]
-    await send({"type": "http.response.start", "status": problem.status, "headers": encoded})
-    await send({"type": "http.response.body", "body": body})
 
 
 def _headers(ctx: RequestContext, begun: float) -> list[tuple[bytes, bytes]]:

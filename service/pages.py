@@ -48,13 +48,13 @@ _HTML = """<!doctype html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
-<link rel="stylesheet" href="/docs/assets/swagger-ui.css">
-<link rel="icon" href="/docs/assets/favicon-32x32.png">
+<link rel="stylesheet" href="docs/assets/swagger-ui.css">
+<link rel="icon" href="docs/assets/favicon-32x32.png">
 </head>
 <body>
 <div id="swagger-ui"></div>
-<script src="/docs/assets/swagger-ui-bundle.js"></script>
-<script src="/docs/start.js"></script>
+<script src="docs/assets/swagger-ui-bundle.js"></script>
+<script src="docs/start.js"></script>
 </body>
 </html>
 """
@@ -87,7 +87,7 @@ _PROBLEMS_CSP = (
     " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _START = """window.ui = SwaggerUIBundle({
-  url: "/openapi.json",
+  url: "openapi.json",
   dom_id: "#swagger-ui",
   deepLinking: true,
   tryItOutEnabled: true,
@@ -142,11 +142,17 @@ class Pages:
     """ASGI: answers the paths of pages, and passes everything else on."""
 
     def __init__(
-        self, app: ASGIApp, *, contract: Contract, readiness: Readiness, tokens: bool = False
+        self,
+        app: ASGIApp,
+        *,
+        contract: Contract,
+        readiness: Readiness,
+        tokens: bool = False,
+        root: str = "",
     ) -> None:
-        """`tokens`: callers need some, and the document says so."""
+        """`tokens`: callers need some, and the document says so; `root`: the path before all of ours, as callers see them."""
         self.app = app
-        self.router = Router(_routes(contract, readiness, tokens), redirect_slashes=False)
+        self.router = Router(_routes(contract, readiness, tokens, root), redirect_slashes=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path", "")  # none in lifespan
@@ -162,12 +168,18 @@ class Pages:
             raise
 
 
-def _routes(contract: Contract, readiness: Readiness, tokens: bool) -> list[Route | Mount]:
+def _routes(
+    contract: Contract, readiness: Readiness, tokens: bool, root: str
+) -> list[Route | Mount]:
     source = Path(contract.source)
     document = source.read_text(encoding="utf-8")
     served = contract.published
     if tokens:
         served = with_tokens(served, contract)
+    if root:
+        first = {**served.get("servers", [{}])[0], "url": root}
+        served = {**served, "servers": [first]}
+    if served is not contract.published:
         document = yaml.safe_dump(served, sort_keys=False, allow_unicode=True)
     published = json.dumps(served, default=str)  # YAML dates as text
     html = _HTML.format(title=contract.title)
@@ -178,7 +190,7 @@ def _routes(contract: Contract, readiness: Readiness, tokens: bool) -> list[Rout
         return Response(metrics.page(contract.version), media_type=metrics.CONTENT_TYPE)
 
     fixed = {
-        "/": RedirectResponse("/docs"),
+        "/": RedirectResponse(f"{root}/docs"),
         "/docs": _page(html, "text/html", {**policy, "referrer-policy": "no-referrer"}),
         "/docs/start.js": _page(_START, "text/javascript"),
         "/openapi.json": _page(published, "application/json"),

@@ -115,10 +115,10 @@ class Problem(Exception):
             self.kind.source == "upstream" and self.slug != "upstream-unreachable" and not refused
         )
 
-    def document(self, instance: str, request_id: str) -> dict[str, Any]:
-        """The problem's members; absent ones are left out."""
+    def document(self, instance: str, request_id: str, root: str = "") -> dict[str, Any]:
+        """The problem's members; absent ones are left out. `root` is the path before that of the page of problems."""
         members = {
-            "type": f"{DOCUMENTATION}#{self.slug}",
+            "type": f"{root}{DOCUMENTATION}#{self.slug}",
             "title": self.kind.title,
             "status": self.status,
             "detail": self.detail[:MAX_TEXT],

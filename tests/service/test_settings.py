@@ -140,6 +140,10 @@ def test_loopback_may_be_plain_and_the_rest_must_be_encrypted(url: str) -> None:
     [
         ("GATEWAY_THREADS", "many"),
         ("GATEWAY_THREADS", "0"),
+        ("GATEWAY_ROOT_PATH", "batch"),
+        ("GATEWAY_ROOT_PATH", "/batch/"),
+        ("GATEWAY_ROOT_PATH", "/a/../b"),
+        ("GATEWAY_ROOT_PATH", "https://example.org/batch"),
         ("GATEWAY_PORT", "65536"),
         ("GATEWAY_TIMEOUT", "nan"),
         ("GATEWAY_TIMEOUT", "-1"),

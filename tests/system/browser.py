@@ -7,18 +7,17 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from tests.support.gateway import Gateway
 from tests.support.tools_available import needed, needed_package
 
 SCRIPT = Path(__file__).with_suffix(".mjs")
 
 
-def visited(gateway: Gateway, *screenshot: Path) -> dict[str, Any]:
-    """What a visit of /docs in Chromium saw; with a screenshot, operations were executed before it."""
+def visited(url: str, *screenshot: Path) -> dict[str, Any]:
+    """What a visit of /docs below `url` in Chromium saw; with a screenshot, operations were executed before it."""
     needed_package("playwright-core")
     node, chromium = needed("node", "install Node.js"), needed("chromium", "install Chromium")
     done = subprocess.run(
-        [node, SCRIPT, gateway.url, chromium, *screenshot],
+        [node, SCRIPT, url, chromium, *screenshot],
         capture_output=True,
         text=True,
         timeout=110,

@@ -63,4 +63,4 @@ def test_it_is_in_the_published_document(extended: Stack) -> None:
 
 
 def test_it_is_in_swagger_ui(extended: Stack) -> None:
-    assert "DELETE /v1/batch/jobs/{job-id}" in visited(extended.gateway)["operations"]
+    assert "DELETE /v1/batch/jobs/{job-id}" in visited(extended.gateway.url)["operations"]

@@ -16,7 +16,7 @@ from tests.system.browser import visited
 def visit(running_stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What one visit saw; its screenshot lies in pytest's temporary folder."""
     running_stack.sandbox.reset()
-    return visited(running_stack.gateway, tmp_path_factory.mktemp("screenshot") / "docs.png")
+    return visited(running_stack.gateway.url, tmp_path_factory.mktemp("screenshot") / "docs.png")
 
 
 def test_the_root_leads_to_the_documentation(stack: Stack) -> None:
