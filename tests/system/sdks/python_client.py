@@ -25,8 +25,15 @@ def main(url):
             "filters": filters(jobs),
             "failures": failures(jobs, client.files),
             "files": files(client.files),
+            "calls": calls(jobs, "batch.jobs") + calls(client.files, "files"),
         }
     print(json.dumps(report))
+
+
+def calls(part, name):
+    """What can be called there, but for the twin of each call for asyncio."""
+    own = [each for each in vars(type(part)) if not each.startswith("_")]
+    return [f"{name}.{each}" for each in own if not each.endswith("_async")]
 
 
 def life(jobs):
@@ -119,6 +126,8 @@ def failures(jobs, files):
         "no uuid": status(jobs.get, job_id="1"),
         "unknown job": status(jobs.get, job_id=UNKNOWN_ID),
         "unknown job cancelled": status(jobs.cancel, job_id=UNKNOWN_ID),
+        "job deleted": hasattr(jobs, "delete") and status(jobs.delete, job_id=UNKNOWN_ID),
+        "signed URL": status(files.get_signed_url, file_id=UNKNOWN_ID),
         "payment required": status(
             jobs.create,
             endpoint="/v1/chat/completions",

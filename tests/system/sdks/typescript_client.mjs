@@ -99,6 +99,8 @@ async function failures() {
     "payment required": await status(() =>
       jobs.create({ endpoint: "/v1/chat/completions", model: "m", requests: Array(6).fill({ body: CHAT }) }),
     ),
+    "job deleted": await status(() => jobs.delete({ jobId: UNKNOWN_ID })),
+    "signed URL": await status(() => client.files.getSignedUrl({ fileId: UNKNOWN_ID })),
     "unknown file": await status(() => client.files.retrieve({ fileId: UNKNOWN_ID })),
     "unknown file downloaded": await status(() => client.files.download({ fileId: UNKNOWN_ID })),
     "bad line uploaded": await upload('{"custom_id": "a"}'),
@@ -108,5 +110,17 @@ async function failures() {
   return found;
 }
 
-const report = { life: await life(), filters: await filters(), failures: await failures(), files: await filesLife() };
+// In the Python SDK's spelling.
+const calls = (part, name) =>
+  Object.getOwnPropertyNames(Object.getPrototypeOf(part))
+    .filter((each) => each !== "constructor")
+    .map((each) => `${name}.${each.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`)}`);
+
+const report = {
+  life: await life(),
+  filters: await filters(),
+  failures: await failures(),
+  files: await filesLife(),
+  calls: [...calls(jobs, "batch.jobs"), ...calls(client.files, "files")],
+};
 console.log(JSON.stringify(report));
