@@ -233,12 +233,20 @@ def table(reports: Iterable[SettingReport]) -> str:
 
 
 def dotenv_note(folder: Path = Path()) -> str:
-    """What to know about a file `.env` in `folder`; empty when there is none."""
-    if not os.path.lexists(folder / ".env"):
+    """What to say when a file `.env` in `folder` sets what this process's environment does not; empty otherwise."""
+    try:
+        text = (folder / ".env").read_bytes().replace(b"\0", b"").decode("utf-8-sig", "ignore")
+    except OSError:
+        return ""
+    set_there = re.findall(
+        r"(?m)^\s*(?:export\s+)?([A-Z]\w*)\s*=[ \t]*\S", text.replace("\r", "\n")
+    )
+    unknown = [name for name in dict.fromkeys(set_there) if not os.environ.get(name)]
+    if not unknown:
         return ""
     return (
-        ".env in this folder is read by make run and make demo alone;"
-        " to have it here too: set -a; . ./.env; set +a"
+        f".env sets {', '.join(unknown)}, but only make run and make demo read it;"
+        " to have it here: set -a; . ./.env; set +a"
     )
 
 

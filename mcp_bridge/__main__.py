@@ -13,7 +13,7 @@ import uvicorn
 from mcp.server.stdio import stdio_server
 
 from access.listen import check_free, in_brackets
-from environment import SettingsError
+from environment import SettingsError, dotenv_note
 from mcp_bridge.app import create_served_app
 from mcp_bridge.config import Settings, log_to_stderr
 from mcp_bridge.edge import PATH
@@ -32,6 +32,8 @@ def main() -> int:
     try:
         settings = Settings.from_env()
         log_to_stderr(settings)
+        if note := dotenv_note():
+            log.warning(note)
         if stdio:
             anyio.run(_serve_stdio, settings)
         else:

@@ -13,7 +13,7 @@ from typing import Any
 from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
 
 from access.listen import check_free, in_brackets
-from environment import SettingsError
+from environment import SettingsError, dotenv_note
 from sandbox import demo
 from sandbox.admin import BANNER
 from sandbox.app import create_app
@@ -28,6 +28,8 @@ def main() -> None:
     except SettingsError as error:
         print(f"sandbox: cannot start: {error}", file=sys.stderr)
         sys.exit(2)
+    if note := dotenv_note():
+        print(f"sandbox: {note}", file=sys.stderr)
     Server(settings).run()
 
 

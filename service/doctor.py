@@ -16,6 +16,8 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from urllib.parse import urlsplit
 
+import certifi
+
 from access.authentication import Authentication
 from access.listen import in_brackets
 from environment import SettingsError, redact_store, redact_url
@@ -101,12 +103,13 @@ def _tokens(settings: Settings) -> Iterator[tuple[str, str]]:
             text + (f"; {expired} expired" * bool(expired)),
         )
     if found.issuer:
-        yield (
-            OK,
-            f"also JWTs of {redact_url(settings.jwt_issuer)}"
-            if found.token_file
-            else (f"JWTs of {redact_url(settings.jwt_issuer)}"),
-        )
+        keys = redact_url(settings.jwks_url)
+        try:
+            _connected(settings.jwks_url)
+        except OSError as error:
+            yield WRONG, f"the issuer's keys at {keys} cannot be had: {error.strerror or error}"
+        else:
+            yield OK, f"JWTs of {redact_url(settings.jwt_issuer)}, with keys at {keys}"
 
 
 def _key(settings: Settings) -> Iterator[tuple[str, str]]:
@@ -170,7 +173,7 @@ def _upstreams(settings: Settings, ask: bool) -> Iterator[tuple[str, str]]:
         if url not in seen:
             seen.add(url)
             try:
-                yield OK, _connected(url, settings)
+                yield OK, _connected(url, settings.ca_file or certifi.where())
             except OSError as error:
                 yield WRONG, f"{url} cannot be reached: {error.strerror or error}"
                 continue
@@ -180,13 +183,14 @@ def _upstreams(settings: Settings, ask: bool) -> Iterator[tuple[str, str]]:
                 yield _asked(namespace, url, settings)
 
 
-def _connected(url: str, settings: Settings) -> str:
+def _connected(url: str, cafile: str | None = None) -> str:
+    """That `url` accepts connections; `cafile` None: with a certificate by the system's authorities. OSError when not."""
     parts = urlsplit(url)
     host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
     with socket.create_connection((host, port), timeout=_PATIENCE) as plain:
         if parts.scheme == "http":
             return f"{url} accepts connections"
-        context = ssl.create_default_context(cafile=settings.ca_file or None)
+        context = ssl.create_default_context(cafile=cafile)
         with context.wrap_socket(plain, server_hostname=host) as secure:
             return f"{url} accepts connections, {secure.version()}"
 

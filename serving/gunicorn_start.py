@@ -10,7 +10,7 @@ import os
 from typing import Any
 
 from access.listen import check_free, check_sockets, in_brackets
-from environment import variables
+from environment import dotenv_note, variables
 
 
 def check_addresses(server: Any, prefix: str) -> None:
@@ -42,6 +42,8 @@ def announce(worker: Any, log: logging.Logger, what: str, path: str = "") -> Non
         addresses = [_url(each.getsockname(), path) for each in worker.sockets]
         workers = f"{worker.cfg.workers} worker{'s' * (worker.cfg.workers > 1)}"
         log.info("serving %s at %s, %s", what, ", ".join(addresses), workers)
+        if note := dotenv_note():
+            log.warning(note)
 
 
 def _url(name: Any, path: str) -> str:

@@ -560,3 +560,10 @@ def test_no_token_can_be_made_for_a_file_that_is_unusable(token_file: Tokens) ->
     with pytest.raises(SettingsError, match="line 1"):
         token_file.add("a", "jobs:read")
     assert token_file.path.read_text() == "{\n"
+
+
+def test_a_file_with_a_byte_order_mark_and_windows_line_ends_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "tokens"
+    _, line = reading.make_token("nightly", ["jobs:read"])
+    file.write_bytes(f"\ufeff{line}\r\n".encode())
+    assert [entry.grant.name for entry in reading.read_entries(file)] == ["nightly"]

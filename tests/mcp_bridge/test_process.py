@@ -113,6 +113,8 @@ def test_the_token_for_rest_may_be_in_a_file(tmp_path: Path) -> None:
     file.write_text("SECRET\n")
     settings = Settings.from_env({"BRIDGE_REST_TOKEN_FILE": str(file)})
     assert settings.rest_token == "SECRET"
+    file.write_bytes("\ufeffSECRET\r\n".encode())  # as Windows writes it
+    assert Settings.from_env({"BRIDGE_REST_TOKEN_FILE": str(file)}).rest_token == "SECRET"
     assert "SECRET" not in repr(settings)
 
 

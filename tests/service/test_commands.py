@@ -275,10 +275,15 @@ def test_a_misspelt_key_is_named_where_the_key_is_missing(name: str, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    "command", [("service", "config"), ("service", "doctor"), ("mcp_bridge.settings",)]
+    ("command", "content"),
+    [
+        (("service", "config"), b"# \xe9\nexport GATEWAY_PORT=1234\n"),
+        (("service", "doctor"), b"GATEWAY_PORT = 1234\r\nGATEWAY_HOST=\r\n#GATEWAY_DOCS=on"),
+        (("mcp_bridge.settings",), "GATEWAY_PORT=1234\n".encode("utf-16")),
+    ],
 )
 def test_a_dotenv_that_is_not_read_is_named_by_what_shows_the_settings(
-    command: tuple[str, ...], tmp_path: Path
+    command: tuple[str, ...], content: bytes, tmp_path: Path
 ) -> None:
     words = [sys.executable, "-m", *command]
     environ = processes.environment(PYTHONPATH=ROOT, GATEWAY_UPSTREAM_URL="http://127.0.0.1:9")
@@ -288,9 +293,42 @@ def test_a_dotenv_that_is_not_read_is_named_by_what_shows_the_settings(
             words, cwd=tmp_path, env=environ, stdout=subprocess.PIPE, text=True, timeout=30
         ).stdout
 
+    (tmp_path / ".env").write_bytes(content)
+    assert "# .env sets GATEWAY_PORT, but only make run and make demo read it" in output()
+    environ["GATEWAY_PORT"] = "1234"
     assert ".env" not in output()
-    (tmp_path / ".env").write_text("GATEWAY_PORT=1234\n")
-    assert "# .env in this folder is read by make run and make demo alone" in output()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("mcp_bridge", "--stdio"), ("service.config", "missing key")],
+    ids=lambda words: words[0],
+)
+def test_a_start_names_a_dotenv_that_it_does_not_read(
+    words: tuple[str, ...], tmp_path: Path
+) -> None:
+    (tmp_path / ".env").write_text("MISTRAL_API_KEY=CANARY\n")
+    code = "from service.config import settings_or_exit; settings_or_exit()"
+    arguments = ["-c", code] if "missing key" in words else ["-m", *words]
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=tmp_path,
+        env=processes.environment(PYTHONPATH=ROOT),
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=30,
+    )
+    assert ".env sets MISTRAL_API_KEY, but only make run" in done.stderr
+    assert "CANARY" not in done.stderr
+
+
+def test_doctor_says_that_an_issuer_s_keys_cannot_be_had(closed_port: int, tmp_path: Path) -> None:
+    url = f"http://127.0.0.1:{closed_port}/keys"
+    issuer = {"ISSUER": "https://issuer.example", "AUDIENCE": "x"}
+    environ = {f"GATEWAY_JWT_{name}": value for name, value in issuer.items()}
+    lines = findings(run("doctor", tmp_path=tmp_path, GATEWAY_JWKS_URL=url, **environ).stdout)
+    assert any(line.startswith("wrong  tokens:") and url in line for line in lines)
 
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
