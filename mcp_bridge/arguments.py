@@ -325,6 +325,7 @@ def _request(tool: CallableTool, arguments: Mapping[str, Any], caller: str) -> R
     members: dict[str, Raw] = {}
     fields: list[tuple[str, str]] = []
     first, count = 0, COUNT
+    part = ("", 0)
     body: bytes | None = None
     for name, argument in tool.arguments.items():
         if name not in arguments:
@@ -346,6 +347,10 @@ def _request(tool: CallableTool, arguments: Mapping[str, Any], caller: str) -> R
             first = value
         elif argument.location == "count":
             count = value
+        elif argument.location == "part":
+            part = (value, part[1])
+        elif argument.location == "part-from":
+            part = (part[0], value)
     if tool.keyed and KEY_HEADER.lower() not in map(str.lower, headers):
         headers[KEY_HEADER] = _key(caller, tool, texts)
     if body is None and tool.operation.body and (tool.operation.body.required or members):
@@ -358,7 +363,7 @@ def _request(tool: CallableTool, arguments: Mapping[str, Any], caller: str) -> R
         headers["Content-Type"] = JSON
     target = f"{path}?{urlencode(query, quote_via=quote)}" if query else path
     lines = range(first, first + count) if tool.operation.answer_streamed else None
-    return RestRequest(tool.operation.method, target, headers, body, lines)
+    return RestRequest(tool.operation.method, target, headers, body, lines, part)
 
 
 def _files(
@@ -381,6 +386,13 @@ def _written(text: str | Raw) -> bytes:
     if isinstance(text, str):
         return text.encode()
     content = bytearray()
+    for piece in texts_of(text):
+        content += piece.encode()
+    return bytes(content)
+
+
+def texts_of(text: Raw) -> Iterator[str]:
+    """The pieces of a text of which this is the JSON."""
     json_text = memoryview(text)[1:-1]
     start, end, size = 0, len(json_text), SLICE
     while start < end:
@@ -389,9 +401,8 @@ def _written(text: str | Raw) -> bytes:
         if not cut:
             size *= 2
             continue
-        content += msgspec.json.decode(b'"%b"' % piece[:cut], type=str).encode()
+        yield msgspec.json.decode(b'"%b"' % piece[:cut], type=str)
         start, size = start + cut, SLICE
-    return bytes(content)
 
 
 # Twelve bytes are the longest escape, which a pair of surrogates has; then a character begins.

@@ -29,7 +29,7 @@ class Settings(AccessSettings):
     rest_token_file: str = setting("BRIDGE_REST_TOKEN_FILE", "", "File that holds that token, instead; read at the start")
     openapi: str = setting("GATEWAY_OPENAPI", str(DEFAULT_DOCUMENT), "Derived OpenAPI document to serve")
     timeout: float = setting("BRIDGE_TIMEOUT", 50.0, "Limit for one call; many MCP clients give up after 60")
-    result_limit: int = setting("BRIDGE_RESULT_LIMIT", 60_000, "Characters of JSON in one result; more is cut, with a note")
+    result_limit: int = setting("BRIDGE_RESULT_LIMIT", 60_000, "Size of one result, in letters of English: digits, punctuation and other scripts count more; the rest is cut, with a note")
     max_body: int = setting("GATEWAY_MAX_BODY", 32 << 20, "Largest message, the same as the REST service's body")
     max_answer: int = setting("GATEWAY_MAX_ANSWER", 64 << 20, "Largest answer of the REST service, the same as its upstream's")
     allowed_hosts: tuple[str, ...] = setting("BRIDGE_ALLOWED_HOSTS", LOOPBACK, "Host headers that are answered: NAME or NAME:PORT; *: any, with tokens")

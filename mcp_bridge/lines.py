@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
-
-from mcp_bridge.shortening import compact
+from mcp_bridge.shortening import beginning, compact, weigh
 
 CUT_OFF = "…"
 """Ends a line that is not shown to its end."""
 
-_LONGEST = 4
-"""Bytes of a character in UTF-8, at most."""
-
 
 class Lines:
-    """The `wanted` lines of a text, counted from 0, of which no more are kept than make about `limit` characters of JSON.
+    """The `wanted` lines of a text, counted from 0, of which no more are kept than weigh about `limit` in JSON.
 
     `take` its pieces, the last one empty.
     """
@@ -60,11 +55,11 @@ class Lines:
             end = piece.find(b"\n", at)
             stop = len(piece) if end < 0 else end
             self._size += stop - at
-            room = _LONGEST * self._left - len(self._line)
+            room = self._left - len(self._line)  # a byte weighs 1 at least
             self._line += piece[at : min(stop, at + max(room, 0))]
             if end >= 0:
                 self._end_line()
-            elif self.kept and self._size > _LONGEST * self._left:
+            elif self.kept and self._size > self._left:
                 self._full = True  # its end need not be waited for
             at = stop + 1
         return False
@@ -93,7 +88,7 @@ class Lines:
         """Keeps the line, or as much of it as fits when it is the first one."""
         whole = len(self._line) == self._size
         text = self._line.removesuffix(b"\r").decode(errors="replace")
-        shown = _beginning(text, self._left)
+        shown = beginning(text, self._left)
         if shown != text or not whole:
             if self.kept:
                 self._full = True
@@ -101,12 +96,5 @@ class Lines:
             where = f"Line {self.first} is shortened to its first {len(shown)} characters"
             self.cut = f"{where}, of {self._size} bytes in all"
         self.replaced |= not self._line.startswith(shown.encode())
-        self._left = 0 if self.cut else self._left - len(compact(shown)) - 1
+        self._left = 0 if self.cut else self._left - weigh(compact(shown)) - 2
         self.kept.append(shown + CUT_OFF if self.cut else shown)
-
-
-def _beginning(text: str, room: int) -> str:
-    """As much of `text` as makes `room` characters of JSON, its quotation marks not counted."""
-    if len(compact(text)) - 2 <= room:
-        return text
-    return text[: bisect_right(range(room), room, key=lambda n: len(compact(text[: n + 1])) - 2)]

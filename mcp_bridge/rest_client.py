@@ -73,7 +73,8 @@ class _Unanswered(NoAnswer):
 class RestRequest:
     """One request of the REST service; `target` is path and query, percent-encoded.
 
-    `lines`: those that are wanted of its answer, which is no JSON; counted from 0. `note` is for the caller, beside the answer.
+    `lines`: those that are wanted of its answer, which is no JSON; counted from 0. `part`: the place in its answer that is wanted,
+    and how much of that to skip. `note` is for the caller, beside the answer.
     """
 
     method: str
@@ -81,6 +82,7 @@ class RestRequest:
     headers: Mapping[str, str]
     body: bytes | None = None
     lines: range | None = None
+    part: tuple[str, int] = ("", 0)
     note: str = ""
 
 

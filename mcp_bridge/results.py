@@ -10,16 +10,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from msgspec import Raw
 from pydantic_core import to_json
 
 from mcp_bridge.arguments import LARGE, dotted
 from mcp_bridge.lines import Lines
 from mcp_bridge.rest_client import Answer, RestRequest
-from mcp_bridge.shortening import compact, read_large, refuse, shorten
-from mcp_bridge.tools import KEY, NOTE, CallableTool
+from mcp_bridge.shortening import NAMED, NoPart, Shortening, beginning, compact, weigh, without
+from mcp_bridge.tools import KEY, NOTE, PART, CallableTool
 
 SENTENCE = 16_384
-"""Characters of each of an answer's own sentences in a failure."""
+"""Weight of each of an answer's own sentences in a failure."""
 
 _SAID_LIMIT = 500
 _REPEAT = (
@@ -42,7 +43,7 @@ _ADVICE = {
 
 @dataclass(frozen=True)
 class Results:
-    """Makes the results of calls, their JSON of about `limit` characters at most, and none with `secret`, the bridge's own token."""
+    """Makes the results of calls, their JSON of about the weight `limit` at most, and none with `secret`, the bridge's own token."""
 
     limit: int
     secret: str = field(default="", repr=False)
@@ -53,25 +54,58 @@ class Results:
         A first member `_note` says that this is a repeat, or what was left out and how to get it.
         ValueError when the content is not JSON, or nested too deeply to be passed on; AnswerTooLarge when it has too much in it.
         """
-        content, headers = answer.content, answer.headers
-        if len(content) < LARGE:
-            data = json.loads(content, parse_constant=refuse) if content.strip() else None
-        else:
-            data = read_large(content, self.limit)
-        result = data if isinstance(data, dict) else {"result": data}
-        notes = self._notes(request, headers)
-        text = compact(result)
-        if self.secret and compact(self.secret)[1:-1] in text:
-            result = _without(self.secret, result)
-            text = compact(result)
-        if len(text) > self.limit:
-            size, text = len(text), ""  # a large one is not kept beside what is cut
-            cuts: list[str] = []
-            result = shorten(result, self.limit, "", cuts, size=size)
-            notes += [f"Shortened: {'; '.join(cuts)}.", tool.declared.shortened]
-            if tool.operation.safe:
-                notes.append(_whole(request))
+        shortening = Shortening(self.secret)
+        large = len(answer.content) >= LARGE
+        result: Any = shortening.read(answer.content) if large or answer.content.strip() else None
+        if isinstance(result, Raw) and bytes(memoryview(result)[:1]) != b"{":
+            result = Raw(b'{"result":%b}' % result)
+        elif not isinstance(result, dict | Raw):
+            result = {"result": result}
+        notes = self._notes(request, answer.headers)
+        room = self.limit - self.limit // 20  # for the note
+        if any(request.part):
+            return self._part(tool, request, shortening, result, notes)
+        text = "" if isinstance(result, Raw) else compact(result)
+        if not text or weigh(text, self.limit) > self.limit:
+            text = ""  # a large one is not kept beside what is cut
+            result = shortening.shorten(result, room)
+            notes += self._cuts(tool, request, shortening)
         return _result(result, notes, text)
+
+    def _part(
+        self,
+        tool: CallableTool,
+        request: RestRequest,
+        shortening: Shortening,
+        result: Any,
+        notes: list[str],
+    ) -> dict[str, Any]:
+        """The result of a call that wants a part of the answer."""
+        path, start = request.part
+        try:
+            value, after = shortening.part(result, path, start, self.limit - self.limit // 20)
+        except NoPart as error:
+            sentence = f"{tool.declared.name} has no part {path[:200]} in its result: {error}."
+            return tool_error(without(self.secret, sentence))
+        part = {"of": path, "from": start, "value": value, "next_from": after}
+        return _result({PART: part}, notes + self._cuts(tool, request, shortening))
+
+    def _cuts(self, tool: CallableTool, request: RestRequest, shortening: Shortening) -> list[str]:
+        """What to say of what was left out of a result, and of how to get it."""
+        cuts = shortening.cuts
+        if not cuts or not shortening.next:
+            return []
+        more = f"; and {len(cuts) - NAMED} places more" if len(cuts) > NAMED else ""
+        notes = [f"Shortened: {'; '.join(cuts[:NAMED])}{more}.", tool.declared.shortened]
+        names = {each.location: each.name for each in tool.arguments.values()}
+        if "part" in names:
+            place, after = shortening.next
+            given = [f'{names["part"]} "{place}"'] if place else []
+            given += [f"{names['part-from']} {after}"] if after else []
+            notes.append(f"To go on, call again with {' and '.join(given)}.")
+        if tool.operation.safe:
+            notes.append(_whole(request))
+        return [without(self.secret, note) for note in notes]
 
     def lines(
         self, tool: CallableTool, request: RestRequest, answer: Answer, lines: Lines
@@ -87,7 +121,7 @@ class Results:
         if not lines.kept:
             notes.append(f"There are {lines.seen} lines in all.")
         data = {"from": lines.first, "lines": lines.kept, "next_from": lines.next_from}
-        result = _without(self.secret, data)
+        result = without(self.secret, data)
         return _result(result, notes, compact(result))
 
     def http_error(self, tool: CallableTool, answer: Answer, note: str = "") -> dict[str, Any]:
@@ -97,7 +131,7 @@ class Results:
             "title": "the REST service's answer is no problem document",
             "retryable": status == 429 or (status >= 500 and tool.operation.safe),
         }
-        problem = _without(self.secret, problem)
+        problem = without(self.secret, problem)
         upstream = problem.get("upstream_status")
         # As the REST service judges it: what else the upstream answered, it may have carried out.
         decisive = upstream if isinstance(upstream, int) else status
@@ -114,7 +148,7 @@ class Results:
             note,
         ]
         return tool_error(
-            _without(self.secret, " ".join(part[:SENTENCE] for part in parts if part))
+            without(self.secret, " ".join(beginning(part, SENTENCE) for part in parts if part))
         )
 
     def too_large(self, tool: CallableTool, request: RestRequest, what: str) -> dict[str, Any]:
@@ -135,7 +169,7 @@ class Results:
         if headers.get("Idempotency-Replayed", "").lower() == "true":
             notes.append(_REPEAT)
         if "Gateway-Warning" in headers:
-            notes.append(f"The gateway warns: {_without(self.secret, headers['Gateway-Warning'])}.")
+            notes.append(f"The gateway warns: {without(self.secret, headers['Gateway-Warning'])}.")
         return notes
 
     def _repeat(
@@ -163,12 +197,12 @@ class Results:
         return f"It may have taken effect: before any repeat, check with {tool.checks}."
 
 
-def _result(result: dict[str, Any], notes: list[str], text: str) -> dict[str, Any]:
-    """A success; `text` is the JSON of `result`."""
+def _result(result: dict[str, Any], notes: list[str], text: str = "") -> dict[str, Any]:
+    """A success; `text` is the JSON of `result`, where that is known."""
     if notes:
         result = {NOTE: " ".join(filter(None, notes)), **result}
     sent = _sendable(result)
-    if notes or sent is not result:
+    if notes or sent is not result or not text:
         text = compact(sent)
     return {
         "content": [{"type": "text", "text": text}],
@@ -199,17 +233,6 @@ def invalid_arguments(tool: CallableTool, violations: list[str], note: str = "")
 
 def _whole(request: RestRequest) -> str:
     return f"The REST service gives the whole answer: {request.method} {request.target}"
-
-
-def _without(secret: str, value: Any) -> Any:
-    """`value` with *** for each `secret` in it: the bridge's own token, should it be echoed."""
-    if isinstance(value, str):
-        return value.replace(secret, "***") if secret else value
-    if isinstance(value, dict):
-        return {_without(secret, name): _without(secret, each) for name, each in value.items()}
-    if isinstance(value, list):
-        value[:] = [_without(secret, each) for each in value]
-    return value
 
 
 def _sendable(result: dict[str, Any]) -> dict[str, Any]:

@@ -1,37 +1,76 @@
 """What of a large answer a model can take: no more of it is built than is kept, and what is cut is said.
 
-As objects JSON can take a hundred times its size. `results` comes here with large answers only.
+As objects JSON can take a hundred times its size, and as one text a character beyond U+FFFF four times that of all others. So what
+is large stays JSON text, which is taken apart a level at a time. Anything that was cut can be had by its place and the number of
+items or characters to skip (`Shortening.part`).
 """
 
 from __future__ import annotations
 
 import json
-import re
-from contextlib import suppress
-from itertools import accumulate, count, islice, takewhile
+import string
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from itertools import count, islice
 from typing import Any
 
 import msgspec
 from msgspec import Raw
 
-from mcp_bridge.arguments import LARGE
+from mcp_bridge.arguments import LARGE, texts_of
 from mcp_bridge.rest_client import AnswerTooLarge
-from openapi.json_text import holds_more
+from openapi.json_text import holds_more, legible
 from openapi.partial_json import TooMany, count_objects
 
 LEVELS = 10
 """Levels at which a result is cut, each of which takes another look at all that is below it."""
 
-MEMBERS = 100
-"""Members of an object up to which none is left out."""
+ENTRIES = 30
+"""Entries of a list that stay, however large they are: each has a thirtieth of the room at least, if it needs as much."""
+
+ENTRY = 200
+"""Weight that each has however little room there is, so that something can be seen of it."""
+
+MEMBER = 64
+"""Weight that each member of an object has at least, if it needs as much."""
 
 MOST = 300_000
-"""Values that are built of one answer, some 40 MB, and items of a list that are counted."""
+"""Values that are built of one answer, some 40 MB, and items of a list or object that are told apart."""
 
-_FIRST = re.compile(rb"\s*(.)")
+NAMED = 12
+"""Cuts that are named in a note."""
 
 compact = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
 """A value as JSON without spaces; ValueError for a number that JSON does not have, such as one read from `1e999`."""
+
+_PLAIN = f"{string.ascii_lowercase} ".encode()
+_HEAVY = f"{string.ascii_uppercase}{string.digits}\\".encode()
+_ASCII = bytes(range(128))
+
+
+def weigh(text: str | bytes | Raw, most: int | None = None) -> int:
+    """How much room a text takes in a model: 2.4 or more for each of its tokens. English prose is somewhat more than its characters.
+
+    A letter or space weighs 1, punctuation 2, a digit or capital 3, a backslash 4, and everything else 2.5 a byte of UTF-8. These
+    were fitted to tokenizers that have a token for each digit, and for each byte of what they do not know: docs/mcp.md has what was
+    measured. At the speed of C, since it is asked for often; what has more than `most` bytes is only known to weigh more than that.
+    """
+    if most is not None and len(text) > most:
+        return len(text)
+    data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else bytes(text)
+    plain = len(data) - len(data.translate(None, _PLAIN))
+    heavy = len(data) - len(data.translate(None, _HEAVY))
+    other = 0 if data.isascii() else len(data.translate(None, _ASCII))
+    rest = len(data) - plain - heavy - other
+    return plain + 2 * rest + 3 * heavy + data.count(b"\\") + 5 * other // 2
+
+
+def beginning(text: str, room: int) -> str:
+    """As much of `text` as weighs `room` in JSON, its quotation marks not counted."""
+    if len(text) <= room and weigh(compact(text)) - 4 <= room:
+        return text
+    room = max(room, 0)
+    return text[: bisect_right(range(room), room, key=lambda n: weigh(compact(text[: n + 1])) - 4)]
 
 
 def refuse(constant: str) -> Any:
@@ -39,115 +78,244 @@ def refuse(constant: str) -> Any:
     raise ValueError(f"{constant} is not JSON")
 
 
-class _FirstItems(list[Any]):
-    """The first items of a list of `total`."""
+def without(secret: str, value: Any) -> Any:
+    """`value` with *** for each `secret` in it: the bridge's own token, should it be echoed."""
+    if isinstance(value, str):
+        return value.replace(secret, "***") if secret else value
+    if isinstance(value, dict):
+        return {without(secret, name): without(secret, each) for name, each in value.items()}
+    if isinstance(value, list):
+        value[:] = [without(secret, each) for each in value]
+    return value
 
-    total = 0
+
+class NoPart(LookupError):
+    """The answer has no such part; the text says where it ends and what is there."""
 
 
-def read_large(text: bytes | bytearray | Raw, limit: int, shapes: bytes = b"{[") -> Any:
-    """The JSON `text`. Of a large list of objects, alone or a member, no more items are built than make `limit` characters.
+class Shortening:
+    """One answer while it is made to fit. `secret` is taken out of it, and `cuts` says what was left out, in the order of a reader.
 
-    As objects a list can take a hundred times its size. `shapes`: what `text` may begin with, to be taken apart.
+    Values are what `json` makes of JSON, but for `Raw` in the place of what is large.
     """
-    first = _FIRST.match(text)
-    if len(text) >= LARGE and first and first[1] in shapes:
-        with suppress(msgspec.MsgspecError, TooMany):
-            if first[1] == b"{":
-                members = _members(text)
-                return {name: read_large(member, limit, b"[") for name, member in members.items()}
-            items = _FirstItems()
-            items.total = count_objects(text, MOST)
-            size = 0
-            for item in msgspec.json.decode(text, type=list[Raw]):
-                items.append(read_large(item, limit, b""))
-                size += len(compact(items[-1]))
-                if size > limit:
-                    break
-            return items
-    if holds_more(text, MOST):
-        raise AnswerTooLarge(f"has more than {MOST} values in it")
-    return json.loads(bytes(text) if isinstance(text, Raw) else text, parse_constant=refuse)
+
+    def __init__(self, secret: str = "") -> None:
+        self.secret = secret
+        self.cuts: list[str] = []
+        self.next: tuple[str, int] | None = None
+        """Place of the first cut, and the item or character to go on with there."""
+
+    def read(self, content: bytes | bytearray | Raw) -> Any:
+        """The value of a JSON text, `Raw` when it is large. ValueError for what is no JSON; RecursionError when it is nested too deeply."""
+        if len(content) < LARGE:
+            return without(self.secret, json.loads(bytes(content), parse_constant=refuse))
+        if isinstance(content, Raw):  # it was looked through
+            return content
+        try:
+            try:
+                return msgspec.json.decode(content, type=Raw)
+            except msgspec.DecodeError:  # also for half of a surrogate pair
+                return msgspec.json.decode(legible(content), type=Raw)
+        except msgspec.MsgspecError as error:
+            raise ValueError("the answer is not JSON") from error
+
+    def part(self, value: Any, path: str, start: int, room: int) -> tuple[Any, int | None]:
+        """What is at `path` from item, member or character `start` on, as much as weighs `room`, and where to go on; None at the end.
+
+        NoPart when there is no such place.
+        """
+        rest = path
+        while rest:
+            within = self._open(value)
+            names = within if isinstance(within, dict) else ()
+            if isinstance(within, list) and (step := rest.partition(".")[0]).isdecimal():
+                found = step if int(step) < len(within) else None
+            else:
+                found = max(
+                    (n for n in names if n and f"{rest}.".startswith(f"{n}.")),
+                    key=len,
+                    default=None,
+                )
+            if found is None:
+                listed = ", ".join(islice(names, NAMED)) or "no parts"
+                if isinstance(within, list):
+                    listed = f"{len(within)} items, counted from 0"
+                at = path[: len(path) - len(rest)].rstrip(".") or "the result"
+                raise NoPart(f"{at} has {listed}")
+            value = within[int(found) if isinstance(within, list) else found]
+            value = self.read(value) if isinstance(value, Raw) else value
+            rest = rest[len(found) + 1 :]
+        self.next = None
+        shown = self.shorten(value, room, path, start=start)
+        after = self.next[1] if self.next and self.next[0] == path else None
+        return shown, after
+
+    def shorten(
+        self, value: Any, room: int, place: str = "", depth: int = 0, *, start: int = 0
+    ) -> Any:
+        """`value`, built, with its longest lists and texts cut until it weighs about `room`; `start` says how much of it to skip."""
+        if isinstance(value, Raw) and (len(value) < LARGE or weigh(value, room) <= room):
+            value = without(self.secret, json.loads(bytes(value), parse_constant=refuse))
+        if not start and not isinstance(value, Raw) and weigh(compact(value), room) <= room:
+            return value
+        value = self._open(value)
+        if isinstance(value, dict | list) and depth == LEVELS:
+            self._cut(place, f"{_named(place)} is left out")
+            return type(value)()
+        if isinstance(value, dict):
+            return self._members(value, room, place, depth, start)
+        if isinstance(value, list):
+            return self._items(value, room, place, depth, start)
+        if isinstance(value, str) or (isinstance(value, Raw) and _kind(value) == b'"'):
+            return self._text(value, room - 4, place, start)
+        if isinstance(value, Raw) or weigh(compact(value)) > max(room, MEMBER):  # a long number
+            self._cut(place, f"{_named(place)} is left out")
+            return None
+        return value
+
+    def _open(self, value: Any) -> Any:
+        """`value` with one level of it told apart where it is large: an object or list of JSON texts. AnswerTooLarge for too many."""
+        if not isinstance(value, Raw):
+            return value
+        kind = _kind(value)
+        try:
+            if kind == b"{":
+                found = count()
+
+                def named(made: type[_Name], name: str) -> _Name:
+                    if next(found) >= MOST:
+                        raise TooMany
+                    return made(name)
+
+                members = msgspec.json.decode(value, type=dict[_Name, Raw], dec_hook=named)
+                return {without(self.secret, str(name)): each for name, each in members.items()}
+            if kind == b"[":
+                try:
+                    count_objects(value, MOST)
+                except msgspec.ValidationError:
+                    if holds_more(value, MOST):
+                        raise TooMany from None
+                return msgspec.json.decode(value, type=list[Raw])
+        except TooMany:
+            raise AnswerTooLarge(f"has more than {MOST} values in it") from None
+        return value
+
+    def _size(self, value: Any, most: int) -> int:
+        if not isinstance(value, Raw):
+            return weigh(compact(value), most)
+        short = len(value) < LARGE
+        return weigh(msgspec.json.format(value, indent=-1) if short else value, most)
+
+    def _members(
+        self, value: dict[str, Any], room: int, place: str, depth: int, start: int
+    ) -> dict[str, Any]:
+        """Small members stay whole; the large ones share what these leave. Of more than there is room for the first ones stay."""
+        left = room - 4
+        names: list[str] = []
+        sizes: list[int] = []
+        least = seen = 0
+        for seen, name in enumerate(islice(value, start, None), 1):
+            own = weigh(compact(name), left) + 4
+            if own > left:
+                self._cut(
+                    place, f"{_named(place)} has a member that is left out, with too long a name"
+                )
+                continue
+            size = self._size(value[name], room)
+            least += own + min(size, MEMBER)
+            if least > left and names:
+                seen -= 1
+                break
+            names.append(name)
+            sizes.append(own + size)
+        kept = {}
+        for name, share in zip(names, _shared(sizes, left), strict=True):
+            share -= weigh(compact(name)) + 4
+            kept[name] = self.shorten(value[name], share, f"{place}.{name}".lstrip("."), depth + 1)
+        self._cut_off(place, start, seen, len(value), "members")
+        return kept
+
+    def _items(self, value: list[Any], room: int, place: str, depth: int, start: int) -> list[Any]:
+        """All items when there is room for a part of each; else the first ones, whole if these are not far fewer."""
+        left = room - 4
+        floor = max(left // ENTRIES, ENTRY)
+        sizes: list[int] = []
+        least = whole = fitting = 0
+        for item in islice(value, start, None):
+            size = self._size(item, room) + 2
+            least += min(size, floor)
+            if least > left:
+                break
+            sizes.append(size)
+            whole += size
+            fitting += whole <= left
+        if start + len(sizes) < len(value) and 3 * fitting >= len(sizes):
+            sizes = sizes[:fitting]
+        shares = _shared(sizes, left)
+        kept = [
+            self.shorten(value[index], share - 2, f"{place}.{index}".lstrip("."), depth + 1)
+            for index, share in enumerate(shares, start)
+        ]
+        self._cut_off(place, start, len(kept), len(value), "items")
+        return kept
+
+    def _text(self, value: str | Raw, room: int, place: str, start: int) -> str:
+        if isinstance(value, str):
+            shown = beginning(value[start:], room)
+            self._cut_off(place, start, len(shown), len(value), "characters")
+            return shown
+        # A hidden secret keeps its length here, so that characters are counted alike wherever one begins.
+        margin = len(self.secret)
+        begin = max(start - margin, 0)
+        window = _window(texts_of(value), begin, start + max(room, 0) + margin + 1)
+        if margin:
+            window = window.replace(self.secret, "*" * margin)
+        shown = beginning(window[start - begin :], room)
+        if start - begin + len(shown) < len(window):
+            what = f"{len(shown)} characters, of {len(value)} bytes in all"
+            here = f"the first {what}" if not start else f"{what}, after the first {start}"
+            self._cut(place, f"{_named(place)} has {here}", start + len(shown))
+        return shown
+
+    def _cut_off(self, place: str, start: int, kept: int, total: int, what: str) -> None:
+        if start + kept < total:
+            here = f"the first {kept}" if not start else f"{start} to {start + kept - 1}"
+            self._cut(place, f"{_named(place)} has {here} of {total} {what}", start + kept)
+
+    def _cut(self, place: str, phrase: str, after: int = 0) -> None:
+        self.cuts.append(phrase)
+        self.next = self.next if self.next and len(self.next[0]) <= len(place) else (place, after)
 
 
 class _Name(str):
     """A member's name, made by a hook, which msgspec calls for each."""
 
 
-def _members(text: bytes | bytearray | Raw) -> dict[str, Raw]:
-    """The members of a JSON object; TooMany when they are."""
-    found = count()
-
-    def named(kind: type[_Name], name: str) -> _Name:
-        if next(found) > MEMBERS:
-            raise TooMany
-        return kind(name)
-
-    return {
-        str(name): member
-        for name, member in msgspec.json.decode(text, type=dict[_Name, Raw], dec_hook=named).items()
-    }
+def _kind(text: Raw) -> bytes:
+    return bytes(memoryview(text)[:1])
 
 
-def shorten(
-    value: Any, budget: int, place: str, cuts: list[str], *, size: int = -1, depth: int = 0
-) -> Any:
-    """`value` with its longest lists, then texts, cut until its JSON has about `budget` characters.
-
-    `cuts` receives a phrase for each cut, by the path `place` to it. `size` is how many characters it has, where that is known.
-    """
-    if (len(compact(value)) if size < 0 else size) <= budget:
-        return value
-    if isinstance(value, dict | list) and depth == LEVELS:
-        cuts.append(f"{place} is left out")
-        return type(value)()
-    if isinstance(value, dict):
-        return _shorten_members(value, budget, place, cuts, depth)
-    if isinstance(value, list):
-        return _shorten_list(value, budget, place, cuts, depth)
-    if isinstance(value, str):
-        room = max(budget - 2, 0)
-        cuts.append(f"{place} has the first {room} of {len(value)} characters")
-        return value[:room]
-    return value
+def _named(place: str) -> str:
+    return place[:200] or "the result"
 
 
-def _shorten_members(
-    value: dict[str, Any], budget: int, place: str, cuts: list[str], depth: int
-) -> dict[str, Any]:
-    """Small members stay whole; the large ones share what these leave. Of very many the first ones stay."""
-    if len(value) > MEMBERS:
-        ends = accumulate(len(compact(name)) + 2 for name in value)
-        first = sum(1 for _ in takewhile(budget.__ge__, ends))
-        if first < len(value):
-            cuts.append(f"{place or 'the result'} has the first {first} of {len(value)} members")
-            value = dict(islice(value.items(), first))
-    sizes = {name: len(compact(member)) for name, member in value.items()}
-    left = budget - sum(len(compact(name)) + 2 for name in value)
-    kept = {}
-    for position, name in enumerate(sorted(value, key=sizes.__getitem__)):
-        share = max(left // (len(value) - position), 0)
-        at = f"{place}.{name}".lstrip(".")
-        kept[name] = shorten(value[name], share, at, cuts, size=sizes[name], depth=depth + 1)
-        left -= min(sizes[name], share)
-    return {name: kept[name] for name in value}
+def _shared(sizes: Sequence[int], room: int) -> list[int]:
+    """What each of several may have of a room: the small ones all that they need, the large ones alike what these leave."""
+    shares = [0] * len(sizes)
+    left = max(room, 0)
+    for done, index in enumerate(sorted(range(len(sizes)), key=sizes.__getitem__)):
+        shares[index] = min(sizes[index], left // (len(sizes) - done))
+        left -= shares[index]
+    return shares
 
 
-def _shorten_list(
-    value: list[Any], budget: int, place: str, cuts: list[str], depth: int
-) -> list[Any]:
-    """The first items that fit; when not even one does, the first one shortened."""
-    kept: list[Any] = []
-    left = budget - 1
-    for item in value:
-        left -= len(compact(item)) + 1
-        if left < 0:
+def _window(pieces: Iterator[str], start: int, end: int) -> str:
+    """Characters `start` to `end` of a text that comes in pieces."""
+    found: list[str] = []
+    at = 0
+    for piece in pieces:
+        found.append(piece[max(start - at, 0) : max(end - at, 0)])
+        at += len(piece)
+        if at >= end:
             break
-        kept.append(item)
-    if not kept and value and isinstance(value[0], dict):
-        at = f"{place}.0".lstrip(".")
-        kept = [shorten(value[0], budget - 2, at, cuts, depth=depth + 1)]
-    total = value.total if isinstance(value, _FirstItems) else len(value)
-    if len(kept) < total:
-        cuts.append(f"{place} has the first {len(kept)} of {total} items")
-    return kept
+    return "".join(found)

@@ -20,6 +20,7 @@ from openapi.validation import Validator
 KEY = "idempotency_key"
 KEY_HEADER = "Idempotency-Key"
 NOTE = "_note"
+PART = "_part"
 _KEY_SCHEMA: Schema = {
     "type": "string",
     "pattern": "^[!-~]{1,255}$",
@@ -31,7 +32,7 @@ _KEY_SCHEMA: Schema = {
 }
 _NOTE_SCHEMA: Schema = {
     "type": "string",
-    "description": "A remark on this result, such as what was left out of it.",
+    "description": "Remarks, such as what was left out.",
 }
 MAX_LINES = 100_000
 """JSON objects that a file may be given as."""
@@ -52,6 +53,16 @@ _COUNT_SCHEMA: Schema = {
     "maximum": MAX_LINES,
     "default": COUNT,
     "description": "How many lines to read at most; fewer come when they are long.",
+}
+_PART_SCHEMA: Schema = {
+    "type": "string",
+    "description": "What alone to show of a shortened result: a place from its _note.",
+}
+_PART_FROM_SCHEMA: Schema = {
+    "type": "integer",
+    "minimum": 0,
+    "maximum": 2**53 - 1,
+    "description": "How many of its items or characters to skip.",
 }
 _LINES_SCHEMA: Schema = {
     "type": "object",
@@ -85,7 +96,8 @@ class Argument:
     """One argument of a tool; `target` is its name at the REST service, `schema` OpenAPI 3.0.
 
     `location` is path, query, header, `member` (of the body), `body` (all of it) or `key`; `field` of a form; `file-text`,
-    `file-lines` or `file-name` of its part `target`; `from` or `count` of the answer's lines.
+    `file-lines` or `file-name` of its part `target`; `from` or `count` of the answer's lines; `part` of the answer to show, `part-from`
+    where in it to begin.
     `members` makes each member of the object a query parameter; `explode` false joins with commas.
     """
 
@@ -214,10 +226,30 @@ def _arguments(operation: Operation, tool: Tool) -> Iterator[Argument]:
     if operation.answer_streamed:
         for name, schema in (("from", _FROM_SCHEMA), ("count", _COUNT_SCHEMA)):
             yield Argument(name if name not in taken else f"line_{name}", name, name, schema)
+    elif _is_shown_in_parts(operation):
+        shown: Schema
+        for name, location, shown in (
+            ("part", "part", _PART_SCHEMA),
+            ("from", "part-from", _PART_FROM_SCHEMA),
+        ):
+            yield Argument(name if name not in taken else f"result_{name}", name, location, shown)
     own = {parameter.name.lower() for parameter in operation.parameters}
     known = tool.read_only or KEY_HEADER.lower() in own or KEY in taken
     if operation.takes_key and not known:
         yield Argument(KEY, KEY, "key", _KEY_SCHEMA)
+
+
+def _is_shown_in_parts(operation: Operation) -> bool:
+    """True when a result can be large, and a call be made once more to see another part of it."""
+    large = _may_be_large(operation.response_schema)
+    return operation.safe and not operation.answer_streamed and large
+
+
+def _may_be_large(schema: Schema) -> bool:
+    """True for a schema that has a list in it, or says nothing of what it has."""
+    if "properties" in schema:
+        return any(_may_be_large(child) for child in schema["properties"].values())
+    return schema.get("type") in ("array", "object", None)
 
 
 def _members(body: Body) -> Iterator[Argument]:

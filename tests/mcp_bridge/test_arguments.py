@@ -224,7 +224,7 @@ def test_what_is_added_within_a_body_is_left_out_as_well(tools: Tools) -> None:
 def test_a_note_says_what_a_tool_takes_instead(tools: Tools) -> None:
     call = rest_request(tools["get-batch-job"], {"job_id": JOB_ID, "colour": "red"}, "me")
     assert call.note == (
-        "Left out of the call, since get-batch-job takes only job_id, inline: colour."
+        "Left out of the call, since get-batch-job takes only job_id, inline, part, from: colour."
     )
     assert "red" not in str(call)
 
@@ -725,6 +725,16 @@ class TestAFormWithAFile:
         given = Raw(b'{"file_lines":[%b{}]}' % (b"{}," * MAX_LINES))
         with pytest.raises(BadArguments, match="file_lines must have at most 100000 items"):
             rest_request(tools["upload-file"], given, "me")
+
+
+def test_a_part_of_the_answer_is_the_bridge_s_own_affair(tools: Tools, odd_tools: Tools) -> None:
+    given = {"job_id": JOB_ID, "part": "errors", "from": "5"}
+    call = rest_request(tools["get-batch-job"], given, "me")
+    assert (call.part, call.target) == (("errors", 5), f"/v1/batch/jobs/{JOB_ID}")
+    plain = rest_request(tools["get-batch-job"], {"job_id": JOB_ID, "part": ""}, "me")
+    assert plain.part == ("", 0)
+    parts = {name for name, tool in tools.items() if "part" in tool.arguments}
+    assert parts == {"list-batch-jobs", "get-batch-job", "list-files"}  # whose results have lists
 
 
 class TestLines:

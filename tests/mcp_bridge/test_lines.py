@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcp_bridge.lines import CUT_OFF, Lines
-from mcp_bridge.shortening import compact
+from mcp_bridge.shortening import compact, weigh
 
 
 def read(content: bytes, wanted: range, limit: int = 60_000, size: int = 1 << 16) -> Lines:
@@ -53,7 +53,7 @@ def test_are_all_read_by_going_on_where_the_last_ones_end(texts: list[str], limi
     found: list[str] = []
     while True:
         lines = read(content, range(len(found), len(found) + 3), limit)
-        assert len(compact(lines.kept)) <= limit + 6
+        assert weigh(compact(lines.kept)) <= limit + 16
         found += lines.kept
         if lines.next_from is None:
             break
@@ -80,7 +80,7 @@ def test_one_that_is_too_long_and_the_last_is_told_to_be_the_last(end: bytes) ->
 
 def test_characters_are_never_halved() -> None:
     lines = read("😀".encode() * 1000, range(1), limit=100)
-    assert lines.kept == ["😀" * 100 + CUT_OFF] and not lines.replaced
+    assert lines.kept == ["😀" * 10 + CUT_OFF] and not lines.replaced
 
 
 def test_bytes_that_are_no_utf8_are_shown_as_that_and_noticed() -> None:
@@ -120,4 +120,4 @@ def test_take_no_memory_for_what_is_not_shown(line: bytes, first: int) -> None:
 def test_the_json_of_what_is_kept_has_the_size_that_was_asked_for() -> None:
     content = (json.dumps({"custom_id": "x", "text": '"quoted"' * 30}) + "\n").encode() * 1000
     lines = read(content, range(1000), limit=20_000)
-    assert 19_000 < len(compact(lines.kept)) <= 20_001 and lines.short
+    assert 19_000 < weigh(compact(lines.kept)) <= 20_010 and lines.short

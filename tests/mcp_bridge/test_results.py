@@ -12,7 +12,7 @@ from jsonschema import Draft202012Validator
 from mcp_bridge.lines import Lines
 from mcp_bridge.rest_client import Answer, AnswerTooLarge, RestRequest
 from mcp_bridge.results import Results
-from mcp_bridge.shortening import MOST, compact, shorten
+from mcp_bridge.shortening import MOST, Shortening, compact, weigh
 from mcp_bridge.tools import CallableTool
 from service.problems import PROBLEMS
 
@@ -56,6 +56,13 @@ def said(tool: CallableTool, answer: Any, status: int = 0, **headers: str) -> st
     assert made["isError"] is True and "structuredContent" not in made
     (block,) = made["content"]
     return str(block["text"])
+
+
+def shorten(value: Any, room: int, place: str, cuts: list[str]) -> Any:
+    shortening = Shortening()
+    made = shortening.shorten(value, room, place)
+    cuts += shortening.cuts
+    return made
 
 
 class TestSuccess:
@@ -107,7 +114,7 @@ class TestShortening:
 
     def test_fits_the_limit_and_uses_most_of_it(self, tools: Tools) -> None:
         made = result(tools["get-batch-job"], self.job(10_000))
-        assert LIMIT * 0.9 < len(made["content"][0]["text"]) < LIMIT + 1000
+        assert LIMIT * 0.9 < weigh(made["content"][0]["text"]) < LIMIT
 
     def test_says_what_was_left_out_and_how_to_get_it(self, tools: Tools) -> None:
         made = result(tools["get-batch-job"], self.job(10_000))["structuredContent"]
@@ -155,12 +162,154 @@ class TestShortening:
         assert cuts == [f"data has the first {len(made['data'])} of 5000 members"]
 
     def test_leaves_nothing_of_lists_for_which_there_is_no_room(self) -> None:
-        assert shorten({"a": [], "b": "x" * 50}, 5, "", []) == {"a": [], "b": ""}
+        cuts: list[str] = []
+        assert shorten({"a": ["x" * 50], "b": "x" * 50}, 20, "", cuts) == {"a": []}
+        assert cuts == ["a has the first 0 of 1 items", "the result has the first 1 of 2 members"]
 
     @pytest.mark.parametrize("limit", [0, 10, 100, 500, 2000])
     def test_never_goes_far_over_any_limit(self, limit: int) -> None:
         made = shorten(self.job(50), limit, "", [])
         assert len(compact(made)) <= max(limit, 120)
+
+    def test_keeps_all_entries_when_one_of_them_is_large(self, tools: Tools) -> None:
+        """A page that ends at a job with many errors is taken for all that there is."""
+        tool = tools["list-batch-jobs"]
+        for at in (0, 3, 6):
+            jobs = [self.job(0) | {"id": str(n), "errors": []} for n in range(7)]
+            jobs[at]["errors"] = self.ERRORS
+            made = result(tool, {"data": jobs, "total": 7})
+            data = made["structuredContent"]
+            assert [job["id"] for job in data["data"]] == list("0123456")
+            kept = data["data"][at]["errors"]
+            assert kept == list(self.ERRORS[: len(kept)]) and len(kept) > 400
+            assert f"data.{at}.errors has the first {len(kept)} of 2000 items" in data["_note"]
+            assert LIMIT * 0.9 < weigh(made["content"][0]["text"]) < LIMIT
+
+    def test_keeps_something_of_thirty_entries_that_are_all_large(self, tools: Tools) -> None:
+        jobs = [{"id": str(n), "errors": self.ERRORS, "status": "FAILED"} for n in range(100)]
+        made = result(tools["list-batch-jobs"], {"data": jobs, "total": 100})
+        data = made["structuredContent"]
+        assert [job["id"] for job in data["data"]] == [str(n) for n in range(30)]
+        assert all(len(job["errors"]) > 10 and job["status"] == "FAILED" for job in data["data"])
+        assert (
+            "data has the first 30 of 100 items" in data["_note"] or "places more" in data["_note"]
+        )
+        assert 'part "data" and from 30.' in data["_note"]
+
+    def test_keeps_whole_entries_rather_than_the_beginnings_of_a_few_more(
+        self, tools: Tools
+    ) -> None:
+        outputs = [{"custom_id": str(n), "text": "word " * 500} for n in range(100)]
+        made = result(tools["get-batch-job"], {"id": "1", "outputs": outputs})["structuredContent"]
+        assert len(made["outputs"]) > 20
+        assert made["outputs"] == outputs[: len(made["outputs"])]
+
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            {"data": {f"key{n}": n * 1_000_003 for n in range(5000)}},
+            {f"k{n}": 10**400 for n in range(90)},
+            {"data": [10**3000] * 200},
+            {"data": [{f"k{n}": 1_234_567 for n in range(90)}] * 300},
+            {"data": [{f"k{n}": "x" * 99 for n in range(90)}] * 300},
+            {f"k{n}": "v" for n in range(100_000)},
+            {f"k{n}": ["x" * 500] * 9 for n in range(300)},
+            {"x" * 100_000: 1, "y" * 100_000: [2]},
+            {"data": [["x" * 500] * 50] * 300},
+            {"data": [True, None, "", [], {}] * 20_000},
+            {"text": "é😀" * 100_000},
+            [[0.123456789] * 1000] * 100,
+        ],
+    )
+    def test_fits_whatever_is_too_large(self, tools: Tools, answer: Any) -> None:
+        for limit in (5000, LIMIT):
+            made = result(tools["get-batch-job"], answer, limit)
+            assert weigh(made["content"][0]["text"]) < limit + 1000
+            assert "Shortened: ." not in made["structuredContent"]["_note"]
+
+    def test_builds_little_of_a_giant_text_and_counts_its_characters_as_they_are(
+        self, tools: Tools
+    ) -> None:
+        """As a `str` this takes 32 MB, and as much again for each look at its size."""
+        content = json.dumps({"a": "x" * 8_000_000 + "😀"}, ensure_ascii=False).encode()
+        tracemalloc.start()
+        made = result(tools["get-batch-job"], content)["structuredContent"]
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 2 << 20
+        assert f"{len(made['a'])} characters, of {len(content) - 7} bytes in all" in made["_note"]
+        last = self.part(tools["get-batch-job"], content, "a", 7_999_999)
+        assert (last["value"], last["next_from"]) == ("x😀", None)
+
+    ERRORS = tuple({"message": f"Error {n}: no such thing", "count": n} for n in range(2000))
+
+    def part(
+        self, tool: CallableTool, answer: Any, path: str, start: int = 0, limit: int = LIMIT
+    ) -> dict[str, Any]:
+        """What a call with these `part` and `from` shows."""
+        content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+        call = RestRequest("GET", "/v1/x", {}, part=(path, start))
+        made = Results(limit, SECRET).success(tool, call, Answer(200, {}, content))
+        assert made["isError"] is False, made
+        Draft202012Validator(tool.output_schema).validate(made["structuredContent"])
+        assert weigh(made["content"][0]["text"]) < limit + 500
+        part: dict[str, Any] = made["structuredContent"]["_part"]
+        assert (part["of"], part["from"]) == (path, start)
+        return part
+
+    def all_of(self, answer: Any, path: str, limit: int = LIMIT) -> list[Any]:
+        """All pieces of a part, each by a call that goes on where the last one ended."""
+        pieces, start = [], 0
+        while True:
+            part = self.part(self.tool, answer, path, start, limit)
+            pieces.append(part["value"])
+            if part["next_from"] is None:
+                return pieces
+            assert part["next_from"] > start
+            start = part["next_from"]
+
+    @pytest.fixture(autouse=True)
+    def _tool(self, tools: Tools) -> None:
+        self.tool = tools["get-batch-job"]
+
+    @pytest.mark.parametrize("count", [3, 400], ids=["small", "large"])
+    def test_leaves_nothing_that_no_call_can_show(self, count: int) -> None:
+        text = 'é😀"\n' * 20_000
+        jobs = [{"id": str(n), "errors": self.ERRORS if n == 1 else [], "a.b": {"c": [text]}} for n in range(count)]  # fmt: skip
+        answer = {"data": jobs[:3] if count == 3 else jobs[:2] * 4, "many": {f"k{n}": n for n in range(9000)}}  # fmt: skip
+        errors = [each for piece in self.all_of(answer, "data.1.errors") for each in piece]
+        assert errors == list(self.ERRORS)
+        assert "".join(self.all_of(answer, "data.1.a.b.c.0")) == text
+        members: dict[str, int] = {}
+        for piece in self.all_of(answer, "many"):
+            members |= piece
+        assert members == answer["many"]
+        assert self.part(self.tool, answer, "data.1.errors.1999.count")["value"] == 1999
+        assert self.part(self.tool, answer, "", 1)["value"].keys() == {"many"}
+
+    @pytest.mark.parametrize(
+        ("path", "sentence"),
+        [
+            ("outputs.9", "outputs has 3 items, counted from 0"),
+            ("output", "the result has id, status, outputs, total_requests"),
+            ("outputs.-1", "outputs has 3 items, counted from 0"),
+            ("status.x", "status has no parts"),
+            ("outputs.0.response.nothing", "outputs.0.response has body"),
+        ],
+    )
+    def test_says_where_a_part_ends_that_is_not_there(self, path: str, sentence: str) -> None:
+        call = RestRequest("GET", "/v1/x", {}, part=(path, 0))
+        content = json.dumps(self.job(3)).encode()
+        made = Results(LIMIT).success(self.tool, call, Answer(200, {}, content))
+        assert made["isError"] is True and sentence in made["content"][0]["text"]
+
+    def test_hides_the_bridge_s_own_token_wherever_a_text_is_cut(self) -> None:
+        text = "x" * 300_000 + SECRET + "y" * 300_000
+        answer = json.dumps({"a": text}).encode()
+        for start in range(300_000 - 3, 300_000 + len(SECRET) + 3):
+            value = self.part(self.tool, answer, "a", start)["value"]
+            assert set(value) <= set("xy*")
+        assert "".join(self.all_of(answer, "a")) == text.replace(SECRET, "*" * len(SECRET))
 
     def dense(self, *members: str) -> bytes:
         """A job with three million values, of a million objects beside `members`."""
@@ -183,6 +332,40 @@ class TestShortening:
         for content in (self.dense(), many, b'{"a":[%b]}' % many, b'{"a":{"b":%b}}' % many):
             with pytest.raises(AnswerTooLarge):
                 Results(LIMIT).success(tools["get-batch-job"], CALL, Answer(200, {}, content))
+
+
+class TestWeight:
+    """2.4 for each token at least, so that a result of 60,000 has less than 25,000, above which Claude Code refuses it."""
+
+    # Tokens as Mistral's tokenizers count them (mistral-common 1.13.1: Tekken of September 2024, v3), the larger number.
+    MEASURED = (
+        ("The jobs of the workspace, newest first, a page at a time. ", 16),
+        ('{"id":"0bd383e8-2853-4521-aa4c-1a119bb1993a","created_at":1795507200,"errors":[],"outputs":null},', 60),
+        ("0.01234567,-0.0456789,", 22),
+        ("1,2,3,4,5,6,7,8,9,", 18),
+        ("批处理作业在后台运行许多独立的模型请求，", 21),
+        ("😀🎉🚀🥲🪐🧿", 24),
+        ("👩\u200d👩\u200d👧🏳️", 21),
+        ("배치 작업은 많은 독립적인 모델 요청을 처리합니다. ", 34),
+        ("Пакетное задание выполняет множество запросов. ", 22),
+        ("የቡድን ሥራ ብዙ ገለልተኛ ጥያቄዎችን ያካሂዳል። ", 75),
+        ("bjQLnP+zepicpUTmu3gKLHiQHT+zNzh2hRGjBhevoB1L9RIvNEVUxTveLruM0rfj0WAK1jHDhaXXzOI8d4VFmtvBtMkA/+SNV1tdpcY4BAEl9l2w/j4kSUt26phkV9mG", 99),
+        ("9f86d081884c7d659a2feaa0c55ad015", 30),
+        ("\\n\\t\\n\\t\\n", 10),
+        ("\\u0001\\u001b", 12),
+    )  # fmt: skip
+
+    @pytest.mark.parametrize(("text", "tokens"), MEASURED)
+    def test_is_no_less_than_the_tokens_that_a_text_has(self, text: str, tokens: int) -> None:
+        assert weigh(text) >= 2.4 * tokens
+        assert weigh(text.encode()) == weigh(text)
+
+    def test_of_english_is_about_its_characters(self) -> None:
+        text = self.MEASURED[0][0]
+        assert len(text) <= weigh(text) < 1.25 * len(text)
+
+    def test_of_what_is_certainly_too_large_is_not_counted(self) -> None:
+        assert weigh("9" * 100, most=50) == 100 and weigh("9" * 100, most=100) == 300
 
 
 class TestLines:
@@ -248,7 +431,7 @@ class TestTheBridgesOwnToken:
             json.dumps({"id": SECRET, SECRET: [f"a{SECRET}b"]}).encode(),
             json.dumps({"id": SECRET}).replace("/", r"\/").encode(),
             b'{"id":"%b"}' % "".join(f"\\u{ord(c):04x}" for c in SECRET).encode(),
-            json.dumps({"id": "x" * (LIMIT - 40) + SECRET * 9}).encode(),
+            json.dumps({"id": "x" * (LIMIT // 20 * 19 - 50) + SECRET * 9 + "x" * LIMIT}).encode(),
             json.dumps({"outputs": [{"a": SECRET}] * 30_000}).encode(),
         ],
         ids=["as it is", "slash", "escapes", "where it is cut", "in a large list"],
