@@ -32,8 +32,9 @@ def read_scalar(text: str, schema: Schema) -> Any:
         return _BOOLEANS.get(text.lower(), text)
     if kind in ("integer", "number"):
         return _number(text, kind)
-    if "enum" in schema and text not in schema["enum"]:
-        same = [each for each in schema["enum"] if str(each).lower() == text.lower()]
+    known = _known(schema)
+    if known and text not in known:
+        same = [each for each in known if str(each).lower() == text.lower()]
         return same[0] if len(same) == 1 else text
     if " " in text and "pattern" in schema:
         # In a query a plus sign that is not escaped is a blank: the offset of a time, for one.
@@ -46,7 +47,7 @@ def read_scalar(text: str, schema: Schema) -> Any:
 def read_items(texts: Iterable[str], schema: Schema, *, explode: bool) -> list[Any]:
     """The items of an array that was given as `texts`: separated by commas where the parameter is (not `explode`), or no item can have one."""
     items = schema.get("items", {})
-    apart = not explode or "enum" in items
+    apart = not explode or bool(_known(items))
     parts = [part for text in texts for part in (text.split(",") if apart else [text])]
     return [read_scalar(part.strip() if apart else part, items) for part in parts]
 
@@ -54,6 +55,12 @@ def read_items(texts: Iterable[str], schema: Schema, *, explode: bool) -> list[A
 def write_scalar(value: Any) -> str:
     """The text in which a value is sent: a text as it is, everything else as in JSON."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _known(schema: Schema) -> list[Any]:
+    """The values that there are, as far as is known; none where it does not say so."""
+    known: list[Any] = schema.get("enum") or schema.get("x-extensible-enum") or []
+    return known
 
 
 def _number(text: str, kind: str) -> Any:

@@ -39,8 +39,8 @@ def create_app(settings: Settings | None = None) -> FlaskApp:
     """
     settings = settings or Settings.from_env()
     contract = settings.contract
-    for doubt in settings.base_url_doubts.values():
-        log.warning("%s", doubt)
+    for url, doubt in settings.base_url_doubts.items():
+        log.warning("%s: %s", doubt, url)
     upstream = Upstreams(settings)
     idempotency = Idempotency(
         upstream,

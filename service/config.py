@@ -138,7 +138,7 @@ class Settings(AccessSettings):
             )
             if own and not (given.endswith(own) and not given.removesuffix(own).endswith(own)):
                 doubts[url] = (
-                    f"GATEWAY_UPSTREAM_URL: {url} does not end with one {own}, as the capability's own URL does"
+                    f"GATEWAY_UPSTREAM_URL does not end with one {own}, as the capability's own URL does"
                 )
         return doubts
 

@@ -169,15 +169,18 @@ class Upstream:
     def _explain(self, request: UpstreamRequest, problem: Problem) -> None:
         """Adds to the problem what may be meant by a 404, by a redirect, and by a success that is a page for people."""
         status, by_id = problem.upstream_status or 0, request.operation.upstream_path_variables
+        said = problem.detail.rstrip(".")
         if status == 404 and not by_id and (ids := _ids_in(request)):
-            problem.detail += f" It may mean one of these ids: {ids}."
+            problem.detail = f"{said}. It may mean one of these ids: {ids}."
             return
         nothing_there = status == 404 and (not by_id or self.doubt)
         no_api = problem.slug == "upstream-bad-response" and (status < 400 or status == 404)
         if nothing_there or no_api:
-            problem.detail += (
-                " If other calls fail so too, the gateway's GATEWAY_UPSTREAM_URL is wrong."
+            wrong = (
+                self.doubt
+                or "If other calls fail so too, the gateway's GATEWAY_UPSTREAM_URL is wrong"
             )
+            problem.detail = f"{said}. {wrong}."
             if not self.suspected:
                 self.suspected = True
                 url = f"{self.base_url}{request.operation.upstream_path}"

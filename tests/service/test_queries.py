@@ -128,6 +128,14 @@ def test_a_truth_value_is_understood_as_mistral_does_and_sent_in_one_form(
     assert sent(mistral, client, f"/v1/batch/jobs/{JOB_ID}?inline={given}") == f"inline={upstream}"
 
 
+def test_values_of_files_that_are_known_are_told_apart_and_spelt_as_they_are(
+    mistral: RequestsMock, client: TestClient
+) -> None:
+    query = sent(mistral, client, "/v1/files?sample_type=BATCH_RESULT,batch_error&source=new")
+    wanted = "sample_type=batch_result&sample_type=batch_error&source=new"
+    assert query == f"{wanted}&purpose=batch"
+
+
 @pytest.mark.parametrize(
     ("given", "upstream"),
     [
