@@ -74,7 +74,7 @@ def make_admission(
 
 
 class Admission:
-    """ASGI. Where a page needs None, there is nothing, whatever the router finds; what is no page is a call."""
+    """ASGI. Where a page needs None, there is nothing, whatever the router finds."""
 
     def __init__(
         self,
@@ -85,13 +85,14 @@ class Admission:
         authentication: Authentication | None,
         rate_limit: RateLimit | None,
         pages: Mapping[str, Needs | None],
+        otherwise: Needs = Needs.CALL,
         refuse_slash: bool = False,
         allowed_methods: Callable[[str], Sequence[str]] | None = None,
         media_type: Callable[[str, str], str] = json_only,
         call_headers: Sequence[tuple[bytes, bytes]] = (),
     ) -> None:
         """`context` finds that of the request. No `authentication`: everybody may call; no `rate_limit`: as often as they
-        like. `pages` maps decoded paths to what they need; one that ends with / is for all below it. With `refuse_slash`
+        like. `pages` maps decoded paths to what they need; one that ends with / is for all below it, and all others need `otherwise`. With `refuse_slash`
         there is nothing at other paths that end so: a router would redirect, which drops a POST's body on the way.
         `allowed_methods` are what OPTIONS is answered with, for paths that have some; without it only preflights of
         allowed origins are answered, at any path. `media_type` is that of the bodies of a method of a path. `call_headers` go
@@ -103,6 +104,7 @@ class Admission:
         self.authentication = authentication
         self.rate_limit = rate_limit
         self.pages = pages
+        self.otherwise = otherwise
         self.folders = [path for path in pages if path.endswith("/") and path != "/"]
         self.refuse_slash = refuse_slash
         self.allowed_methods = allowed_methods
@@ -121,7 +123,7 @@ class Admission:
                 detail = "The path has control characters or is not UTF-8."
                 raise AccessDenied("malformed-request", 400, detail)
             page = next((each for each in self.folders if path.startswith(each)), path)
-            needs = self.pages.get(page, Needs.CALL)
+            needs = self.pages.get(page, self.otherwise)
             if needs is None or (self.refuse_slash and path.endswith("/") and path != "/"):
                 raise HTTPException(404)
             if scope["method"] == "OPTIONS" and (headers := self._options(scope)):

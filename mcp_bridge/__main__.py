@@ -10,10 +10,10 @@ import sys
 
 import anyio
 import uvicorn
-from mcp.server.stdio import stdio_server
 
 from access.listen import check_free, in_brackets
 from environment import SettingsError, dotenv_note
+from mcp_bridge import stdio
 from mcp_bridge.app import create_served_app
 from mcp_bridge.config import Settings, log_to_stderr
 from mcp_bridge.edge import PATH
@@ -28,13 +28,13 @@ def main() -> int:
     """Serves until told to stop; 2 when it cannot start, with the reason on standard error."""
     parser = argparse.ArgumentParser(prog="python -m mcp_bridge", description=__doc__)
     parser.add_argument("--stdio", action="store_true", help="serve standard input and output")
-    stdio = parser.parse_args().stdio
+    over_stdio = parser.parse_args().stdio
     try:
         settings = Settings.from_env()
         log_to_stderr(settings)
         if note := dotenv_note():
             log.warning(note)
-        if stdio:
+        if over_stdio:
             anyio.run(_serve_stdio, settings)
         else:
             _serve_http(settings)
@@ -47,9 +47,7 @@ def main() -> int:
 
 
 async def _serve_stdio(settings: Settings) -> None:
-    server = build_server(settings.contract, settings)
-    async with stdio_server() as (read, write):
-        await server.run(read, write, server.create_initialization_options())
+    await stdio.serve(build_server(settings.contract, settings), settings.max_body)
 
 
 def _serve_http(settings: Settings) -> None:

@@ -1,4 +1,4 @@
-"""The MCP server over HTTP: an ASGI application with /mcp, and /livez and /readyz for probes.
+"""The MCP server over HTTP: an ASGI application with /mcp, /livez and /readyz for probes, and /problems.
 
 It keeps no state, so any worker can answer any request (`gunicorn_conf` has several).
 """
@@ -20,6 +20,7 @@ from mcp_bridge.message_reader import MessageReader
 from mcp_bridge.rest_client import NoAnswer, NotSent, RestClient, RestRequest
 from mcp_bridge.server import build_server
 from serving.body_buffer import Reservation
+from serving.problems import DOCUMENTATION, TITLES
 from telemetry import logs
 
 _PROBE_SECONDS = 2.0
@@ -60,14 +61,21 @@ def create_app(settings: Settings) -> ASGIApp:
         custom_starlette_routes=[
             Route("/livez", _live),
             Route("/readyz", ready),
+            Route(DOCUMENTATION, _problems),
             *([Route(METADATA_PATH, metadata.page)] if metadata else []),
         ],
     )
+    app.router.redirect_slashes = False
     return Edge(admitted(MessageReader(app, max_body=settings.max_body, reading=reading)), metadata)
 
 
 async def _live(_: Request) -> Response:
     return JSONResponse({"status": "live"})
+
+
+async def _problems(_: Request) -> Response:
+    """What the type of a problem leads to."""
+    return JSONResponse(TITLES)
 
 
 async def _is_ready(rest_url: str) -> bool:

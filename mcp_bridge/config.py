@@ -10,7 +10,6 @@ from pathlib import Path
 
 from access import AccessSettings
 from access.files import content, open_plain
-from access.origins import LOOPBACK
 from environment import SettingsError, read_settings, setting
 from openapi.contract import DEFAULT_DOCUMENT, Contract, load
 from telemetry import logs
@@ -32,7 +31,7 @@ class Settings(AccessSettings):
     result_limit: int = setting("BRIDGE_RESULT_LIMIT", 60_000, "Size of one result, in letters of English: digits, punctuation and other scripts count more; the rest is cut, with a note")
     max_body: int = setting("GATEWAY_MAX_BODY", 32 << 20, "Largest message, the same as the REST service's body")
     max_answer: int = setting("GATEWAY_MAX_ANSWER", 64 << 20, "Largest answer of the REST service, the same as its upstream's")
-    allowed_hosts: tuple[str, ...] = setting("BRIDGE_ALLOWED_HOSTS", LOOPBACK, "Host headers that are answered: NAME or NAME:PORT; *: any, with tokens")
+    allowed_hosts: tuple[str, ...] = setting("BRIDGE_ALLOWED_HOSTS", (), "Names, beside loopback's, that a Host header may have: NAME or NAME:PORT; *: any, with tokens")
     allowed_origins: tuple[str, ...] = setting("BRIDGE_ALLOWED_ORIGINS", (), "Web pages that may call: SCHEME://HOST[:PORT], PORT * for any; empty: none")
     log_level: str = setting("BRIDGE_LOG_LEVEL", "info", "Least level logged on standard error: debug, info, warning, error", choices=logs.LEVELS)
     log_format: str = setting("BRIDGE_LOG_FORMAT", "auto", "Form of log lines: json, text, or auto: text on a terminal", choices=logs.FORMATS)

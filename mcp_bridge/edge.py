@@ -1,7 +1,7 @@
 """Who may use the bridge over HTTP: the outermost layers, around the MCP endpoint and the probes.
 
-`Edge` opens a request's context, which `access.admission` fills in, and makes answers of its refusals. `ResourceMetadata`
-tells MCP clients where tokens are had (RFC 9728).
+`Edge` opens a request's context, which `access.admission` fills in, and makes a problem document of every failure that is no
+JSON. `ResourceMetadata` tells MCP clients where tokens are had (RFC 9728).
 """
 
 from __future__ import annotations
@@ -14,15 +14,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from msgspec import Raw
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from access import AccessDenied, listen
+from access import AccessDenied, listen, origins
 from access.admission import Admission, Needs, make_admission
-from access.origins import Headers
 from access.token_file import LOCAL, Grant
 from mcp_bridge.config import Settings
+from serving.problems import MEDIA_TYPE, document
+from telemetry import trace_context
 
 PATH = "/mcp"
 METADATA_PATH = f"/.well-known/oauth-protected-resource{PATH}"  # RFC 9728 section 3.1
@@ -37,7 +40,7 @@ class RequestContext:
     """
 
     caller: Grant = LOCAL
-    headers: Headers = field(default_factory=list)
+    headers: origins.Headers = field(default_factory=list)
     arguments: Raw | None = None
     reading: asyncio.Future[Any] | None = None
 
@@ -51,14 +54,16 @@ def admission(settings: Settings) -> Callable[[ASGIApp], Admission]:
     """The layer that decides who may come in; SettingsError when `settings` would let in whom they should not, or do not
     say whom.
     """
-    names = () if listen.is_loopback(settings.host) else listen.names(settings.host)
     layer = make_admission(
         settings,
         prefix="BRIDGE_",
-        hosts=(*settings.allowed_hosts, *names),
+        hosts=(*origins.LOOPBACK, *listen.names(settings.host), *settings.allowed_hosts),
         scopes=settings.contract.scopes,
         context=current,
-        pages={METADATA_PATH: Needs.NOTHING} if settings.jwt_issuer else {},
+        # Elsewhere is nothing that could be misused. A client that looks there for a way to a token learns that there is none.
+        pages={PATH: Needs.CALL},
+        otherwise=Needs.NOTHING,
+        media_type=lambda _, path: "application/json" if path == PATH else "",
     )
     listen.check(
         settings.host, protected=settings.protected, chosen_by="BRIDGE_HOST", prefix="BRIDGE_"
@@ -77,30 +82,64 @@ class Edge:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        if scope["path"].rstrip("/") == PATH:
+            scope = {**scope, "path": PATH, "raw_path": PATH.encode()}  # no redirect from /mcp/
         ctx = RequestContext()
         _current.set(ctx)
+        failure: Exception | None = None
+        begun = False
 
-        async def send_with_headers(message: Message) -> None:
+        async def checked_send(message: Message) -> None:
+            nonlocal failure, begun
             if message["type"] == "http.response.start":
+                headers = Headers(raw=message.get("headers", []))
+                if message["status"] >= 400 and "json" not in headers.get("content-type", ""):
+                    allow = {"Allow": headers["allow"]} if "allow" in headers else None
+                    failure = HTTPException(
+                        message["status"], headers=allow
+                    )  # Starlette's or the SDK's
+                    return
+                begun = True
                 message["headers"] = [*message.get("headers", []), *ctx.headers]
-            await send(message)
+            if begun:
+                await send(message)
 
         try:
-            await self.app(scope, receive, send_with_headers)
-        except AccessDenied as denied:
-            log.info("refused %s %s: %s", scope["method"], scope["path"][:128], denied.slug)
-            await self._refusal(denied, scope)(scope, receive, send_with_headers)
+            await self.app(scope, receive, checked_send)
+        except Exception as error:  # the outermost edge
+            if begun:
+                raise
+            failure = error
+        if failure:
+            await self._problem(failure, scope)(scope, receive, checked_send)
 
-    def _refusal(self, denied: AccessDenied, scope: Scope) -> Response:
-        headers = dict(denied.headers)
-        if denied.slug == "unauthenticated" and self.metadata:
-            headers["WWW-Authenticate"] += f", {self.metadata.challenge(scope)}"
-        problem = {
-            "title": denied.slug.replace("-", " "),
-            "status": denied.status,
-            "detail": denied.detail,
-        }
-        return JSONResponse(problem, denied.status, headers, "application/problem+json")
+    def _problem(self, failure: Exception, scope: Scope) -> Response:
+        request_id = trace_context.request_id(scope["headers"])
+        headers = {"X-Request-ID": request_id, "X-Content-Type-Options": "nosniff"}
+        if isinstance(failure, AccessDenied):
+            slug, status, detail = failure.slug, failure.status, failure.detail
+            headers |= failure.headers
+            if slug == "unauthenticated" and self.metadata:
+                headers["WWW-Authenticate"] += f", {self.metadata.challenge(scope)}"
+        else:
+            known = failure if isinstance(failure, HTTPException) else HTTPException(500)
+            status = known.status_code
+            headers |= known.headers or {}
+            slug, detail = _FAILURES.get(status, _FAILURES[500 if status >= 500 else 400])
+            if known is not failure:
+                log.error("request %s broke in the bridge", request_id, exc_info=failure)
+        asked = f"{scope['method']} {scope['path'][:128]}"
+        log.info("request %s refused: %s, %s", request_id, asked, slug)
+        return JSONResponse(document(slug, status, detail, request_id), status, headers, MEDIA_TYPE)
+
+
+# What others than admission refuse, or fail at: kind and detail by status.
+_FAILURES = {
+    400: ("malformed-request", "The request cannot be read."),
+    404: ("not-found", f"MCP is spoken at {PATH}, and nothing else is here."),
+    405: ("method-not-allowed", "The Allow header says which methods are answered here."),
+    500: ("internal-error", "The bridge's log has the cause under the request_id."),
+}
 
 
 class ResourceMetadata:

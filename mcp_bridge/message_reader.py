@@ -8,19 +8,20 @@ request's context. Of messages of all callers together only so many bytes are un
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
-import msgspec
-from mcp.types import INVALID_REQUEST, PARSE_ERROR
-from msgspec import UNSET, Raw, UnsetType
-from starlette.responses import JSONResponse, Response
+from mcp.types import INVALID_REQUEST
+from msgspec import Raw
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mcp_bridge.arguments import LARGE
 from mcp_bridge.edge import PATH, current
-from openapi.json_text import check_utf8
+from mcp_bridge.messages import Refused, read, take_arguments
 from serving.body_buffer import (
     BodyBrokeOff,
     BodyRefused,
@@ -46,7 +47,7 @@ WATCHED_AFTER = 0.05
 class MessageReader:
     """ASGI. White space around a header's value is no part of it (RFC 9110 section 5.5), yet some servers hand it on.
 
-    Only POST has a use here: the SDK answers a GET with a stream that never ends. Large messages, of at most `max_body` bytes,
+    Admission has seen that the body is said to be JSON, in whatever spelling. Only POST has a use here: the SDK answers a GET with a stream that never ends. Large messages, of at most `max_body` bytes,
     are read by the thread of `reading`.
     """
 
@@ -58,14 +59,16 @@ class MessageReader:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            headers = [(name, value.strip(b" \t")) for name, value in scope["headers"]]
-            scope = {**scope, "headers": headers}
-        if scope["type"] != "http" or scope["path"].rstrip("/") != PATH:
+            given = [(name, value.strip(b" \t")) for name, value in scope["headers"]]
+            headers = [each for each in given if each[0] != b"content-type"]
+            if not any(name == b"accept" and value for name, value in headers):
+                headers.append((b"accept", b"*/*"))  # RFC 9110 section 12.5.1
+            scope = {**scope, "headers": [*headers, (b"content-type", b"application/json")]}
+        if scope["type"] != "http" or scope["path"] != PATH:
             await self.app(scope, receive, send)
         elif scope["method"] != "POST":
-            await Response(status_code=405, headers={"Allow": "POST"})(scope, receive, send)
+            raise HTTPException(405, "A message is sent by POST.", {"Allow": "POST"})
         else:
-            scope.update(path=PATH, raw_path=PATH.encode())  # no redirect from /mcp/
             await self._post(scope, receive, send)
 
     async def _post(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -83,25 +86,22 @@ class MessageReader:
         try:
             content = await receive_body(scope, receive, self.max_body, reservation)
             leaving.watch()
-            small: bytes | bytearray = content
             if len(content) >= LARGE:
                 loop = asyncio.get_running_loop()
-                reading = loop.run_in_executor(self.reading, _take_arguments, content)
+                reading = loop.run_in_executor(self.reading, _checked, content)
                 # Goes on when the client leaves: until it has ended, the message is in memory.
                 small, current().arguments = await asyncio.shield(reading)
                 reading = None
-            elif len(content) >= SMALL:
-                small, current().arguments = _take_arguments(content)
-            received = [{"type": "http.request", "body": bytes(small), "more_body": False}]
+            else:
+                small, current().arguments = _checked(content)
+            received = [{"type": "http.request", "body": small, "more_body": False}]
             del content, small
             await self.app(scope, replayed, answered)
-        except (BodyRefused, _Refused) as error:
-            known = error.args if isinstance(error, _Refused) else _REFUSALS[type(error)]
-            status, code, sentence = known
-            failure = {"code": code, "message": f"Nothing was sent: {sentence}"}
-            answer = {"jsonrpc": "2.0", "id": None, "error": failure}
-            headers = {"Retry-After": "1"} if status == 503 else None
-            await JSONResponse(answer, status, headers)(scope, receive, answered)
+        except (BodyRefused, Refused) as error:
+            refused = error if isinstance(error, Refused) else _REFUSALS[type(error)]()
+            headers = {"Retry-After": "1"} if refused.status == 503 else None
+            answer = JSONResponse(refused.answer, refused.status, headers)
+            await answer(scope, receive, answered)
         except asyncio.CancelledError:
             if not leaving.left:
                 raise
@@ -113,17 +113,28 @@ class MessageReader:
             )
 
 
-class _Refused(Exception):
-    """The message is not for the SDK: an HTTP status, a JSON-RPC error's code and its sentence."""
+def _checked(content: bytearray) -> tuple[bytes, Raw | None]:
+    """What the SDK is to read, and the arguments that it is not to. Raises Refused."""
+    message, text = read(content, halves=len(content) < SMALL)
+    if len(text) < SMALL:
+        return text, None
+    del text
+    small, taken = take_arguments(message)
+    if len(small) >= SMALL:
+        sentence = "only the arguments of a tool's call may be large."
+        raise Refused(INVALID_REQUEST, sentence, status=413)
+    return small, taken
 
 
 _OVERLOADED = -32000  # the first of those that JSON-RPC 2.0 section 5.1 leaves to servers
-_REFUSALS: Mapping[type[BodyRefused], tuple[int, int, str]] = {
-    BodyTooLarge: (413, INVALID_REQUEST, "the message is larger than GATEWAY_MAX_BODY."),
-    BodyTooSlow: (408, INVALID_REQUEST, "the message came too slowly."),
-    BodyBrokeOff: (400, INVALID_REQUEST, "the message broke off."),
-    OutOfMemory: (503, _OVERLOADED, "too much is under way. The same call can work in a second."),
+# fmt: off
+_REFUSALS: Mapping[type[BodyRefused], Callable[[], Refused]] = {
+    BodyTooLarge: partial(Refused, INVALID_REQUEST, "the message is larger than GATEWAY_MAX_BODY.", status=413),
+    BodyTooSlow: partial(Refused, INVALID_REQUEST, "the message came too slowly.", status=408),
+    BodyBrokeOff: partial(Refused, INVALID_REQUEST, "the message broke off."),
+    OutOfMemory: partial(Refused, _OVERLOADED, "too much is under way. The same call can work in a second.", status=503),
 }
+# fmt: on
 
 
 class _Leaving:
@@ -159,49 +170,3 @@ class _Leaving:
         self.left = True
         if self.call:
             self.call.cancel()
-
-
-class _Params(msgspec.Struct, omit_defaults=True):
-    """The parameters of tools/call that have a use here."""
-
-    name: Raw | UnsetType = UNSET
-    arguments: Raw | UnsetType = UNSET
-    meta: Raw | UnsetType = msgspec.field(name="_meta", default=UNSET)
-
-
-class _Message(msgspec.Struct, omit_defaults=True):
-    """A JSON-RPC request or notification."""
-
-    jsonrpc: Raw | UnsetType = UNSET
-    id: Raw | UnsetType = UNSET
-    method: Raw | UnsetType = UNSET
-    params: Raw | UnsetType = UNSET
-
-
-def _take_arguments(content: bytearray) -> tuple[bytes, Raw | None]:
-    """A message without the arguments of its call, and these."""
-    taken = None
-    try:
-        check_utf8(content)
-        message = msgspec.json.decode(content, type=_Message)
-        method = message.method
-        is_call = (
-            isinstance(method, Raw)
-            and len(method) < SMALL
-            and msgspec.json.decode(method) == "tools/call"
-        )
-        if is_call and message.params is not UNSET:
-            params = msgspec.json.decode(message.params, type=_Params)
-            if params.arguments is not UNSET:
-                taken, params.arguments = params.arguments, Raw(b"{}")
-            message.params = Raw(msgspec.json.encode(params))
-        small = msgspec.json.encode(message)
-    except msgspec.ValidationError:
-        raise _Refused(400, INVALID_REQUEST, "the message is not one JSON-RPC request.") from None
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        raise _Refused(400, PARSE_ERROR, "the message is not JSON in UTF-8.") from None
-    except RecursionError:
-        raise _Refused(400, PARSE_ERROR, "the message is nested too deeply.") from None
-    if len(small) >= SMALL:
-        raise _Refused(413, INVALID_REQUEST, "only the arguments of a tool's call may be large.")
-    return small, taken

@@ -13,10 +13,17 @@ from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
+import msgspec
 from mcp import MCPError
 from mcp.server import Server, ServerRequestContext
 from mcp.server.caching import CacheHint
-from mcp.types import INVALID_PARAMS, CallToolRequestParams, PaginatedRequestParams
+from mcp.types import (
+    INVALID_PARAMS,
+    CallToolRequestParams,
+    GetPromptRequestParams,
+    PaginatedRequestParams,
+    ReadResourceRequestParams,
+)
 from msgspec import Raw
 
 from access.token_file import LOCAL, Grant
@@ -38,6 +45,14 @@ log = logging.getLogger("mcp_bridge")
 
 SECRET = 6
 """Characters from which on a token of the bridge's own is taken out of results."""
+
+NOTHING = {
+    "prompts/list": "prompts",
+    "resources/list": "resources",
+    "resources/templates/list": "resourceTemplates",
+}
+"""Lists with nothing in them. Some clients ask for them whatever a server says it has, and hide one that knows no such method;
+the official conformance suite has them declared where they are answered."""
 
 Context = ServerRequestContext[RestClient, Any]
 
@@ -71,6 +86,9 @@ def build_server(
                 ttl_ms=300_000, scope="private" if settings.protected else "public"
             ),
             "server/discover": CacheHint(ttl_ms=3_600_000, scope="public"),
+            "prompts/list": CacheHint(ttl_ms=3_600_000, scope="public"),
+            "resources/list": CacheHint(ttl_ms=3_600_000, scope="public"),
+            "resources/templates/list": CacheHint(ttl_ms=3_600_000, scope="public"),
         },
         # Without this the SDK runs tools/list before every call.
         get_tool_input_schema=bridge.input_schemas.get,
@@ -81,7 +99,20 @@ def build_server(
     # Not by the constructor, whose handlers return models: the wire form saves a dump per call.
     server.add_request_handler("tools/list", PaginatedRequestParams, bridge.list_tools)
     server.add_request_handler("tools/call", CallToolRequestParams, bridge.call_tool)
+    for listing, member in NOTHING.items():
+        server.add_request_handler(listing, PaginatedRequestParams, partial(_nothing, member))
+    server.add_request_handler("prompts/get", GetPromptRequestParams, _not_found)
+    server.add_request_handler("resources/read", ReadResourceRequestParams, _not_found)
     return server
+
+
+async def _nothing(member: str, _: Context, __: PaginatedRequestParams) -> dict[str, Any]:
+    return {member: [], "resultType": "complete"}
+
+
+async def _not_found(_: Context, params: GetPromptRequestParams | ReadResourceRequestParams) -> Any:
+    uri = {"uri": params.uri} if isinstance(params, ReadResourceRequestParams) else None
+    raise MCPError(code=INVALID_PARAMS, message="There is none: here are tools only", data=uri)
 
 
 class Bridge:
@@ -201,9 +232,9 @@ class _Call:
     name: str  # of the caller, in the logs
     identity: str  # a name, or address and credentials: repeats are known by it
     request_id: str
-    trace: Trace | None
+    trace: Trace
     headers: dict[str, str]
-    """What the REST service is told of the call; it has no span here, so that the caller's is the parent of the next."""
+    """What the REST service is told of the call; in a caller's trace it has no span here, so that the caller's is the parent of the next."""
 
     @classmethod
     def of(cls, context: Context) -> _Call:
@@ -225,9 +256,9 @@ class _Call:
         ]
         trace = trace_context.received(known)
         request_id = trace_context.request_id(known)
-        if not trace.parent_id:
-            return cls(caller, name, identity, request_id, None, {"X-Request-ID": request_id})
-        headers = {**trace.parent().headers(), "X-Request-ID": request_id}
+        # A trace that begins here is sampled: one that is not would have no spans of the REST service either.
+        place = trace.parent() if trace.parent_id else msgspec.structs.replace(trace, flags=1)
+        headers = {**place.headers(), "X-Request-ID": request_id}
         return cls(caller, name, identity, request_id, trace, headers)
 
 
@@ -239,7 +270,7 @@ def _log_call(tool: CallableTool, call: _Call, result: dict[str, Any], seconds: 
     """One line in the log for a call, and one in the audit log for a call that may have changed something."""
     fields = {
         "request_id": call.request_id,
-        "trace_id": call.trace.trace_id if call.trace else "",
+        "trace_id": call.trace.trace_id,
         "caller": call.name,
         "tool": tool.declared.name,
         "operation": tool.operation.id,

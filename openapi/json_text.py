@@ -12,6 +12,9 @@ from typing import TypeVar
 import msgspec
 from msgspec import Raw
 
+BOM = b"\xef\xbb\xbf"
+"""What some programs begin a text with; RFC 8259 section 8.1 lets a reader skip it."""
+
 SLICE = 1 << 16
 """Bytes that are looked through at a time, so that other threads have their turn."""
 
@@ -44,7 +47,7 @@ def check_utf8(content: bytes | bytearray) -> None:
                 raise
 
 
-def read_json(content: bytes | Raw, shape: type[_Shape]) -> _Shape:
+def read_json(content: bytes | bytearray | Raw, shape: type[_Shape]) -> _Shape:
     """`content` as `shape`, with U+FFFD for each half of a surrogate pair that stands alone. Raises UNREADABLE."""
     try:
         return msgspec.json.decode(content, type=shape)

@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from access.authentication import require
 from openapi.contract import Contract, Operation, Parameter
+from openapi.json_text import BOM
 from openapi.scalars import read_items, read_scalar, write_scalar
 from openapi.validation import Validator, Violation, letters, meant_name, pointer_token
 from serving.body_buffer import (
@@ -112,6 +113,8 @@ class RequestReader:
         reading: asyncio.Future[Any] | None = None
         try:
             content = await receive_body(scope, receive, self.max_body, reservation)
+            if content.startswith(BOM):
+                del content[: len(BOM)]
             if len(content) < LARGE:
                 ctx.upstream_request, ctx.warning = reader.read(scope, content)
             else:
@@ -277,7 +280,7 @@ class OperationReader:
             raise Problem(
                 "malformed-request", "The body is missing; this operation needs a JSON object."
             )
-        _check_media_type(headers)
+        _check_encoding(headers)
         return self.body.read(content)
 
     def _idempotency_key(self, headers: Headers) -> str | None:
@@ -321,14 +324,6 @@ def _query(raw: bytes) -> list[tuple[str, str]]:
         raise Problem(
             "malformed-request", f"The query has more than {MAX_QUERY_PARAMETERS} parameters."
         ) from error
-
-
-def _check_media_type(headers: Headers) -> None:
-    media_type, _, parameters = headers.get("content-type", "").lower().partition(";")
-    charset = parameters.strip().removeprefix("charset=").strip('"')
-    if media_type.strip() != "application/json" or charset not in ("", "utf-8"):
-        raise Problem("unsupported-media-type", "Send Content-Type: application/json, in UTF-8.")
-    _check_encoding(headers)
 
 
 def _check_encoding(headers: Headers) -> None:

@@ -8,6 +8,7 @@
 - A body in tiny chunks is refused: each costs its reader far more than its sender.
 - Who reads nothing of an answer for a while is left, since the answer is in memory.
 - An upgrade to WebSocket is ignored (RFC 9110 section 7.8), so that its request is answered as any other.
+- What cannot be read is refused by a problem document, as is everything else.
 - A request target in absolute form is understood (RFC 9112 section 3.2.2).
 - Who serves an answer that breaks off can reset its connection: to an HTTP/1.0 client the connection's end is the answer's.
 - The sign of life needs no room in the folder for temporary files.
@@ -35,6 +36,7 @@ from gunicorn.workers.workertmp import WorkerTmp  # type: ignore[import-untyped]
 
 from . import RESET
 from .lingering import Lingering
+from .problems import unreadable
 
 QUIET = 1.0
 """Seconds for which a connection must have been idle, so that no request is on its way over it."""
@@ -43,8 +45,12 @@ CHUNKS = 4096
 SMALL = 64
 """A body of more chunks than CHUNKS has at least so many bytes in each, on the average."""
 
+TINY_CHUNKS = "The body comes in too many small chunks."
+
 UNREAD = 30.0
 """Seconds in which a client must read something of an answer that waits for it."""
+
+log = logging.getLogger("serving")
 
 _ABSOLUTE = re.compile(rb"https?://([^/@]+)(/.*)?", re.IGNORECASE)
 
@@ -121,7 +127,7 @@ class Protocol(ASGIProtocol):  # type: ignore[misc]
             self.chunks += 1
             self.size += len(chunk)
             if self.chunks > CHUNKS and self.size < SMALL * self.chunks:
-                raise ParseError("the body comes in too many small chunks")
+                raise ParseError(TINY_CHUNKS)
         super()._on_body(chunk)
 
     @property
@@ -134,9 +140,12 @@ class Protocol(ASGIProtocol):  # type: ignore[misc]
         unread = not self._body_receiver._complete
         return unread or bool(super()._will_close(request, response_requires_close))
 
-    def _send_error_response(self, *arguments: Any) -> None:
+    def _send_error_response(self, status: int, message: str, _headers: Any = ()) -> None:
+        # gunicorn's own is text/plain, and has parts of the request in it.
         self.refused = True
-        super()._send_error_response(*arguments)
+        answer, request_id = unreadable(status, message if message == TINY_CHUNKS else "")
+        log.warning("request %s could not be read, and was answered with %s", request_id, status)
+        self._safe_write(answer)
 
     def _close_transport(self) -> None:
         receiver = self._body_receiver

@@ -4,22 +4,27 @@
   keeps all that come, with no bound.
 - A head that does not end is refused, and so are trailers of a body (RFC 9112 section 7.1.2), which nobody here reads;
   httptools takes any length of both.
-- After a request that asks for an upgrade the connection ends: httptools takes its body for another request.
+- An upgrade is ignored (RFC 9110 section 7.8), whatever it is to: of a request that asks for one httptools 0.9 reads no body.
+- What cannot be read is refused by a problem document, as is everything else.
 - An answer before its request was read says that the connection ends, and arrives (`lingering`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from .lingering import Lingering
+from .problems import unreadable
 
 MAX_HEAD = 64 << 10
 """Bytes that a request's line and headers may have while they have not ended, and its trailers."""
+
+log = logging.getLogger("serving")
 
 
 class Pipelined(Exception):
@@ -31,9 +36,11 @@ class Protocol(HttpToolsProtocol):
 
     lingering: Lingering | None = None
     pipelined = False
+    coming = 0  # bytes that came last
     head_size = 0  # bytes of a head or of trailers that have not ended
     in_head = False
     in_message = False
+    upgrading = False  # the present request's head asks for it, and will be read again
     keep_alive = False  # of the present request
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -52,25 +59,46 @@ class Protocol(HttpToolsProtocol):
         if self.pipelined:
             return
         self._unset_keepalive_if_required()
-        self.head_size += len(data)  # if nobody is told of it
+        self.coming = len(data)
+        self.head_size += self.coming  # if nobody is told of it
         try:
             self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._end_after_answer()
+        except httptools.HttpParserUpgrade as upgrade:
+            if self.upgrading:
+                self._ignore_upgrade(data[upgrade.args[0] :])
+            else:
+                self._end_after_answer()  # CONNECT: what follows is for another protocol
             return
         except httptools.HttpParserError:
             if not self.pipelined:
-                self.send_400_response("Invalid HTTP request received.")
+                self._refuse(414 if self.in_message and len(self.url) >= MAX_HEAD else 400)
             return
         if self.head_size > MAX_HEAD and self.in_message:
-            self.send_400_response(f"The head or the trailers have more than {MAX_HEAD} bytes.")
+            self._refuse(414 if self.in_head and not self.headers else 431)
+
+    def _ignore_upgrade(self, rest: bytes) -> None:
+        """Reads the head again without the wish, and what follows it."""
+        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+        lines = [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
+        head = [b"%s %s HTTP/%s" % (method, self.url, version), *lines, b"", b""]
+        self.upgrading, self.in_message = False, False
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn has it
+        self.data_received(b"\r\n".join(head) + rest)
+
+    def _refuse(self, status: int) -> None:
+        """Ends the connection with an answer, though no request was read."""
+        answer, request_id = unreadable(status)
+        log.warning("request %s could not be read, and was answered with %s", request_id, status)
+        self.transport.write(answer)
+        self.transport.close()
 
     def on_message_begin(self) -> None:
         if self.cycle is not None and not self.cycle.response_complete:
             self._end_after_answer()
             raise Pipelined  # all that the parser can be stopped by
         self.in_head = self.in_message = True
-        self.head_size = 0
+        self.head_size = self.coming
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -80,6 +108,9 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self.in_head = False
         self.head_size = 0
+        self.upgrading = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+        if self.upgrading:
+            return
         super().on_headers_complete()
         # Until all of the request is here, an answer to it ends the connection, and says so (RFC 9112 section 9.6).
         self.keep_alive, self.cycle.keep_alive = self.cycle.keep_alive, False
@@ -89,6 +120,8 @@ class Protocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self.upgrading:
+            return
         self.in_message = False
         self.head_size = 0
         if not self.cycle.response_started:

@@ -207,7 +207,7 @@ def test_probes_need_no_token(bridge: Open, tokens_file: str) -> None:
 @pytest.mark.parametrize("path", ["/mcp%00", "/livez%0a", "/%ff"])
 def test_a_path_that_cannot_be_read_is_refused(path: str, bridge: Open) -> None:
     status, _, answer = exchange(bridge(), b"", {}, "GET", path)
-    assert (status, answer["title"]) == (400, "malformed request")
+    assert (status, answer["type"]) == (400, "/problems#malformed-request")
 
 
 def test_one_call_too_many_is_refused_and_told_when_to_come_back(
@@ -286,7 +286,7 @@ def test_without_an_issuer_there_is_no_metadata(bridge: Open, tokens_file: str) 
     path = TestWithAnIssuer.METADATA
     assert exchange(bridge(), b"", {}, "GET", path)[0] == 404
     url = bridge(tokens_file=tokens_file)
-    assert exchange(url, b"", {}, "GET", path)[0] == 401
+    assert exchange(url, b"", {}, "GET", path)[0] == 404
 
 
 class TestPages:

@@ -117,18 +117,19 @@ def test_a_message_over_the_limit_is_refused() -> None:
 def test_messages_for_which_there_is_no_room_are_refused_until_others_are_done(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(message_reader, "MEMORY", 10)
+    note = b'{"jsonrpc":"2.0","method":"x"}'
+    monkeypatch.setattr(message_reader, "MEMORY", len(note) + 4)
 
     async def asked() -> list[int]:
         sdk = Sdk()
-        app = made(sdk, 10)
+        app = made(sdk, len(note) + 4)
         sdk.hold.clear()
-        first = asyncio.create_task(post(app, b"x" * 6))
+        first = asyncio.create_task(post(app, note))
         await asyncio.sleep(0)
-        refused, answer = await post(app, b"x" * 6)
+        refused, answer = await post(app, note)
         assert "too much is under way" in answer["error"]["message"]
         sdk.hold.set()
-        return [refused, (await first)[0], (await post(app, b"x" * 6))[0]]
+        return [refused, (await first)[0], (await post(app, note))[0]]
 
     assert asyncio.run(asked()) == [503, 200, 200]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -260,14 +261,15 @@ class TestTheRestService:
         assert (sent["traceparent"], sent["tracestate"]) == (trace, "a=1")
         assert sent["x-request-id"] == "agent-7"
 
-    async def test_never_gets_a_malformed_trace_or_request_id(
+    async def test_gets_a_new_trace_and_request_id_for_malformed_ones(
         self, bridge: Make, rest: Rest
     ) -> None:
         meta: Any = {"traceparent": "x\r\ny: z", "tracestate": 5, "x-request-id": "a b"}
         async with bridge() as client:
             await client.call_tool("get-batch-job", {"job_id": JOB_ID}, meta=meta)
         sent = rest.last.headers
-        assert "traceparent" not in sent and "tracestate" not in sent
+        assert re.fullmatch("00-[0-9a-f]{32}-[0-9a-f]{16}-01", sent["traceparent"])
+        assert "tracestate" not in sent
         assert len(sent["x-request-id"]) == 36
 
     async def test_gets_the_bridge_s_own_token(self, bridge: Make, rest: Rest) -> None:

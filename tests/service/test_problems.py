@@ -193,7 +193,8 @@ async def test_an_unexpected_failure_of_a_request_whose_client_left_is_logged_to
 HOSTILE = [
     ("invalid UTF-8", b'{"endpoint":"\xff"}', JSON, 400, "malformed-request"),
     ("UTF-16", '{"endpoint":"/v1/ocr"}'.encode("utf-16"), JSON, 400, "malformed-request"),
-    ("byte order mark", b"\xef\xbb\xbf{}", JSON, 400, "malformed-request"),
+    ("byte order mark", b"\xef\xbb\xbf{}", JSON, 422, "validation-failed"),
+    ("two byte order marks", b"\xef\xbb\xbf\xef\xbb\xbf{}", JSON, 400, "malformed-request"),
     ("deep nesting", b'{"metadata":' + b"[" * 100_000 + b"]" * 100_000 + b"}", JSON, 400, "malformed-request"),
     ("deep nesting in an open object", b'{"requests":[{"body":{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}}]}", JSON, 400, "malformed-request"),
     (
@@ -213,7 +214,9 @@ HOSTILE = [
     ("text", b'{"endpoint":"/v1/ocr"}', {"content-type": "text/plain"}, 415, "unsupported-media-type"),
     ("no content type", b'{"endpoint":"/v1/ocr"}', {}, 415, "unsupported-media-type"),
     ("a form", b"endpoint=x", {"content-type": "application/x-www-form-urlencoded"}, 415, "unsupported-media-type"),
-    ("a charset", b"{}", {"content-type": "application/json; charset=utf-16"}, 415, "unsupported-media-type"),
+    ("UTF-16", '{"endpoint":"/v1/ocr"}'.encode("utf-16"), {"content-type": "application/json; charset=utf-16"}, 400, "malformed-request"),
+    ("UTF-16 without a mark", '{"endpoint":"/v1/ocr"}'.encode("utf-16-le"), {"content-type": "application/json; charset=utf-16"}, 400, "malformed-request"),
+    ("latin-1", '{"endpoint":"é"}'.encode("latin-1"), {"content-type": "application/json; charset=latin-1"}, 400, "malformed-request"),
     ("gzip", b"\x1f\x8b\x08", {**JSON, "content-encoding": "gzip"}, 415, "unsupported-media-type"),
 ]  # fmt: skip
 

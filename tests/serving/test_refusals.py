@@ -19,7 +19,7 @@ import pytest
 from serving import lingering
 from serving.lingering import Lingering
 from tests.support.api import JOBS
-from tests.support.bridge import bridge_process
+from tests.support.bridge import bridge_process, gunicorn_bridge
 from tests.support.gateway import Gateway, gateway_process
 from tests.support.processes import Sandbox
 from tests.support.tools_available import tool_python
@@ -124,6 +124,44 @@ def test_the_bridge_is_read_too_when_it_refuses_and_closes() -> None:
         assert asyncio.run(refused(bridge.url)) == [413] * 20
 
 
+UNREADABLE = {
+    "no request": (b"HELLO\r\n\r\n", 400),
+    "a header without a colon": (b"GET / HTTP/1.1\r\nHost localhost\r\n\r\n", 400),
+    "no length that is one": (b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: x\r\n\r\n", 400),
+    "two lengths": (b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
+    "another version": (b"GET / HTTP/3.0\r\nHost: localhost\r\n\r\n", 400),
+    "HTTP/2 at once": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
+    "TLS": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x07" * 300 + b"\r\n\r\n", 400),
+    "a long URL": (b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", 414),
+    "a URL without an end": (b"GET /" + b"a" * 140_000, 414),
+    "a long header": (b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 140_000, 431),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def ports(gateway: Gateway) -> Iterator[dict[str, int]]:
+    with bridge_process(gateway.url) as one, gunicorn_bridge(gateway.url, 1) as other:
+        yield {"REST": gateway.port, "bridge": one.port, "bridge of workers": other.port}
+
+
+@pytest.mark.parametrize("server", ["REST", "bridge", "bridge of workers"])
+@pytest.mark.parametrize("what", UNREADABLE)
+def test_what_is_no_request_is_refused_by_a_problem_document_without_a_word_of_it(
+    what: str, server: str, ports: dict[str, int]
+) -> None:
+    sent, status = UNREADABLE[what]
+    with socket.create_connection(("127.0.0.1", ports[server]), 10) as peer:
+        peer.sendall(sent)
+        answer = b"".join(iter(lambda: peer.recv(65536), b""))
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 %d " % status)
+    assert b"Content-Type: application/problem+json\r\n" in head
+    problem = json.loads(body)
+    assert (problem["type"], problem["status"]) == ("/problems#malformed-request", status)
+    assert f"X-Request-ID: {problem['request_id']}".encode() in head
+    assert b"aaaa" not in body and b"localhost" not in body
+
+
 def test_what_gunicorn_cannot_read_is_answered_although_more_is_sent(gateway: Gateway) -> None:
     with socket.create_connection(("127.0.0.1", gateway.port), 10) as peer:
         for _ in range(20):
@@ -143,12 +181,12 @@ def test_a_body_that_the_bridge_cannot_read_is_refused_once_and_without_a_traceb
     assert "Traceback" not in "".join(bridge.output)
 
 
-def test_what_follows_a_request_for_an_upgrade_is_no_request_to_the_bridge() -> None:
+def test_the_body_of_a_request_for_an_upgrade_is_no_request_to_the_bridge() -> None:
     """httptools reads the body of such a request as the next one."""
     hidden = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
     head = (
         b"POST /livez HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-        b"Connection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: %d\r\n\r\n" % len(hidden)
+        b"Connection: Upgrade, close\r\nUpgrade: h2c\r\nContent-Length: %d\r\n\r\n" % len(hidden)
     )
     with (
         bridge_process("http://127.0.0.1:9") as bridge,

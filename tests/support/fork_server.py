@@ -25,7 +25,7 @@ from typing import IO, Any
 ROOT = Path(__file__).parents[2]
 IMPORTS = {
     "gunicorn": ("gunicorn.app.wsgiapp", "serving.gunicorn_worker", "service.app"),
-    "mcp_bridge": ("mcp_bridge.app", "mcp.server.stdio", "serving.uvicorn_protocol"),
+    "mcp_bridge": ("mcp_bridge.app", "mcp_bridge.stdio", "serving.uvicorn_protocol"),
     "openapi": ("openapi.contract",),
     "sandbox": ("sandbox.app",),
     "service": ("service.app",),

@@ -1,0 +1,112 @@
+"""A JSON-RPC message as it came, over HTTP or standard input: checked before the SDK sees it, which drops some without a word."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from mcp.types import INVALID_PARAMS, INVALID_REQUEST, PARSE_ERROR
+from msgspec import UNSET, Raw, UnsetType
+
+from openapi.json_text import BOM, check_utf8, read_json
+
+Id = str | int | None
+
+
+class Refused(Exception):
+    """The message is not for the SDK: a JSON-RPC error's code and sentence, the message's id, and a status for HTTP."""
+
+    def __init__(self, code: int, sentence: str, id: Id = None, *, status: int = 400) -> None:
+        super().__init__(code, sentence)
+        self.status = status
+        self.answer = {
+            "jsonrpc": "2.0",
+            "id": id,
+            "error": {"code": code, "message": f"Nothing was sent: {sentence}"},
+        }
+
+
+class Message(msgspec.Struct, omit_defaults=True):
+    """A request, a notification, which has no id, or an answer of the client's."""
+
+    jsonrpc: Raw | UnsetType = UNSET
+    id: Raw | UnsetType = UNSET
+    method: Raw | UnsetType = UNSET
+    params: Raw | UnsetType = UNSET
+    result: Raw | UnsetType = UNSET
+    error: Raw | UnsetType = UNSET
+
+
+class _Params(msgspec.Struct, omit_defaults=True):
+    """The parameters of tools/call that have a use here."""
+
+    name: Raw | UnsetType = UNSET
+    arguments: Raw | UnsetType = UNSET
+    meta: Raw | UnsetType = msgspec.field(name="_meta", default=UNSET)
+
+
+def read(content: bytearray, *, halves: bool) -> tuple[Message, bytes]:
+    """The message in `content`, from which a BOM is taken, and its text for the SDK; `halves` lets pass an escape for half of a
+    surrogate pair, for whoever reads the arguments.
+
+    Raises Refused, with the message's id where it has one that is good.
+    """
+    if content.startswith(BOM):
+        del content[: len(BOM)]
+    try:
+        check_utf8(content)
+        message = (
+            read_json(content, Message) if halves else msgspec.json.decode(content, type=Message)
+        )
+    except msgspec.ValidationError:
+        raise Refused(INVALID_REQUEST, "the message is not one JSON-RPC request.") from None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise Refused(PARSE_ERROR, "the message is not JSON in UTF-8.") from None
+    except RecursionError:
+        raise Refused(PARSE_ERROR, "the message is nested too deeply.") from None
+    id, method = value(message.id), value(message.method)
+    good_id = id if isinstance(id, str | int) and not isinstance(id, bool) else None
+    # JSON-RPC 1.0 wrote a notification's lack of an id as null, and some clients still do.
+    note = isinstance(method, str) and method.startswith("notifications/") and id is None
+    if message.id is not UNSET and good_id is None and not (note or message.error is not UNSET):
+        raise Refused(INVALID_REQUEST, "a request's id is a text or an integer.")
+    if value(message.jsonrpc) != "2.0":
+        raise Refused(INVALID_REQUEST, 'the message has no "jsonrpc": "2.0".', good_id)
+    if message.method is UNSET and message.result is message.error is UNSET:
+        raise Refused(INVALID_REQUEST, "the message has no method.", good_id)
+    if message.method is not UNSET and not isinstance(method, str):
+        raise Refused(INVALID_REQUEST, "the method is not a text.", good_id)
+    if message.params is not UNSET and bytes(memoryview(message.params)[:1]) not in (b"{", b"n"):
+        raise Refused(INVALID_PARAMS, "the parameters are not an object.", good_id)
+    if note and message.id is not UNSET:
+        message.id = UNSET
+        return message, msgspec.json.encode(message)
+    return message, bytes(content)
+
+
+def take_arguments(message: Message) -> tuple[bytes, Raw | None]:
+    """The message without the arguments of its call, and these."""
+    taken = None
+    if value(message.method) == "tools/call" and message.params is not UNSET:
+        try:
+            params = msgspec.json.decode(message.params, type=_Params)
+        except msgspec.ValidationError:
+            params = _Params()
+        if params.arguments is not UNSET:
+            taken, params.arguments = params.arguments, Raw(b"{}")
+        message.params = Raw(msgspec.json.encode(params))
+    return msgspec.json.encode(message), taken
+
+
+_SHORT = 1024
+"""Bytes of a text that can be an id or the name of a method."""
+
+
+def value(text: Raw | UnsetType) -> Any:
+    """What JSON text says; None when it is not there, too long, or not readable, as with half of a surrogate pair."""
+    if text is UNSET or len(text) > _SHORT:
+        return None
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        return None
