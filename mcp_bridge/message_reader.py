@@ -62,7 +62,7 @@ class MessageReader:
             given = [(name, value.strip(b" \t")) for name, value in scope["headers"]]
             headers = [each for each in given if each[0] != b"content-type"]
             if not any(name == b"accept" and value for name, value in headers):
-                headers.append((b"accept", b"*/*"))  # RFC 9110 section 12.5.1
+                headers.insert(0, (b"accept", b"*/*"))  # RFC 9110 section 12.5.1
             scope = {**scope, "headers": [*headers, (b"content-type", b"application/json")]}
         if scope["type"] != "http" or scope["path"] != PATH:
             await self.app(scope, receive, send)

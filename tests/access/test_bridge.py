@@ -23,7 +23,7 @@ from tests.access.conftest import Tokens, bearing
 from tests.access.issuer import AUDIENCE, ISSUER, RSA, STRANGER, KeyServer, token
 from tests.mcp_bridge.hosting import served
 from tests.mcp_bridge.rest import Rest
-from tests.mcp_bridge.test_transport import LEGACY, ROUTED, exchange, message
+from tests.mcp_bridge.test_transport import LEGACY, MEDIA, ROUTED, exchange, message
 from tests.support.api import JOB_ID
 from tests.support.processes import environment, run
 
@@ -150,6 +150,42 @@ def test_a_caller_sees_and_calls_the_tools_of_their_scopes_and_no_others(
 
 def test_without_tokens_everybody_sees_everything(bridge: Open) -> None:
     assert listed(bridge(), "") == ARGUMENTS.keys()
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/.well-known/oauth-authorization-server"),
+        ("GET", "/.well-known/oauth-authorization-server/mcp"),
+        ("GET", "/.well-known/oauth-protected-resource"),
+        ("GET", "/.well-known/openid-configuration"),
+        ("GET", "/mcp/.well-known/openid-configuration"),
+        ("GET", "/mcp/.well-known/oauth-protected-resource"),
+        ("GET", "/authorize"),
+        ("POST", "/register"),
+        ("POST", "/token"),
+    ],
+)
+def test_who_looks_for_a_way_to_a_token_is_told_without_one_that_there_is_none(
+    method: str, path: str, bridge: Open, tokens_file: str
+) -> None:
+    url = bridge(tokens_file=tokens_file)
+    form = {"Content-Type": "application/x-www-form-urlencoded"} if path == "/token" else MEDIA
+    status, headers, answer = exchange(url, b"" if method == "GET" else b"{}", form, method, path)
+    assert (status, answer["type"]) == (404, "/problems#not-found")
+    assert "www-authenticate" not in headers
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/mcp", "/mcp/", "/mcp//", "/mcp?x=/livez", "//mcp", "/%6dcp", "/./mcp", "/livez/../mcp"],
+)
+def test_no_spelling_of_the_endpoint_s_path_goes_without_a_token(
+    path: str, bridge: Open, rest: Rest, tokens_file: str
+) -> None:
+    call = message(name="get-batch-job", arguments={"job_id": JOB_ID})
+    status, _, _ = exchange(bridge(tokens_file=tokens_file), call, LEGACY, path=path)
+    assert status in (401, 404) and not rest.arrived
 
 
 @pytest.mark.parametrize("era", ERAS, ids=["modern", "legacy"])

@@ -20,6 +20,8 @@ from mcp_bridge import edge, message_reader
 from mcp_bridge.app import create_app
 from mcp_bridge.arguments import LARGE
 from mcp_bridge.config import Settings
+from service.problems import PROBLEMS
+from serving.problems import TITLES
 from tests.mcp_bridge.hosting import served
 from tests.mcp_bridge.rest import Rest
 from tests.support.api import JOB_ID
@@ -40,6 +42,17 @@ def message(method: str = "tools/call", **params: Any) -> dict[str, Any]:
     return {"jsonrpc": "2.0", "id": 1, "method": method, "params": {"_meta": META} | params}
 
 
+JSON_TYPES = [
+    "application/json; charset=utf-8",
+    "application/json;charset=utf8",
+    "Application/JSON; odata=verbose",
+    'application/json ; charset="UTF-8"; boundary=x',
+    "application/json;",
+    "application/json; charset=iso-8859-1",
+]
+"""Spellings of the one type; the bytes are what counts."""
+
+MEMBERS = {"type", "title", "status", "detail", "request_id", "source", "retryable"}
 CALL = message(name="get-batch-job", arguments={"job_id": JOB_ID})
 LATER = message(name="get-batch-job", _meta=dict.fromkeys(META, "2099-01-01"))
 
@@ -97,6 +110,11 @@ def test_a_call_of_the_old_era_needs_no_initialize(url: str) -> None:
     assert status == 200 and answer["result"]["structuredContent"] == {}
 
 
+def test_a_client_that_says_nothing_of_what_it_accepts_is_answered(url: str) -> None:
+    """The JDK's, for one."""
+    assert exchange(url, headers=without(HEADERS, "Accept"))[0] == 200
+
+
 def test_a_call_without_a_version_is_of_the_old_era(url: str) -> None:
     assert exchange(url, headers=MEDIA)[0] == 200
 
@@ -146,8 +164,9 @@ def test_what_is_not_quite_mcp_is_answered_with_the_right_error(
         ({"Accept": "application/json"}, 200),
         ({"Accept": "text/event-stream"}, 406),
         ({"Accept": "*/*"}, 200),
+        ({"Accept": ""}, 200),
         ({"Content-Type": "text/plain"}, 415),
-        ({"Content-Type": "application/json; charset=utf-8"}, 200),
+        *(({"Content-Type": name}, 200) for name in JSON_TYPES),
     ],
 )
 def test_what_comes_from_elsewhere_or_speaks_otherwise_is_refused(
@@ -156,15 +175,152 @@ def test_what_comes_from_elsewhere_or_speaks_otherwise_is_refused(
     assert exchange(url, headers={**HEADERS, **change})[0] == status
 
 
+@pytest.mark.parametrize("era", [LEGACY, {**ROUTED, "Mcp-Method": "ping"}], ids=["old", "new"])
+@pytest.mark.parametrize(
+    ("change", "id", "code"),
+    [
+        *(({"id": id}, None, -32600) for id in (None, 1.5, True, {}, [1])),
+        ({"jsonrpc": "1.0"}, 1, -32600),
+        ({"method": 5}, 1, -32600),
+        ({"params": [1]}, 1, -32602),
+    ],
+)
+def test_a_request_that_is_none_is_refused_with_its_id_where_that_is_one(
+    change: dict[str, Any], id: Any, code: int, era: dict[str, str], url: str
+) -> None:
+    status, _, answer = exchange(url, {**message("ping"), **change}, era)
+    assert (status, answer["id"], answer["error"]["code"]) == (400, id, code)
+
+
+@pytest.mark.parametrize("era", [LEGACY, HEADERS], ids=["old", "new"])
+def test_a_byte_order_mark_before_a_message_is_skipped(era: dict[str, str], url: str) -> None:
+    status, _, answer = exchange(url, b"\xef\xbb\xbf" + json.dumps(CALL).encode(), era)
+    assert status == 200 and "result" in answer
+
+
+@pytest.mark.parametrize("era", [LEGACY, HEADERS], ids=["old", "new"])
+def test_bytes_that_are_no_utf8_are_refused_and_nothing_is_sent(era: dict[str, str]) -> None:
+    broken = json.dumps(CALL).replace(JOB_ID, JOB_ID[:-1] + "\xff").encode("latin-1")
+    rest = Rest()
+    with (
+        served(rest) as rest_url,
+        served(create_app(Settings(rest_url=rest_url))) as url,
+    ):
+        status, _, answer = exchange(url, broken.replace(b"\\u00ff", b"\xff"), era)
+    assert (status, answer["error"]["code"], rest.arrived) == (400, -32700, [])
+
+
+@pytest.mark.parametrize("note", [{}, {"id": None}], ids=["no id", "null, as in JSON-RPC 1.0"])
+@pytest.mark.parametrize("era", [LEGACY, {**ROUTED, "Mcp-Method": "notifications/initialized"}])
+def test_a_notification_is_acknowledged(
+    note: dict[str, Any], era: dict[str, str], url: str
+) -> None:
+    sent = {"jsonrpc": "2.0", "method": "notifications/initialized", **note}
+    assert exchange(url, sent, era)[0] == 202
+
+
+@pytest.mark.parametrize(
+    ("method", "member"),
+    [
+        ("prompts/list", "prompts"),
+        ("resources/list", "resources"),
+        ("resources/templates/list", "resourceTemplates"),
+    ],
+)
+@pytest.mark.parametrize("era", [LEGACY, ROUTED], ids=["old", "new"])
+def test_what_it_has_none_of_is_listed_as_nothing(
+    method: str, member: str, era: dict[str, str], url: str
+) -> None:
+    headers = {**era, "Mcp-Method": method}
+    status, _, answer = exchange(url, message(method), headers)
+    assert (status, answer["result"][member]) == (200, [])
+
+
+@pytest.mark.parametrize(
+    ("method", "params"), [("prompts/get", {"name": "x"}), ("resources/read", {"uri": "x://y"})]
+)
+@pytest.mark.parametrize("era", [LEGACY, ROUTED], ids=["old", "new"])
+def test_what_it_has_none_of_is_not_found(
+    method: str, params: dict[str, str], era: dict[str, str], url: str
+) -> None:
+    headers = {**era, "Mcp-Method": method, "Mcp-Name": next(iter(params.values()))}
+    answer = exchange(url, message(method, **params), headers)[2]
+    assert answer["error"]["code"] == -32602
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/", 404),
+        ("GET", "/favicon.ico", 404),
+        ("POST", "/register", 404),
+        ("POST", "/token", 404),
+        ("GET", "/authorize?x=y", 404),
+        ("GET", "/.well-known/oauth-authorization-server", 404),
+        ("GET", "/.well-known/openid-configuration/mcp", 404),
+        ("GET", "/mcp/.well-known/openid-configuration", 404),
+        ("GET", "/livez/", 404),
+        ("POST", "/livez", 405),
+        ("GET", "/mcp", 405),
+        ("HEAD", "/mcp", 405),
+        ("OPTIONS", "/mcp", 405),
+        ("DELETE", "/mcp/", 405),
+    ],
+)
+def test_all_that_is_no_message_is_answered_with_a_problem_document(
+    method: str, path: str, status: int, url: str
+) -> None:
+    form = {"Content-Type": "application/x-www-form-urlencoded"} if path == "/token" else MEDIA
+    answered, headers, problem = exchange(
+        url, b"{}" if method == "POST" else b"", form, method, path
+    )
+    assert (answered, headers["content-type"]) == (status, "application/problem+json")
+    if method != "HEAD":
+        kind = {404: "not-found", 405: "method-not-allowed"}[status]
+        assert problem.keys() == MEMBERS
+        assert (problem["type"], problem["status"]) == (f"/problems#{kind}", status)
+        assert problem["request_id"] == headers["x-request-id"]
+        assert exchange(url, b"", {}, "GET", "/problems")[2][kind] == problem["title"]
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "kind"),
+    [
+        ({"Host": "evil.example"}, 421, "misdirected-request"),
+        ({"Origin": "https://evil.example"}, 403, "cross-origin"),
+        ({"Content-Type": "text/plain"}, 415, "unsupported-media-type"),
+    ],
+)
+def test_a_refusal_is_a_problem_document_in_the_rest_service_s_words(
+    change: dict[str, str], status: int, kind: str, url: str
+) -> None:
+    answered, headers, problem = exchange(url, headers={**HEADERS, **change})
+    assert (answered, headers["content-type"]) == (status, "application/problem+json")
+    assert problem.keys() == MEMBERS
+    assert (problem["type"], problem["title"]) == (f"/problems#{kind}", PROBLEMS[kind].title)
+
+
+def test_the_kinds_of_problem_outside_of_the_rest_service_are_its_own() -> None:
+    assert {kind: PROBLEMS[kind].title for kind in TITLES} == TITLES
+
+
+@pytest.mark.anyio
+async def test_a_failure_of_the_bridge_s_own_is_a_problem_with_the_id_of_its_log_line(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def broken(*_: Any) -> None:
+        raise ValueError("SECRET")
+
+    status, body = await call(edge.Edge(broken, None), "POST", "/mcp", {"X-Request-ID": "r-1"})
+    assert (status, json.loads(body)["type"]) == (500, "/problems#internal-error")
+    assert b"SECRET" not in body
+    (record,) = [each for each in caplog.records if each.exc_info]
+    assert "r-1" in record.getMessage()
+
+
 def test_a_message_over_the_limit_is_refused_before_it_is_read(url: str) -> None:
     large = message(name="get-batch-job", arguments={"job_id": "x" * 200_000})
     assert exchange(url, large)[0] == 413
-
-
-def test_a_notification_is_acknowledged(url: str) -> None:
-    note = {"jsonrpc": "2.0", "method": "notifications/initialized"}
-    for headers in (LEGACY, {**ROUTED, "Mcp-Method": note["method"]}):
-        assert exchange(url, note, headers)[0] == 202
 
 
 @pytest.mark.parametrize("method", ["GET", "DELETE", "PUT", "OPTIONS"])
