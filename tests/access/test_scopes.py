@@ -13,6 +13,7 @@ from openapi_spec_validator import validate
 from responses import RequestsMock
 
 from openapi.contract import Operation, load
+from openapi.derive import OWN_CAPABILITIES
 from tests.access.conftest import Gateway as Make
 from tests.access.conftest import Tokens, bearing, open_gateway
 from tests.conftest import UPSTREAM
@@ -20,6 +21,14 @@ from tests.support.api import JOB_ID
 
 CONTRACT = load()
 OPERATIONS = list(CONTRACT.operations.values())
+HINTS = {
+    tool["call"].partition(".")[2]: tool["hints"]["readOnly"]
+    for capability in OWN_CAPABILITIES
+    for adapter in yaml.safe_load(capability.read_text(encoding="utf-8"))["capability"]["exposes"]
+    for tool in adapter.get("tools", [])
+    if "hints" in tool
+}
+"""Whether an operation only reads, by the capabilities' own words."""
 SCOPES = [*sorted(CONTRACT.scopes), "metrics"]
 PAGES = [
     *("/", "/docs", "/docs/start.js", "/docs/assets/swagger-ui.css"),
@@ -82,8 +91,7 @@ def test_an_operation_needs_its_own_scope_and_no_other_will_do(
     operation: Operation, scope: str, secured: Make, secrets: dict[str, str], upstream: RequestsMock
 ) -> None:
     secret, client = secrets[scope], secured(GATEWAY_SIGNED_URLS="on")
-    # By the capabilities' own hints: four of their operations change something.
-    writes = operation.id in ("createbatchjob", "cancelbatchjob", "uploadfile", "deletefile")
+    writes = not HINTS.get(operation.id, operation.method == "GET")
     needed = f"{'files' if 'file' in operation.id else 'jobs'}:{'write' if writes else 'read'}"
     answer = call(client, operation, bearing(secret))
     if scope == needed:

@@ -7,15 +7,14 @@ contract, so an operation added to the capability appears in it without any chan
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from openapi.capability import load as load_yaml
 from openapi.contract import Contract, Operation, load
-from openapi.derive import OWN_CAPABILITIES, OWN_OVERLAYS, main
+from openapi.derive import OWN_CAPABILITIES, OWN_CAPABILITY, OWN_OVERLAYS, main
+from tests.support.addition import Addition, with_an_addition
 
 SNAPSHOT = Path(__file__).with_name("surface.yaml")
 UPDATE = "UPDATE_SURFACE"
@@ -76,55 +75,44 @@ def test_the_surface_is_the_committed_one():
     )
 
 
-def test_the_capability_of_jobs_alone_has_its_four_operations_as_they_were(tmp_path):
+def test_the_capability_of_jobs_alone_has_its_operations_as_they_are_in_the_whole(tmp_path):
     output = tmp_path / "openapi.yaml"
     arguments = [f"--overlay={OWN_OVERLAYS[0]}", f"--output={output}"]
-    assert main([str(OWN_CAPABILITIES[0]), *arguments]) == 0
+    assert main([str(OWN_CAPABILITY), *arguments]) == 0
 
-    jobs = {
-        route: row
-        for route, row in yaml.safe_load(surface(load())).items()
-        if route.partition(" ")[2].startswith("/v1/batch/jobs")
+    alone = yaml.safe_load(surface(load(output)))
+    whole = yaml.safe_load(surface(load()))
+    assert alone == {route: whole[route] for route in alone}
+    assert {"createbatchjob", "listbatchjobs", "getbatchjob", "cancelbatchjob"} <= {
+        row["operation"] for row in alone.values()
     }
-    assert yaml.safe_load(surface(load(output))) == jobs
-    assert len(jobs) == 4
 
 
 def test_an_operation_added_to_the_capability_appears_without_any_code(tmp_path):
-    contract = load(with_a_delete(tmp_path))
-
-    row = yaml.safe_load(surface(contract))["DELETE /v1/batch/jobs/{job-id}"]
+    addition = with_an_addition(tmp_path)
+    row = yaml.safe_load(surface(load(extended(addition))))[f"DELETE {addition.path}"]
     assert row == {
-        "operation": "deletebatchjob",
+        "operation": addition.operation,
         "arguments": {"required": ["path job-id"], "optional": []},
-        "tool": "delete-batch-job",
+        "tool": addition.tool,
         "hints": ["destructive", "idempotent", "open_world"],
         "tool arguments": {"required": ["job_id"], "optional": []},
     }
 
 
 def test_an_added_operation_leaves_the_others_as_they_were(tmp_path):
+    addition = with_an_addition(tmp_path)
     before = yaml.safe_load(surface(load()))
-    after = yaml.safe_load(surface(load(with_a_delete(tmp_path))))
+    after = yaml.safe_load(surface(load(extended(addition))))
 
-    after.pop("DELETE /v1/batch/jobs/{job-id}")
+    after.pop(f"DELETE {addition.path}")
     assert after == before
 
 
-def with_a_delete(directory: Path) -> Path:
-    """The document of a copy of the project's capability that can also delete, with its overlay."""
-    capability = load_yaml(OWN_CAPABILITIES[0])
-    (consumes,), (rest, mcp) = (capability["capability"][key] for key in ("consumes", "exposes"))
-    call = {"call": "batch-batch-jobs.deletebatchjob", "description": "Delete it"}
-    consumes["resources"][1]["operations"].append({"name": "deletebatchjob", "method": "DELETE"})
-    rest["resources"][1]["operations"].append(
-        {"method": "DELETE", "name": "deletebatchjob", **call}
-    )
-    mcp["tools"].append({"name": "delete-batch-job", **call})
-    source = directory / "capability.yaml"
-    source.write_text(yaml.safe_dump(capability, sort_keys=False), encoding="utf-8")
-    overlays = [f"--overlay={shutil.copy(overlay, directory)}" for overlay in OWN_OVERLAYS]
-    output = directory / "openapi.yaml"
-    others = map(str, OWN_CAPABILITIES[1:])
-    assert main([str(source), *others, *overlays, f"--output={output}"]) == 0
+def extended(addition: Addition) -> Path:
+    """The project's document with the addition."""
+    output = addition.capability.with_name("openapi.yaml")
+    capabilities = map(str, [addition.capability, *OWN_CAPABILITIES[1:]])
+    overlays = [f"--overlay={overlay}" for overlay in OWN_OVERLAYS]
+    assert main([*capabilities, *overlays, f"--output={output}"]) == 0
     return output
