@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from typing import Any
 
 from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
@@ -70,11 +71,9 @@ def _announce(worker: Any) -> None:
     """Says that requests are answered from now on, and where."""
     host, port = worker.sockets[0].getsockname()[:2]
     seed = worker.wsgi.extensions["sandbox"].seed
-    print(f"sandbox: {BANNER}", flush=True)
-    print(
-        f"sandbox: ready on http://{in_brackets(host)}:{port} (SANDBOX_SEED={seed} repeats it)",
-        flush=True,
-    )
+    ready = f"ready on http://{in_brackets(host)}:{port} (SANDBOX_SEED={seed} repeats it)"
+    with suppress(BrokenPipeError):  # who has read enough (`| head -1`) is served all the same
+        print(f"sandbox: {BANNER}\nsandbox: {ready}", flush=True)
 
 
 if __name__ == "__main__":

@@ -125,7 +125,10 @@ def _store(settings: Settings) -> Iterator[tuple[str, str]]:
         yield OK, f"{shown} {look_at_file(Path(settings.store))}"
         return
     store = RedisStore(settings.store)
-    store.check()
+    try:
+        store.check()
+    except StoreUnavailable as error:
+        raise StoreUnavailable(f"{shown} cannot be written ({error})") from error
     yield OK, f"{shown} can be written"
     for doubt in store.doubts():
         yield DOUBT, f"{shown}: {doubt}"
@@ -139,11 +142,15 @@ def _audit_log(settings: Settings) -> Iterator[tuple[str, str]]:
         yield DOUBT, "is off: nobody will know who created what"
     else:
         path = Path(target)
-        if path.is_dir() or (path.exists() and not os.access(path, os.W_OK)):
-            raise SettingsError(f"{target} cannot be written")
-        if not path.exists():
-            with TemporaryFile(dir=path.parent):
-                pass
+        try:
+            if path.exists():
+                with path.open("ab"):
+                    pass
+            else:
+                with TemporaryFile(dir=path.parent):
+                    pass
+        except OSError as error:
+            raise SettingsError(f"{target} cannot be written: {error.strerror}") from error
         yield OK, f"goes to {target}"
 
 

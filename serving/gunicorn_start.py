@@ -14,10 +14,10 @@ from environment import dotenv_note, variables
 
 
 def check_addresses(server: Any, prefix: str) -> None:
-    """For `on_starting`: SettingsError when an address cannot be had. Sockets that were handed over are had already."""
+    """For `on_starting`: SettingsError when an address cannot be had. Sockets that were handed over are had already, and ports may be shared."""
     environ = variables()
     from_systemd = environ.get("LISTEN_PID") == str(os.getpid()) and "LISTEN_FDS" in environ
-    if from_systemd or "GUNICORN_FD" in environ:
+    if from_systemd or "GUNICORN_FD" in environ or server.cfg.reuse_port:
         return
     for address in server.cfg.address:
         if isinstance(address, tuple):  # others are paths of Unix sockets, and descriptors

@@ -14,7 +14,15 @@ import pytest
 
 from environment import SettingsError
 from sandbox.config import Settings
-from tests.support.processes import run, sandbox_process
+from tests.support.processes import (
+    environment,
+    free_port,
+    run,
+    sandbox_process,
+    start,
+    stop,
+    wait_until_ready,
+)
 
 
 def test_it_starts_on_a_free_port_that_its_ready_line_names() -> None:
@@ -91,3 +99,17 @@ def test_keys_are_digested_while_they_are_read() -> None:
     assert "gone" not in settings.revoked_keys
     assert settings.keys.endswith("=w/u")
     assert "keys" not in repr(settings).replace("strict_keys", "")
+
+
+def test_it_serves_although_nobody_reads_what_it_says() -> None:
+    """As in `python -m sandbox | head -1`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    port = free_port()
+    command = [sys.executable, "-m", "sandbox"]
+    process = start(command, environment(SANDBOX_PORT=port), stdout=writing)
+    os.close(writing)
+    try:
+        wait_until_ready(f"http://127.0.0.1:{port}/sandbox/state", process)
+    finally:
+        stop(process)

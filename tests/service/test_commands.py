@@ -177,6 +177,22 @@ def test_doctor_knows_a_store_that_the_service_would_refuse(
     assert any(line.startswith("wrong  store:") and said in line for line in lines)
 
 
+@pytest.mark.parametrize("place", ["none/audit.log", "."])
+def test_doctor_knows_an_audit_log_that_cannot_be_written(place: str, tmp_path: Path) -> None:
+    path = str(tmp_path / place)
+    lines = findings(run("doctor", tmp_path=tmp_path, GATEWAY_AUDIT_LOG=path).stdout)
+    assert any(line.startswith(f"wrong  audit log: {path} cannot be written") for line in lines)
+
+
+def test_doctor_names_a_redis_that_cannot_be_reached_without_its_password(
+    closed_port: int, tmp_path: Path
+) -> None:
+    url = f"redis://:{KEY}@127.0.0.1:{closed_port}/3"
+    lines = findings(run("doctor", tmp_path=tmp_path, GATEWAY_STORE=url).stdout)
+    shown = f"redis://127.0.0.1:{closed_port}/3"
+    assert any(line.startswith(f"wrong  store: {shown} cannot be written") for line in lines)
+
+
 def test_doctor_counts_the_tokens_and_says_where_they_are(tmp_path: Path) -> None:
     file = tmp_path / "tokens"
     past = {"expires": "2020-01-01T00:00:00Z"}
