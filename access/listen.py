@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import sys
 from collections.abc import Iterable
 from ipaddress import IPv6Address, ip_address
 from typing import Any
@@ -40,7 +41,7 @@ def check(host: str, *, protected: bool, chosen_by: str, prefix: str) -> None:
         return
     raise SettingsError(
         f"{chosen_by} {host or 'of every interface'} can be reached from other machines, and anybody there could call."
-        " Make a token (python -m service token NAME --scope SCOPE --file FILE) and set"
+        f" Make a token ({sys.executable} -m service token NAME --scope SCOPE --file FILE) and set"
         f" {prefix}TOKENS_FILE=FILE, or listen on 127.0.0.1"
     )
 
