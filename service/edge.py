@@ -85,9 +85,9 @@ class Edge:
             await self.app(scope, receive, send)
             return
         begun = time.perf_counter()
-        if self.root and scope["path"].startswith(f"{self.root}/"):
-            size = len(self.root)
-            scope = {**scope, "path": scope["path"][size:], "raw_path": scope["raw_path"][size:]}
+        if self.root and f"{scope['path']}/".startswith(f"{self.root}/"):
+            path, raw = (scope[name][len(self.root) :] for name in ("path", "raw_path"))
+            scope = {**scope, "path": path or "/", "raw_path": raw or b"/"}
         ctx = open_context(scope["headers"])
         if self.tracing:
             # A process's first request opens its exporter: after every fork.

@@ -167,12 +167,12 @@ class OperationReader:
             for location, known in self.parameters.items()
         }
         self.elsewhere = {
-            letters(parameter.name): other.path
-            for other in contract.operations.values()
+            letters(parameter.name): f"{other.method} {other.path}"
+            for other in reversed([*contract.operations.values()])  # the first of several
             for parameter in other.parameters
             if other.namespace == operation.namespace and parameter.location != "header"
         }
-        """Paths of the same API's operations, by names of their parameters."""
+        """Operations of the same API, by the names of their parameters."""
         self.free = ""
         """The name of the query object that takes any member, each a parameter by itself; empty where there is none."""
         self.member: re.Pattern[str] | None = None
@@ -265,8 +265,8 @@ class OperationReader:
             if self.free and "[" not in name:
                 hint += f" A filter of this name is {self.free}[{name[:100]}]."
             return name, [Violation(at, hint)]
-        elif path := self.elsewhere.get(letters(name)):
-            return name, [Violation(at, f"is a parameter of {path} alone")]
+        elif other := self.elsewhere.get(letters(name)):
+            return name, [Violation(at, f"is a parameter of {other}, not of this operation")]
         elif not self.free:
             return name, [Violation(at, "is not a known parameter")]
         check = self.member_validator

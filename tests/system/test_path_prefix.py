@@ -89,6 +89,10 @@ def test_calls_are_answered_and_problems_lead_to_their_page(url: str) -> None:
     assert (page.status_code, page.headers["content-type"][:9]) == (200, "text/html")
 
 
+def test_the_path_itself_is_the_root(rooted: Gateway) -> None:
+    assert rooted.get(ROOT).headers["Location"] == f"{ROOT}/docs"
+
+
 def test_the_root_and_the_document_lead_below_the_path(url: str) -> None:
     answer = requests.get(f"{url}/", timeout=10)
     assert answer.url == f"{url}/docs" and answer.ok
