@@ -222,6 +222,29 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize(
+    "media_type",
+    [
+        "application/json; charset=utf8",
+        "application/json;charset=UTF-8",
+        "Application/JSON ; odata=verbose",
+        'application/json; charset="utf-8"; boundary=x',
+        "application/json;",
+        "application/json; charset=iso-8859-1",
+    ],
+)
+def test_json_is_taken_whatever_parameters_its_type_has_and_a_byte_order_mark_is_not_sent_on(
+    media_type: str, mistral: RequestsMock, client: TestClient
+) -> None:
+    body = '{"endpoint":"/v1/ocr","model":"é","requests":[{"custom_id":"1","body":{}}]}'.encode()
+    mistral.post(JOBS, json={})
+    for content in (body, b"\xef\xbb\xbf" + body):
+        headers = {"content-type": media_type}
+        answer = client.post("/v1/batch/jobs", content=content, headers=headers)
+        assert answer.status_code == 200, answer.text
+    assert [call.request.body for call in mistral.calls] == [body, body]
+
+
+@pytest.mark.parametrize(
     ("content", "headers", "status", "kind"),
     [row[1:] for row in HOSTILE],
     ids=[row[0] for row in HOSTILE],

@@ -50,6 +50,38 @@ async def test_an_agent_calls_tools_through_nginx(
     assert len(sandbox.ledger(method="POST", path=JOBS)) == 1
 
 
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/.well-known/oauth-protected-resource"),
+        ("GET", "/.well-known/oauth-protected-resource/mcp"),
+        ("GET", "/.well-known/oauth-authorization-server/mcp"),
+        ("GET", "/.well-known/openid-configuration"),
+        ("GET", "/mcp/.well-known/openid-configuration"),
+        ("GET", "/authorize"),
+        ("POST", "/register"),
+        ("POST", "/token"),
+    ],
+)
+def test_who_looks_for_oauth_behind_nginx_is_told_by_the_bridge_that_there_is_none(
+    method: str, path: str, nginx: Front
+) -> None:
+    answer = nginx.request(method, path)
+    assert answer.status_code == 404 and "/mcp" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("upgrade", ["h2c", "websocket"])
+def test_an_offer_to_upgrade_is_ignored(upgrade: str, nginx: Front) -> None:
+    offer = {
+        "Connection": "Upgrade, HTTP2-Settings",
+        "Upgrade": upgrade,
+        "HTTP2-Settings": "AAEAAEAA",
+    }
+    message = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
+    answer = nginx.request("POST", "/mcp", json=message, headers=offer)
+    assert answer.status_code == 200 and answer.json()["result"]["tools"]
+
+
 def test_events_are_passed_on_as_they_come(folder: Path, certificate: tuple[str, str]) -> None:
     with (
         one_event() as (address, over),

@@ -100,6 +100,33 @@ def test_a_call_has_a_line_in_bridge_and_service_with_one_id_and_trace_and_audit
     assert "CANARY" not in written
 
 
+def test_a_call_without_a_trace_begins_one_that_the_rest_service_continues(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "mcp_bridge")
+    meta: list[dict[str, Any]] = [{}, {"traceparent": "broken"}, {"traceparent": 5}]
+    with upstream() as mistral, gateway(tmp_path, f"{mistral.url}/v1") as rest:
+        app = create_app(Settings.from_env({"BRIDGE_REST_URL": f"http://127.0.0.1:{rest.port}"}))
+        with TestClient(app, base_url="http://127.0.0.1:9090") as client:
+            for number, given in enumerate(meta):
+                message = call("list-batch-jobs", {}, number)
+                message["params"]["_meta"] = given
+                answer = client.post("/mcp", json=message)
+                assert answer.status_code == 200, answer.text
+        lines = [record.fields for record in caplog.records if hasattr(record, "fields")]
+        told = eventually(
+            lambda: (
+                (found := [line for line in rest.requests if line["operation"]])
+                and len(found) == len(meta)
+                and found
+            )
+        )
+    ours = {line["request_id"]: line["trace_id"] for line in lines}
+    assert ours == {line["request_id"]: line["trace_id"] for line in told}
+    assert len(set(ours.values())) == len(meta)
+    assert all(re.fullmatch("[0-9a-f]{32}", trace) for trace in ours.values())
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
