@@ -28,7 +28,7 @@ from mcp_bridge.tools import COUNT, KEY, KEY_HEADER, Argument, CallableTool
 from openapi.contract import JSON, Schema
 from openapi.json_text import SLICE, holds_more, values_in
 from openapi.partial_json import TEXT, TooLarge, read
-from openapi.scalars import read_scalar
+from openapi.scalars import read_items, read_scalar
 from openapi.validation import SMALL, UNREADABLE, meant_name, near_name
 
 LARGE = 1 << 18
@@ -238,9 +238,9 @@ class _Texts:
         if isinstance(value, str) and "enum" in schema:
             return read_scalar(value, schema)
         item = schema.get("items", {}).get("type")
-        if (isinstance(value, str) and item == "string") or (
-            isinstance(value, dict) and item == "object"
-        ):
+        if isinstance(value, str) and item == "string":
+            return read_items([value], schema, explode=True)
+        if isinstance(value, dict) and item == "object":
             return self.read(schema, [value])
         if isinstance(value, dict) and "properties" in schema:
             known = schema["properties"]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import codecs
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from access import AccessSettings
 from access.files import content, open_plain
@@ -57,6 +59,7 @@ class Settings(AccessSettings):
         settings = cls(**values)
         if settings.rest_token_file:
             settings = replace(settings, rest_token=_token(settings))
+        _check_rest(settings)
         vars(settings)["contract"] = contract  # the cached property, which would read it again
         return settings
 
@@ -76,6 +79,22 @@ def log_to_stderr(settings: Settings) -> None:
         logs.start_audit(settings.audit_log)
     except OSError as error:
         raise SettingsError(f"BRIDGE_AUDIT_LOG cannot be written: {error.strerror}") from error
+
+
+def _check_rest(settings: Settings) -> None:
+    """Refuses what no request to the REST service can be sent with; the value, which may be a secret, is not repeated."""
+    try:
+        parts = urlsplit(settings.rest_url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    # aiohttp sends the user of a URL, if there is one, in place of the token.
+    if not usable or not re.fullmatch(r"[^?#@\s]+", settings.rest_url):
+        form = "http(s)://host[:port][/path], without user, query or fragment"
+        raise SettingsError(f"BRIDGE_REST_URL must be {form}; its token is BRIDGE_REST_TOKEN")
+    if not re.fullmatch(r"[!-~]*", settings.rest_token):
+        name = "BRIDGE_REST_TOKEN_FILE" if settings.rest_token_file else "BRIDGE_REST_TOKEN"
+        raise SettingsError(f"{name} must be one word of ASCII, without blanks or line breaks")
 
 
 def _token(settings: Settings) -> str:

@@ -307,6 +307,7 @@ def test_what_is_required_is_not_left_out_by_being_empty(tools: Tools) -> None:
         ({"status": "running"}, ("status", "RUNNING")),
         ({"status": ["Running"]}, ("status", "RUNNING")),
         ({"status": '["RUNNING"]'}, ("status", "RUNNING")),
+        ({"status": "SUCCESS, running"}, ("status", "RUNNING")),
         ({"order_by": "Created"}, ("order_by", "created")),
     ],
 )

@@ -126,6 +126,34 @@ def test_a_token_file_that_is_a_pipe_is_refused_and_does_not_hang_the_start(tmp_
         Settings.from_env({"BRIDGE_REST_TOKEN_FILE": str(tmp_path / "token")})
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://user:SECRET@127.0.0.1:1", "http://SECRET@127.0.0.1:1", "127.0.0.1:8080", "ftp://127.0.0.1", "http://", "http://h:0",
+        "http://h:x", "http://h?token=SECRET", "http://h#SECRET", "http://h /", "http://h\n.evil", "http://[::1", "unix:/tmp/x",
+    ],
+)  # fmt: skip
+def test_an_address_of_rest_that_cannot_be_called_as_it_is_stops_the_start(url: str) -> None:
+    """A user in it would be sent in place of the bridge's token, or be an exception of every call."""
+    with pytest.raises(SettingsError, match="BRIDGE_REST_URL must be") as caught:
+        Settings.from_env({"BRIDGE_REST_URL": url})
+    assert "SECRET" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "token", ["SECRET\nSECRET", "SECRET\r\nX: y", "SEC RET", "SECRÉT", "SECRET\0"]
+)
+def test_a_token_for_rest_that_no_header_can_carry_stops_the_start(
+    token: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "token"
+    file.write_text(token, encoding="utf-8", newline="")
+    for name, value in (("BRIDGE_REST_TOKEN", token), ("BRIDGE_REST_TOKEN_FILE", str(file))):
+        with pytest.raises(SettingsError, match=name) as caught:
+            Settings.from_env({name: value})
+        assert "RET" not in str(caught.value)
+
+
 @pytest.mark.parametrize("others", [{}, {"BRIDGE_REST_TOKEN": "SECRET"}])
 def test_a_token_file_that_is_missing_or_one_too_many_is_refused(
     others: dict[str, str], tmp_path: Path

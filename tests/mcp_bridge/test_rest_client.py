@@ -220,15 +220,16 @@ async def test_what_comes_with_an_answer_is_no_later_request_s_answer(more: byte
 
 
 @pytest.mark.parametrize("turns", [0, 3])
+@pytest.mark.parametrize("part", [slice(None), slice(20), slice(1)], ids=["all", "half", "a byte"])
 async def test_what_came_unasked_while_the_loop_did_something_else_is_no_later_request_s_answer(
-    turns: int,
+    turns: int, part: slice
 ) -> None:
     server = Server(OK, OK.replace(b"ok", b"OK"))
     async with connected(server) as client:
         await ask(client)
         (kept,) = idle(client)
         serving = server.writers[0].get_extra_info("socket")
-        os.write(serving.fileno(), OK.replace(b"ok", b"no"))
+        os.write(serving.fileno(), OK.replace(b"ok", b"no")[part])
         readable, _, _ = select.select([kept.get_extra_info("socket")], [], [], 10)
         assert readable
         for _ in range(turns):  # in which the loop reads it
