@@ -36,6 +36,8 @@ def read_scalar(text: str, schema: Schema) -> Any:
     if known and text not in known:
         same = [each for each in known if str(each).lower() == text.lower()]
         return same[0] if len(same) == 1 else text
+    if schema.get("minLength") and not text.strip():
+        return ""  # blanks are no more than nothing
     if " " in text and "pattern" in schema:
         # In a query a plus sign that is not escaped is a blank: the offset of a time, for one.
         meant = "+".join(text.rsplit(" ", 1))

@@ -162,7 +162,7 @@ def test_a_value_that_means_one_thing_only_is_sent_in_its_usual_form(
         *(f"page_size={text}" for text in ("20.5", "1e400", "+20", "0x10", "1_0", "true", "", "null")),
         *(f"created_by_me={text}" for text in ("2", "", "None", "1.0", "ja")),
         *(f"status={text}" for text in ("DONE", "", "SUCCESS,", "SUCCESS;FAILED", "SUCCESS,SUCCES")),
-        *("model=", "agent_id=", "created_after=", "created_after=2026-01-02T03:04:05++02:00", "order_by="),
+        *("model=", "model=%20", "agent_id=+", "created_after=", "created_after=2026-01-02T03:04:05++02:00", "order_by="),
     ],
 )  # fmt: skip
 def test_a_value_that_may_mean_nothing_is_refused_at_its_place(
