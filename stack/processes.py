@@ -59,10 +59,12 @@ def serve(settings: Settings, screen: Screen, when_ready: Callable[[], str | Non
     with ExitStack() as claims:
         if complaints := settings.missing_keys() or port_complaints(settings.endpoints, claims):
             return "\n  ".join(complaints)
-        return _serve(settings, screen, when_ready)
+        return _serve(settings, screen, claims, when_ready)
 
 
-def _serve(settings: Settings, screen: Screen, when_ready: Callable[[], str | None]) -> str | None:
+def _serve(
+    settings: Settings, screen: Screen, claims: ExitStack, when_ready: Callable[[], str | None]
+) -> str | None:
     # Signals are waited for instead of handled, so that they interrupt nothing; threads that start from here on block them.
     signals = {signal.SIGCHLD, signal.SIGINT, signal.SIGTERM}
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as it is under nohup
@@ -74,7 +76,9 @@ def _serve(settings: Settings, screen: Screen, when_ready: Callable[[], str | No
     def begin() -> None:
         result: str | None = "an error of the stack itself stopped it"
         try:
-            result = _await_ready(settings.endpoints, screen) or when_ready()
+            result = _await_ready(settings.endpoints, screen)
+            claims.close()  # now they listen themselves
+            result = result or when_ready()
         finally:
             outcome[0] = result
             if result is not None:
@@ -201,7 +205,7 @@ def port_complaints(endpoints: Sequence[Endpoint], claims: ExitStack) -> list[st
 
 
 def _claimed(port: int, claims: ExitStack) -> bool:
-    """Whether no other stack that runs on this machine has claimed the port; a listening process comes a second later."""
+    """Whether no other stack that starts on this machine has claimed the port; a listening process comes a second later."""
     if sys.platform != "linux":  # elsewhere no socket has a name without a file
         return True
     claim = claims.enter_context(socket.socket(socket.AF_UNIX))
