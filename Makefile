@@ -36,10 +36,10 @@ run: .venv/.runtime ## Run sandbox (when no key is set), REST service and MCP br
 demo: .venv/.runtime ## Show two jobs' lives through the REST service: results, cancelling, list
 	@$(VENV) -m stack demo --end-with-parent
 
-# Those that measure time run alone, after the others.
+# Those that measure time run alone, after the others. With exec there is no shell in between, which would not pass a signal on.
 test: .venv/.development ## Run all tests; ARGS="tests/stack -k port" runs some
-	@$(if $(ARGS),$(VENV) -m pytest $(ARGS),\
-	$(VENV) -m pytest -n 4 --dist worksteal -m "not exclusive" && $(VENV) -m pytest -m exclusive tests/system)
+	@exec $(VENV) -m pytest $(or $(ARGS),-n 4 --dist worksteal --durations 15 -m "not exclusive")
+	@$(if $(ARGS),,exec $(VENV) -m pytest --durations 5 -m exclusive tests/system)
 
 check: lint test ## Run lint and test
 

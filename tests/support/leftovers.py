@@ -1,4 +1,4 @@
-"""A pytest plugin: no module of tests leaves a thread, a process or a listening socket behind.
+"""A pytest plugin: no module of tests leaves a thread, a process, a listening socket or a log handler behind, and no run a process.
 
 After a module's last test, what it made and did not end is an error of that test. What fixtures of the whole session made
 may stay until the session's end. Threads that are daemons, as all of the product's, are not looked at: they end with the process. Processes that were left are killed, and a thread that was left cannot keep the run from
@@ -8,9 +8,11 @@ ending. Processes and sockets are seen where there is /proc.
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import re
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -20,6 +22,7 @@ from pathlib import Path
 
 import pytest
 
+from telemetry import logs
 from tests.support.fork_server import running as fork_servers
 
 _PROC = Path("/proc")
@@ -32,18 +35,29 @@ Things = dict[Hashable, str]
 """Threads, the numbers of processes, and sockets, each with its description."""
 
 _session: pytest.Session | None = None
+_watchdog: subprocess.Popen[bytes] | None = None
+"""Ends all that has the mark once this process has ended, however that was."""
 _known: Things = {}
 """What there was at the start, and what was reported."""
 _lasting: Things = {}
 """What fixtures of the session made."""
 
 
-@pytest.hookimpl(trylast=True)
+@pytest.hookimpl(tryfirst=True)  # before workers of xdist are started, which have the mark too
 def pytest_sessionstart(session: pytest.Session) -> None:
-    global _session
+    global _session, _watchdog
     _session = session
     name, _, value = _MARK.partition("=")
     os.environ[name] = value
+    _watchdog = subprocess.Popen(
+        [sys.executable, "-I", "-S", str(Path(__file__).with_name("watchdog.py")), _MARK],
+        cwd="/",
+        env={},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     _known.update(_things())
 
 
@@ -71,6 +85,8 @@ def pytest_runtest_teardown(
 
 @pytest.hookimpl(trylast=True)
 def pytest_unconfigure(config: pytest.Config) -> None:
+    if _watchdog:
+        _watchdog.communicate()
     if _session and any(_threads()):  # Python would wait for it
         config.get_terminal_writer().flush()
         sys.stderr.flush()
@@ -103,6 +119,7 @@ def _things(allowed: Things | None = None) -> Things:
     things: Things = {}
     things.update(_threads())
     things.update(_listening())
+    things.update(_log_handlers())
     things.update(_processes(allowed))
     return {key: what for key, what in things.items() if key not in allowed}
 
@@ -112,6 +129,14 @@ def _threads() -> Iterator[tuple[threading.Thread, str]]:
     for thread in threading.enumerate():
         if not thread.daemon and thread is not threading.main_thread():
             yield thread, f"thread {thread.name}"
+
+
+def _log_handlers() -> Iterator[tuple[str, str]]:
+    """Those of the product that still write somewhere: what other tests log would be among pytest's own lines."""
+    for logger in (logging.getLogger(), logs.audit_log):
+        for handler in logger.handlers:
+            if isinstance(handler, logs.LineHandler):
+                yield f"handler {id(handler)}", f"log handler of {logger.name} to {handler.target}"
 
 
 def _listening() -> Iterator[tuple[str, str]]:

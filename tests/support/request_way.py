@@ -29,6 +29,7 @@ import mcp_bridge.app
 import mcp_bridge.config
 import service.app
 import service.config
+import telemetry.logs
 from access.token_file import make_token
 from service.config import start_logging
 from tests.support import asgi
@@ -186,9 +187,22 @@ def follow() -> dict[str, Way]:
             access.token_file.CHECK_INTERVAL = math.inf
             return asyncio.run(_ways(recorder, url, folder, bearer, str(tokens)))
         finally:
+            end_logging()
             access.token_file.CHECK_INTERVAL = interval
             sys.setprofile(None)
             threading.setprofile(None)  # type: ignore[arg-type]
+
+
+def end_logging() -> None:
+    """Undoes `start_logging`."""
+    logging.getLogger("gateway").setLevel(logging.NOTSET)
+    logging.captureWarnings(False)
+    for logger in (logging.getLogger(), telemetry.logs.audit_log):
+        for handler in logger.handlers[:]:
+            if isinstance(handler, telemetry.logs.LineHandler | logging.NullHandler):
+                logger.removeHandler(handler)
+    telemetry.logs.audit_log.propagate = True
+    telemetry.logs.audit_log.setLevel(logging.NOTSET)
 
 
 async def _ways(
