@@ -16,7 +16,7 @@ from environment import SettingsError, dotenv_note
 from mcp_bridge import stdio
 from mcp_bridge.app import create_served_app
 from mcp_bridge.config import Settings, log_to_stderr
-from mcp_bridge.edge import PATH
+from mcp_bridge.messages import PATH
 from mcp_bridge.server import build_server
 from openapi.contract import ContractError
 from serving.uvicorn_protocol import Protocol

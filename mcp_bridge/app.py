@@ -15,8 +15,9 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from mcp_bridge.config import Settings
-from mcp_bridge.edge import METADATA_PATH, PATH, Edge, ResourceMetadata, admission
+from mcp_bridge.edge import METADATA_PATH, Edge, ResourceMetadata, admission
 from mcp_bridge.message_reader import MessageReader
+from mcp_bridge.messages import PATH
 from mcp_bridge.rest_client import NoAnswer, NotSent, RestClient, RestRequest
 from mcp_bridge.server import build_server
 from serving.body_buffer import Reservation

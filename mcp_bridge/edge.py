@@ -24,10 +24,10 @@ from access import AccessDenied, listen, origins
 from access.admission import Admission, Needs, make_admission
 from access.token_file import LOCAL, Grant
 from mcp_bridge.config import Settings
+from mcp_bridge.messages import PATH, media_type
 from serving.problems import MEDIA_TYPE, document
 from telemetry import trace_context
 
-PATH = "/mcp"
 METADATA_PATH = f"/.well-known/oauth-protected-resource{PATH}"  # RFC 9728 section 3.1
 
 log = logging.getLogger("mcp_bridge.edge")
@@ -63,7 +63,7 @@ def admission(settings: Settings) -> Callable[[ASGIApp], Admission]:
         # Elsewhere is nothing that could be misused. A client that looks there for a way to a token learns that there is none.
         pages={PATH: Needs.CALL},
         otherwise=Needs.NOTHING,
-        media_type=lambda _, path: "application/json" if path == PATH else "",
+        media_type=media_type,
     )
     listen.check(
         settings.host, protected=settings.protected, chosen_by="BRIDGE_HOST", prefix="BRIDGE_"

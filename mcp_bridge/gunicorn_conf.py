@@ -8,7 +8,8 @@ from typing import Any
 from access.listen import in_brackets
 from environment import SettingsError
 from mcp_bridge.config import Settings, log_to_stderr
-from mcp_bridge.edge import PATH, admission
+from mcp_bridge.edge import admission
+from mcp_bridge.messages import PATH
 from openapi.contract import ContractError
 from serving import gunicorn_start
 from serving.gunicorn_worker import Log

@@ -20,8 +20,8 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mcp_bridge.arguments import LARGE
-from mcp_bridge.edge import PATH, current
-from mcp_bridge.messages import Refused, read, take_arguments
+from mcp_bridge.edge import current
+from mcp_bridge.messages import PATH, Refused, read, take_arguments
 from serving.body_buffer import (
     BodyBrokeOff,
     BodyRefused,
@@ -47,8 +47,8 @@ WATCHED_AFTER = 0.05
 class MessageReader:
     """ASGI. White space around a header's value is no part of it (RFC 9110 section 5.5), yet some servers hand it on.
 
-    Admission has seen that the body is said to be JSON, in whatever spelling. Only POST has a use here: the SDK answers a GET with a stream that never ends. Large messages, of at most `max_body` bytes,
-    are read by the thread of `reading`.
+    Admission has seen that the body is said to be JSON, in whatever spelling. Only POST has a use here: the SDK answers a GET
+    with a stream that never ends. Large messages, of at most `max_body` bytes, are read by the thread of `reading`.
     """
 
     def __init__(self, app: ASGIApp, *, max_body: int, reading: ThreadPoolExecutor) -> None:

@@ -10,7 +10,15 @@ from msgspec import UNSET, Raw, UnsetType
 
 from openapi.json_text import BOM, check_utf8, read_json
 
+PATH = "/mcp"
+"""Where messages are sent over HTTP."""
+
 Id = str | int | None
+
+
+def media_type(_method: str, path: str) -> str:
+    """That of a body that is sent to `path`; empty where none is taken."""
+    return "application/json" if path == PATH else ""
 
 
 class Refused(Exception):

@@ -125,7 +125,7 @@ class FlaskDispatch:
             del handling, answer  # their error's traceback keeps this frame, and the body with it
         if filters and _is_empty(content):
             listed = one_line(filters)
-            ctx.warning = f"nothing was found; not in the contract, and therefore filters: {listed}"
+            ctx.warning = f"nothing was found; taken as filters: {listed}"
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": content})
 

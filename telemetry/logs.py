@@ -198,7 +198,8 @@ class LineHandler(QueueHandler):
             self.queue.put(line)
         else:
             self._lose(1)
-        if not self.started:
+        # A thread that is started while the interpreter ends never runs, and its starter waits for it.
+        if not self.started and not sys.is_finalizing():
             with self.counting, suppress(RuntimeError):  # no thread to be had: the next tries again
                 if not self.started:
                     threading.Thread(target=self._run, name="log", daemon=True).start()

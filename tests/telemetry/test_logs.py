@@ -8,6 +8,7 @@ import logging
 import os
 import pty
 import resource
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextvars import copy_context
@@ -20,7 +21,7 @@ import pytest
 
 from service.edge import open_context
 from telemetry import logs
-from tests.support.processes import wait_until
+from tests.support.processes import environment, run, wait_until
 
 log = logging.getLogger("gateway.test")
 SECRET = 'sk-CANARY-"quoted"\\+/=&'
@@ -469,4 +470,25 @@ def test_a_line_that_no_thread_can_write_waits_for_one(
     written.enqueue(later) if later else written.flush(10)  # as the end of a process does
     assert wait_until(
         lambda: (tmp_path / "log").read_bytes().decode().split() == ["one", *later.split()]
+    )
+
+
+def test_a_line_that_is_logged_while_the_interpreter_ends_does_not_hold_it_up() -> None:
+    program = """
+import gc, logging
+from telemetry import logs
+
+class Late:
+    def __init__(self):
+        self.itself = self  # which the collector finds when the interpreter ends
+
+    def __del__(self, log=logging.getLogger("gateway")):
+        log.warning("too late")
+
+logs.start(["gateway"], "info", "json")
+gc.disable()
+Late()
+"""
+    assert (
+        run([sys.executable, "-c", program], environment(), timeout=20, anew=True).returncode == 0
     )
