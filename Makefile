@@ -19,6 +19,8 @@ SPECTRAL := tests/tools/node_modules/.bin/spectral
 # Python compiles what it imports, which is a part of it.
 PIP := -m pip -qq --disable-pip-version-check --no-input
 INSTALL := install --no-deps --require-hashes --only-binary :all: --no-compile
+# Two makes may begin at once.
+ALONE := $(PYTHON) stack/alone.py
 COMPILE := pip compile -q --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-header --no-annotate
 
@@ -84,16 +86,16 @@ $(VENV):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo \
 		"Python 3.11 or newer is needed, not $$($(PYTHON) -V 2>&1); if you have one: make PYTHON=python3.12 ..."; exit 1; }
 	@echo "Making .venv (only this time) ..."
-	@$(PYTHON) -m venv .venv
+	@$(ALONE) $(PYTHON) -m venv .venv
 
 .venv/.runtime: requirements.lock | $(VENV)
 	@echo "Installing what the gateway needs into .venv (only this time; without further words for a quarter of a minute, on a slow machine for two) ..."
-	@$(VENV) $(PIP) $(INSTALL) -r $<
+	@$(ALONE) $(VENV) $(PIP) $(INSTALL) -r $<
 	@touch $@
 
 .venv/.development: requirements-dev.lock | $(VENV)
 	@echo "Installing what the tests need into .venv (only this time) ..."
-	@$(VENV) $(PIP) $(INSTALL) -r $<
+	@$(ALONE) $(VENV) $(PIP) $(INSTALL) -r $<
 	@touch .venv/.runtime $@
 
 define INSTALL_TOOL
