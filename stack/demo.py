@@ -52,7 +52,8 @@ def _doubt(settings: Settings) -> str:
     try:
         rest.call(settings.rest, "GET", f"{rest.JOBS}?demo_probe={mark}")
     except rest.CallFailed as failure:
-        return f"The demo cannot use the gateway at {settings.rest.url}: {failure}"
+        hint = "" if settings.rest.token else "; BRIDGE_REST_TOKEN=... make demo gives it a token"
+        return f"The demo cannot use the gateway at {settings.rest.url}: {failure}{hint}"
     with suppress(rest.CallFailed):
         if mark.encode() in rest.exchange(settings.sandbox, "GET", "/sandbox/ledger").content:
             return ""
@@ -82,7 +83,8 @@ def _show(settings: Settings, screen: Screen) -> str:
         screen.say("  list      the newest jobs")
         for listed in rest.call(endpoint, "GET", f"{rest.JOBS}?page_size=5")["data"]:
             at = time.strftime("%H:%M:%S", time.localtime(listed["created_at"]))
-            counted = f"{listed['completed_requests']}/{listed['total_requests']}"
+            # 0 of a job that was stopped before Mistral had counted.
+            counted = f"{listed['completed_requests']}/{listed['total_requests'] or '-'}"
             screen.say(f"     {at}  {listed['id']}  {listed['status']:<22}  {counted:>8}")
     except rest.CallFailed as failure:
         return f"The demo failed: {failure}"

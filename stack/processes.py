@@ -90,11 +90,12 @@ def _serve(
         death = ""
         while not death and signal.sigwait(signals) == signal.SIGCHLD:
             death = processes.first_death()
+        ended = death or outcome[0]  # not what comes of the stop itself
         screen.end_progress()
         if death:
             screen.release(show=True)
         screen.say("\n  Stopping ...")
-    return death or outcome[0]
+    return ended
 
 
 class Processes:

@@ -196,7 +196,10 @@ def checkout(folder: Path) -> Path:
     """A copy of this one, and what the blocks take for granted: requests, a capability and its words."""
     needed(ROOT / ".venv" / "bin" / "python", "run `make test`")
     shutil.copytree(
-        ROOT, folder, ignore=shutil.ignore_patterns(".*", "tests", "bench"), dirs_exist_ok=True
+        ROOT,
+        folder,
+        ignore=shutil.ignore_patterns(".*", "tests", "bench", "tokens"),
+        dirs_exist_ok=True,
     )
     (folder / ".venv").symlink_to(ROOT / ".venv")
     # Older than what it installed, whatever a change of branch did to it: make installs nothing.

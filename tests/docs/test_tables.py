@@ -82,6 +82,13 @@ def test_a_table_of_the_readme_says_what_the_code_says(name: str) -> None:
     assert found[2] == expected, "UPDATE_DOCS=1 pytest tests/docs/test_tables.py writes it anew"
 
 
+def test_a_call_of_the_sdks_that_no_operation_answers_is_said_to_be_refused() -> None:
+    text = (ROOT / "docs" / "clients.md").read_text()
+    row = next(line for line in text.splitlines() if line.startswith("| `batch.jobs.delete`"))
+    deletes = [o.path for o in load().operations.values() if o.method == "DELETE"]
+    assert ("405" in row) == ("/v1/batch/jobs/{job-id}" not in deletes), "docs/clients.md: " + row
+
+
 @pytest.mark.parametrize(
     "document", [README, *sorted((ROOT / "docs").rglob("*.md"))], ids=lambda path: path.name
 )

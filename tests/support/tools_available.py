@@ -34,8 +34,10 @@ def needed_package(name: str) -> None:
 
 
 def tool_python(name: str) -> str:
-    """The Python of the environment `.tools/NAME`, one of the Makefile's TOOLS."""
-    return needed(ROOT / ".tools" / name / "bin" / "python")
+    """The Python of the environment `.tools/NAME`, one of the Makefile's TOOLS, which is whole once it is marked as installed."""
+    folder = ROOT / ".tools" / name
+    whole = (folder / ".installed").exists()
+    return needed(folder / "bin" / "python" if whole else folder / ".installed")
 
 
 def node_tool(package: str, script: str) -> list[str]:

@@ -15,6 +15,7 @@ from gunicorn.app.wsgiapp import WSGIApplication
 import mcp_bridge.config
 import service.config
 from tests.support.processes import ROOT
+from tests.support.request_way import end_logging
 from tests.system.front import CONFIGURATION
 
 
@@ -48,7 +49,10 @@ def gunicorn(configuration: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("MISTRAL_AI_API_KEY", "sk-CANARY-0123456789")
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr("sys.argv", ["gunicorn", "-c", configuration])
-    return WSGIApplication().cfg
+    try:
+        return WSGIApplication().cfg
+    finally:
+        end_logging()
 
 
 def units() -> Iterator[tuple[str, float]]:
