@@ -7,6 +7,7 @@ import logging
 import signal
 import socket
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import anyio
 import uvicorn
@@ -47,7 +48,10 @@ def main() -> int:
 
 
 async def _serve_stdio(settings: Settings) -> None:
-    await stdio.serve(build_server(settings.contract, settings), settings.max_body)
+    reading = ThreadPoolExecutor(1, "reading")
+    await stdio.serve(
+        build_server(settings.contract, settings, reading), settings.max_body, reading
+    )
 
 
 def _serve_http(settings: Settings) -> None:

@@ -1,7 +1,8 @@
 """A tool call as a REST request: arguments read, checked once, and put where REST takes them.
 
 Clients differ in how they hand arguments over: what can be meant in one way only is read that way. What a client adds for
-itself, `toolCallId` for one, is left out. Everything else is refused before anything is sent, with all that is wrong named.
+itself, `toolCallId` for one, is left out, unless it asks for less than the deed, as `dry_run` does. Everything else is refused
+before anything is sent, with all that is wrong named.
 
 Calls that mean the same make the same request, byte for byte, and the same key.
 """
@@ -39,6 +40,31 @@ MAX_UNKNOWN = 50
 
 BUILT = 300_000
 """Values that are made of one call where reading it needs more than its schema, as JSON within texts does: some 40 MB."""
+
+
+_ASKS_LESS: tuple[tuple[re.Pattern[str], bool | None, str], ...] = tuple(
+    (re.compile(words), harmless, reason)
+    for words, harmless, reason in (
+        (
+            "dryrun|preview|simulat|rehears|pretend|whatif|noop|test(mode|run)|(check|plan|test|verify)only"
+            "|^(only)?validat|^(dry|test|plan|draft|mock|trial|paused|suspended)$|^estimate(only|cost)?$",
+            False,
+            "cannot only try or check",
+        ),
+        ("^soft|trash|recoverable|undoable|reversible|^archive$", False, "does nothing by halves"),
+        ("^max(imum)?(cost|price|spend)|^(cost|spend(ing)?)?(budget|limit|cap)(usd|eur)?$", None, "keeps to no limit"),
+        (
+            "schedul|delay|defer|postpone|countdown|^cron|^(at|when|later|eta|if|unless|notbefore)$"
+            "|^(run|start|execute|begin|send|submit|delete|cancel)s?(date|time|at|on|in|after|when|if)$|^(only)?(if|when)",
+            False,
+            "cannot wait for a time or a condition",
+        ),
+        ("confirm|^(ask|prompt|require)(first|user|approval)", None, "asks nobody before"),
+        ("^(execute|apply|commit|proceed|approved?|submit|autostart|permanent(ly)?)$", True, "does it whole or not at all"),
+    )
+)  # fmt: skip
+"""Words by which a caller wants less than the deed, or not yet: the letters of an argument, the value with which it wants no such
+thing, and why it is refused by a tool that changes something. Left out as others are, they would make a rehearsal the deed."""
 
 
 class BadArguments(ValueError):
@@ -85,6 +111,8 @@ def _read(tool: CallableTool, given: Mapping[str, Any]) -> tuple[dict[str, Any],
     """The arguments in their one plain form, defaults filled in, and a note of what was left out; BadArguments with all that is wrong."""
     texts = _Texts()
     arguments, violations = _unwrapped(tool, _present(tool, given), texts)
+    arguments, refused = _asking_less(tool, arguments)
+    violations += refused
     arguments, note = _known(tool, _present(tool, arguments))
     if any(_violations(tool, arguments)):
         arguments = _present(tool, texts.read(tool.check.schema, arguments))
@@ -108,8 +136,9 @@ def _read_text(tool: CallableTool, text: Raw) -> tuple[dict[str, Any], str]:
     arguments = {name: read_values[name] for name in _present(tool, small)}
     known, note, violations = arguments, "", [_PACKED]
     if not _is_packed(tool, arguments):
+        _, refused = _asking_less(tool, {name: small[name] for name in arguments})
         known, note = _known(tool, arguments)
-        violations = [*_violations(tool, known)]
+        violations = [*refused, *_violations(tool, known)]
     if violations:
         if _is_dense(text):
             raise BadArguments(violations, note)
@@ -161,6 +190,34 @@ def _is_absent(value: Any, schema: Schema) -> bool:
         return blank and schema.get("minLength") != 0 and value not in schema.get("enum", ())
     least = "minItems" if isinstance(value, list) else "minProperties"
     return isinstance(value, list | dict) and not value and schema.get(least) != 0
+
+
+def _asking_less(tool: CallableTool, arguments: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The arguments without those that want less than the tool does, and why these are refused; all of a tool that only reads."""
+    kept, refused = dict(arguments), []
+    for name, value in arguments.items():
+        if name in tool.arguments or tool.declared.read_only:
+            continue
+        several = {name: value, **(value if isinstance(value, dict) else {})}  # as in `options`
+        if reasons := [*filter(None, map(_asks_less, several, several.values()))]:
+            del kept[name]
+            acts = f"{tool.declared.name} acts at once, and {reasons[0]}"
+            refused.append(f"{name[:100]} cannot be had: {acts}")
+    return kept, refused
+
+
+def _asks_less(name: str, value: Any) -> str | None:
+    """Why an argument cannot be left out; None when it can."""
+    letters = re.sub("[^a-z]", "", name[:200].lower())
+    for words, harmless, reason in _ASKS_LESS:
+        if words.search(letters):
+            if isinstance(value, str):
+                value = read_scalar(value.strip(), _FLAG)
+            return None if value in (None, "") or value is harmless else reason
+    return None
+
+
+_FLAG: Schema = {"type": "boolean"}
 
 
 def _known(tool: CallableTool, arguments: dict[str, Any]) -> tuple[dict[str, Any], str]:
@@ -428,8 +485,13 @@ def _written_lines(objects: list[dict[str, Any]] | Raw) -> bytes:
 
 def _query(argument: Argument, value: Any) -> list[tuple[str, str]]:
     if argument.members:
-        # In brackets a name is a member's, however like a parameter's it is.
-        return [(f"{argument.target}[{name}]", _text(value[name])) for name in sorted(value)]
+        # In brackets a name is a member's, however like a parameter's it is, and so it is after a point, which lets it have
+        # brackets of its own.
+        forms = {name: "{}.{}" if "[" in name or "]" in name else "{}[{}]" for name in value}
+        return [
+            (forms[name].format(argument.target, name), _text(value[name]))
+            for name in sorted(value)
+        ]
     if not isinstance(value, list):
         return [(argument.target, _text(value))]
     items = [_text(item) for item in value]

@@ -1,8 +1,7 @@
 """What is POSTed to the MCP endpoint, before the SDK sees it: received whole, within bounds, and cancelled by leaving.
 
-The SDK makes objects of all of a message before a tool is looked at, up to a hundred times its size. So the arguments of
-all but small calls are taken out as the text that they are: the SDK sees a small message, and the call finds them in the
-request's context. Of messages of all callers together only so many bytes are under way.
+The SDK sees a small message, and the call finds its arguments in the request's context (`messages.take_apart`). Of messages of
+all callers together only so many bytes are under way.
 """
 
 from __future__ import annotations
@@ -14,14 +13,13 @@ from functools import partial
 from typing import Any
 
 from mcp.types import INVALID_REQUEST
-from msgspec import Raw
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mcp_bridge.arguments import LARGE
 from mcp_bridge.edge import current
-from mcp_bridge.messages import PATH, Refused, read, take_arguments
+from mcp_bridge.messages import PATH, Refused, take_apart
 from serving.body_buffer import (
     BodyBrokeOff,
     BodyRefused,
@@ -32,9 +30,6 @@ from serving.body_buffer import (
     Reservation,
     receive_body,
 )
-
-SMALL = 16 << 10
-"""Bytes of a message that the SDK may read; as objects they are some 1.3 MB at worst."""
 
 MEMORY = 64 << 20
 """Bytes of messages that may be under way in one worker, one of the greatest size at least. On its way to the REST service
@@ -88,12 +83,12 @@ class MessageReader:
             leaving.watch()
             if len(content) >= LARGE:
                 loop = asyncio.get_running_loop()
-                reading = loop.run_in_executor(self.reading, _checked, content)
+                reading = loop.run_in_executor(self.reading, take_apart, content)
                 # Goes on when the client leaves: until it has ended, the message is in memory.
-                small, current().arguments = await asyncio.shield(reading)
+                _, small, current().arguments = await asyncio.shield(reading)
                 reading = None
             else:
-                small, current().arguments = _checked(content)
+                _, small, current().arguments = take_apart(content)
             received = [{"type": "http.request", "body": small, "more_body": False}]
             del content, small
             await self.app(scope, replayed, answered)
@@ -111,19 +106,6 @@ class MessageReader:
             reading = current().reading = (
                 None  # its error's traceback keeps this frame, and the message
             )
-
-
-def _checked(content: bytearray) -> tuple[bytes, Raw | None]:
-    """What the SDK is to read, and the arguments that it is not to. Raises Refused."""
-    message, text = read(content, halves=len(content) < SMALL)
-    if len(text) < SMALL:
-        return text, None
-    del text
-    small, taken = take_arguments(message)
-    if len(small) >= SMALL:
-        sentence = "only the arguments of a tool's call may be large."
-        raise Refused(INVALID_REQUEST, sentence, status=413)
-    return small, taken
 
 
 _OVERLOADED = -32000  # the first of those that JSON-RPC 2.0 section 5.1 leaves to servers

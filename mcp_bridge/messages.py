@@ -1,4 +1,9 @@
-"""A JSON-RPC message as it came, over HTTP or standard input: checked before the SDK sees it, which drops some without a word."""
+"""A JSON-RPC message as it came, over HTTP or standard input: checked before the SDK sees it, which drops some without a word.
+
+The SDK makes objects of all of a message before a tool is looked at, up to a hundred times its size. So the arguments of all but
+small calls are taken out as the text that they are (`take_apart`): the SDK sees a small message, and the call finds them in its
+`edge.RequestContext`.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +13,13 @@ import msgspec
 from mcp.types import INVALID_PARAMS, INVALID_REQUEST, PARSE_ERROR
 from msgspec import UNSET, Raw, UnsetType
 
-from openapi.json_text import BOM, check_utf8, read_json
+from openapi.json_text import BOM, check_utf8, legible
 
 PATH = "/mcp"
 """Where messages are sent over HTTP."""
+
+SMALL = 16 << 10
+"""Bytes of a message that the SDK may read; as objects they are some 1.3 MB at worst."""
 
 Id = str | int | None
 
@@ -53,19 +61,35 @@ class _Params(msgspec.Struct, omit_defaults=True):
     meta: Raw | UnsetType = msgspec.field(name="_meta", default=UNSET)
 
 
-def read(content: bytearray, *, halves: bool) -> tuple[Message, bytes]:
-    """The message in `content`, from which a BOM is taken, and its text for the SDK; `halves` lets pass an escape for half of a
-    surrogate pair, for whoever reads the arguments.
+def take_apart(content: bytearray) -> tuple[Message, bytes, Raw | None]:
+    """The message in `content`, its text for the SDK, and the arguments that the SDK is not to read. Raises Refused."""
+    message, text = read(content)
+    if len(text) < SMALL:
+        return message, text, None
+    del text
+    small, taken = take_arguments(message)
+    if len(small) >= SMALL:
+        sentence = "only the arguments of a tool's call may be large."
+        id = None if message.method is UNSET else value(message.id)
+        raise Refused(INVALID_REQUEST, sentence, id, status=413)
+    return message, small, taken
+
+
+def read(content: bytearray) -> tuple[Message, bytes]:
+    """The message in `content`, from which a BOM is taken, and its text.
 
     Raises Refused, with the message's id where it has one that is good.
     """
     if content.startswith(BOM):
         del content[: len(BOM)]
+    half = False
     try:
         check_utf8(content)
-        message = (
-            read_json(content, Message) if halves else msgspec.json.decode(content, type=Message)
-        )
+        try:
+            message = msgspec.json.decode(content, type=Message)
+        except msgspec.DecodeError:  # also for half of a surrogate pair
+            message = msgspec.json.decode(legible(content), type=Message)
+            half = True
     except msgspec.ValidationError:
         raise Refused(INVALID_REQUEST, "the message is not one JSON-RPC request.") from None
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -74,14 +98,22 @@ def read(content: bytearray, *, halves: bool) -> tuple[Message, bytes]:
         raise Refused(PARSE_ERROR, "the message is nested too deeply.") from None
     id, method = value(message.id), value(message.method)
     good_id = id if isinstance(id, str | int) and not isinstance(id, bool) else None
+    if half:
+        sentence = "the message has half of a surrogate pair in it, which is no character."
+        raise Refused(PARSE_ERROR, sentence, None if "\ufffd" in str(id) else good_id)
     # JSON-RPC 1.0 wrote a notification's lack of an id as null, and some clients still do.
     note = isinstance(method, str) and method.startswith("notifications/") and id is None
+    if message.id is not UNSET and len(message.id) > _SHORT:
+        raise Refused(INVALID_REQUEST, f"a request's id has at most {_SHORT} bytes.")
     if message.id is not UNSET and good_id is None and not (note or message.error is not UNSET):
         raise Refused(INVALID_REQUEST, "a request's id is a text or an integer.")
     if value(message.jsonrpc) != "2.0":
         raise Refused(INVALID_REQUEST, 'the message has no "jsonrpc": "2.0".', good_id)
-    if message.method is UNSET and message.result is message.error is UNSET:
+    answers = message.result is not UNSET or message.error is not UNSET
+    if message.method is UNSET and not answers:
         raise Refused(INVALID_REQUEST, "the message has no method.", good_id)
+    if message.method is not UNSET and answers:
+        raise Refused(INVALID_REQUEST, "the message is a request and an answer at once.", good_id)
     if message.method is not UNSET and not isinstance(method, str):
         raise Refused(INVALID_REQUEST, "the method is not a text.", good_id)
     if message.params is not UNSET and bytes(memoryview(message.params)[:1]) not in (b"{", b"n"):
@@ -111,7 +143,7 @@ _SHORT = 1024
 
 
 def value(text: Raw | UnsetType) -> Any:
-    """What JSON text says; None when it is not there, too long, or not readable, as with half of a surrogate pair."""
+    """What JSON text says; None when it is not there, too long, or not readable."""
     if text is UNSET or len(text) > _SHORT:
         return None
     try:

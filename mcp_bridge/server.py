@@ -25,6 +25,7 @@ from mcp.types import (
     ReadResourceRequestParams,
 )
 from msgspec import Raw
+from starlette.requests import Request
 
 from access.token_file import LOCAL, Grant
 from mcp_bridge import edge
@@ -132,7 +133,7 @@ class Bridge:
 
     async def list_tools(self, context: Context, _: PaginatedRequestParams) -> dict[str, Any]:
         """The result of tools/list: what the caller may call."""
-        caller = edge.current().caller if context.request is not None else LOCAL
+        caller = _context(context).caller
         allowed = [
             self.listings[name]
             for name, tool in self.tools.items()
@@ -212,7 +213,7 @@ class Bridge:
         self, context: Context, tool: CallableTool, params: CallToolRequestParams, call: _Call
     ) -> RestRequest:
         """The request that the call means. A large one is read beside the event loop, one at a time."""
-        ctx = edge.current() if context.request is not None else edge.RequestContext()
+        ctx = _context(context)
         given, ctx.arguments = ctx.arguments or params.arguments or {}, None
         if not (isinstance(given, Raw) and len(given) >= LARGE):
             return rest_request(tool, given, call.identity)
@@ -222,6 +223,13 @@ class Bridge:
         del reading
         # Goes on when the client leaves: until it has ended, the arguments are in memory.
         return await asyncio.shield(ctx.reading)
+
+
+def _context(context: Context) -> edge.RequestContext:
+    """The context of a request over HTTP, or of a message on standard input; an empty one for a client in this process."""
+    if isinstance(context.request, Request):
+        return edge.current()
+    return context.request or edge.RequestContext()
 
 
 @dataclass(frozen=True)
@@ -239,14 +247,13 @@ class _Call:
     @classmethod
     def of(cls, context: Context) -> _Call:
         given = dict(context.meta or {})  # before headers, which gateways on the way may have set
-        caller, name = LOCAL, "stdio"
+        caller, name = _context(context).caller, "stdio"
         identity = name
-        if context.request is not None:
-            caller = edge.current().caller
-            headers, client = context.request.headers, context.request.client
-            given = {**{name: headers[name] for name in _PASSED_ON if name in headers}, **given}
+        if isinstance(context.request, Request):
+            http, client = context.request.headers, context.request.client
+            given = {**{name: http[name] for name in _PASSED_ON if name in http}, **given}
             name = client.host if client else "stdio"
-            identity = f"{client and client.host} {headers.get('authorization')}"
+            identity = f"{client and client.host} {http.get('authorization')}"
         if caller is not LOCAL:
             name = identity = caller.name
         known = [

@@ -11,6 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from threading import Thread
 
@@ -29,32 +30,35 @@ from mcp.types import (
     jsonrpc_message_adapter,
 )
 
-from mcp_bridge.messages import Refused, read, value
+from mcp_bridge.arguments import LARGE
+from mcp_bridge.edge import RequestContext
+from mcp_bridge.messages import Refused, take_apart, value
 from mcp_bridge.rest_client import RestClient
 
 Sent = MemoryObjectSendStream[SessionMessage]
 Received = MemoryObjectReceiveStream[SessionMessage]
 
 
-async def serve(server: Server[RestClient], max_line: int) -> None:
+async def serve(server: Server[RestClient], max_line: int, reading: ThreadPoolExecutor) -> None:
     """Answers the messages on standard input, of at most `max_line` bytes, and returns when it has ended and all are answered.
 
-    Meanwhile, what anything else prints goes to standard error. OSError when there is no such input or output.
+    The thread of `reading` reads large ones. Meanwhile, what anything else prints goes to standard error. OSError when there is no such input or output.
     """
     if sys.stdin is None or sys.stdout is None:  # closed before Python began
         raise OSError("standard input or output is closed")
     wire = os.dup(1)
     os.dup2(2, 1)
-    await Exchange(0, wire, max_line).run(server)
+    await Exchange(0, wire, max_line, reading).run(server)
 
 
 class Exchange:
     """The messages of one client over two file descriptors, counted until they are answered."""
 
-    def __init__(self, lines: int, wire: int, max_line: int) -> None:
+    def __init__(self, lines: int, wire: int, max_line: int, reading: ThreadPoolExecutor) -> None:
         self.lines = lines
         self.wire = wire
         self.max_line = max_line
+        self.reading = reading
         self.unanswered = 0
         self.settled = anyio.Event()
         self.listening = anyio.CancelScope()
@@ -92,7 +96,7 @@ class Exchange:
             if not line.strip():
                 continue
             try:
-                message = self._message(line)
+                message, context = await self._message(line)
             except Refused as refused:
                 answer = JSONRPCError.model_validate(refused.answer)
                 self.unanswered += answer.id is not None
@@ -101,22 +105,29 @@ class Exchange:
             asked = isinstance(message, JSONRPCRequest)
             self.unanswered += asked
             # One that the client cancels is never answered.
-            metadata = ServerMessageMetadata(on_request_unanswered=self._settle)
+            metadata = ServerMessageMetadata(
+                request_context=context, on_request_unanswered=self._settle
+            )
             await to_server.send(SessionMessage(message, metadata if asked else None))
         while self.unanswered:
             self.settled = anyio.Event()
             await self.settled.wait()
 
-    def _message(self, line: bytearray) -> JSONRPCMessage:
+    async def _message(self, line: bytearray) -> tuple[JSONRPCMessage, RequestContext]:
         if len(line) > self.max_line:
             raise Refused(INVALID_REQUEST, "the message is larger than GATEWAY_MAX_BODY.")
-        message, text = read(line, halves=True)
+        if len(line) < LARGE:
+            message, text, taken = take_apart(line)
+        else:
+            loop = asyncio.get_running_loop()
+            message, text, taken = await loop.run_in_executor(self.reading, take_apart, line)
+        context = RequestContext(arguments=taken)
         try:
-            # Not the SDK's own way from text, which takes no escape for half of a surrogate pair.
-            return jsonrpc_message_adapter.validate_python(json.loads(text), by_name=False)
+            made = jsonrpc_message_adapter.validate_python(json.loads(text), by_name=False)
         except (ValueError, RecursionError):
             sentence = "the message is nested too deeply, or has a number that is too long."
             raise Refused(PARSE_ERROR, sentence, value(message.id)) from None
+        return made, context
 
     async def _write(self, from_server: Received) -> None:
         async with from_server:

@@ -16,6 +16,8 @@ from werkzeug.formparser import parse_form_data
 from mcp_bridge.arguments import LARGE, MAX_UNKNOWN, BadArguments, rest_request
 from mcp_bridge.rest_client import RestRequest
 from mcp_bridge.tools import MAX_LINES, CallableTool
+from openapi.contract import Contract
+from service.request_reader import OperationReader
 from tests.support.api import JOB_ID
 
 Tools = dict[str, CallableTool]
@@ -26,7 +28,7 @@ def query(call: RestRequest) -> list[tuple[str, str]]:
     return parse_qsl(urlsplit(call.target).query, keep_blank_values=True)
 
 
-def faults(tool: CallableTool, arguments: dict[str, Any]) -> list[str]:
+def faults(tool: CallableTool, arguments: dict[str, Any] | Raw) -> list[str]:
     with pytest.raises(BadArguments) as caught:
         rest_request(tool, arguments, "test")
     return caught.value.violations
@@ -74,6 +76,23 @@ def test_members_of_a_free_query_object_are_parameters_of_their_own_in_brackets(
         tools["list-batch-jobs"], {"metadata": {"project": "x&y", "n": "1"}}, "test"
     )
     assert {("metadata[project]", "x&y"), ("metadata[n]", "1")} <= set(query(call))
+
+
+def test_a_member_with_brackets_in_its_name_is_understood_by_the_service(
+    tools: Tools, contract: Contract
+) -> None:
+    """Within other brackets the service does not take it, whatever it is called."""
+    given = {"a[b]": "1", "status[]": "2", "c]": "3", "page_size[x]": "4", "d.e": "5"}
+    call = rest_request(tools["list-batch-jobs"], {"metadata": given}, "test")
+    target = urlsplit(call.target)
+    reader = OperationReader(contract.operations["listbatchjobs"], contract)
+    request, _ = reader.read(
+        {
+            "type": "http", "method": "GET", "path": target.path, "path_params": {}, "headers": [],
+            "query_string": target.query.encode(),
+        }
+    )  # fmt: skip
+    assert set(request.filters) == given.keys()
 
 
 def test_a_member_of_a_free_query_object_cannot_pass_for_an_argument(tools: Tools) -> None:
@@ -211,6 +230,54 @@ def test_what_a_client_adds_is_left_out_with_a_note_and_changes_nothing(
         assert added.headers.keys() == plain.headers.keys()
     else:
         assert replace(added, note="") == plain
+
+
+LESS = (
+    "dry_run", "dryRun", "dryrun", "is_dry_run", "dry-run", "--dry-run", "DRY_RUN", "validate_only", "validateOnly", "validation_only",
+    "validate", "check_only", "preview", "simulate", "simulation", "test_mode", "test", "what_if", "no_op", "plan_only", "draft",
+    "confirm", "confirmed", "require_confirmation", "schedule", "scheduled_at", "schedule_time", "run_at", "start_at", "startTime",
+    "execute_after", "not_before", "delay", "delay_seconds", "defer_until", "at", "if_match", "only_if_idle", "soft_delete", "max_cost",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [0, LARGE], ids=["small", "large"])
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("create-batch-job", CREATE),
+        ("cancel-batch-job", {"job_id": JOB_ID}),
+        ("upload-file", {"file_lines": [{"a": 1}]}),
+        ("delete-file", {"file_id": JOB_ID}),
+    ],
+)
+def test_a_wish_for_less_than_the_deed_or_for_another_time_is_refused_by_what_changes_something(
+    tools: Tools, name: str, given: dict[str, Any], size: int
+) -> None:
+    """Left out, it would turn a rehearsal into the deed."""
+    for wish in LESS:
+        (fault,) = faults(tools[name], as_text({**given, wish: True, "toolCallId": "1"}, size))
+        assert fault.startswith(f"{wish} ") and f"{name} acts at once" in fault
+    for wrapped in ("body", "options"):
+        found = faults(tools[name], as_text({**given, wrapped: {"dry_run": "yes"}}, size))
+        assert len(found) == 1 and "cannot only try" in found[0]
+    (fault,) = faults(tools[name], as_text({**given, "execute": False}, size))
+    assert fault.startswith("execute ")
+
+
+@pytest.mark.parametrize(
+    "added", [{"dry_run": False}, {"dryRun": "false"}, {"preview": None}, {"execute": True}]
+)
+def test_what_wishes_for_all_of_the_deed_is_left_out(tools: Tools, added: dict[str, Any]) -> None:
+    given = {"file_id": JOB_ID}
+    plain, call = (
+        rest_request(tools["delete-file"], each, "me") for each in (given, {**given, **added})
+    )
+    assert replace(call, note="") == plain and call.note.endswith(f": {next(iter(added))}.")
+
+
+def test_a_wish_for_less_means_nothing_where_nothing_is_changed(tools: Tools) -> None:
+    call = rest_request(tools["get-batch-job"], {"job_id": JOB_ID, "dry_run": True}, "me")
+    assert call.note.endswith(": dry_run.")
 
 
 def test_what_is_added_within_a_body_is_left_out_as_well(tools: Tools) -> None:

@@ -13,7 +13,8 @@ import pytest
 from mcp_bridge import message_reader
 from mcp_bridge.arguments import LARGE
 from mcp_bridge.edge import Edge, current
-from mcp_bridge.message_reader import SMALL, MessageReader
+from mcp_bridge.message_reader import MessageReader
+from mcp_bridge.messages import SMALL
 from serving import body_buffer
 
 Received = list[dict[str, Any]]
@@ -107,6 +108,26 @@ def test_any_other_message_that_is_not_small_is_refused(
     answered, answer, sdk = exchange(made("x" * size))
     assert (answered, answer["error"]["code"], sdk.body) == (status, code, b"")
     assert answer["error"]["message"].startswith("Nothing was sent: ")
+
+
+@pytest.mark.parametrize("size", [0, SMALL, LARGE])
+@pytest.mark.parametrize(
+    ("message", "id", "code", "words"),
+    [
+        ({"params": {"a": "\ud83d"}}, 7, -32700, "half of a surrogate pair"),
+        ({"id": "\ude00"}, None, -32700, "half of a surrogate pair"),
+        ({"error": {"code": 1, "message": "?"}}, 7, -32600, "a request and an answer at once"),
+        ({"result": {}}, 7, -32600, "a request and an answer at once"),
+        ({"id": "x" * 1023}, None, -32600, "at most 1024 bytes"),
+    ],
+)
+def test_what_is_wrong_with_a_message_is_named_with_its_id(
+    message: dict[str, Any], id: Any, code: int, words: str, size: int
+) -> None:
+    whole = {"jsonrpc": "2.0", "id": 7, "method": "tools/call", **message}
+    status, answer, sdk = exchange(b" " * size + json.dumps(whole).encode())
+    assert (status, answer["id"], answer["error"]["code"], sdk.body) == (400, id, code, b"")
+    assert words in answer["error"]["message"]
 
 
 def test_a_message_over_the_limit_is_refused() -> None:

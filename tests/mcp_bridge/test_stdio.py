@@ -8,11 +8,15 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from mcp_bridge.stdio import lines
+from mcp_bridge.arguments import LARGE
+from mcp_bridge.edge import RequestContext
+from mcp_bridge.messages import SMALL
+from mcp_bridge.stdio import Exchange, lines
 from tests.mcp_bridge.hosting import served
 from tests.mcp_bridge.rest import Rest
 from tests.support.api import JOB_ID
@@ -113,7 +117,12 @@ REFUSED: list[tuple[Any, Any, int]] = [
     ({**ping("number"), "method": 5}, "number", -32600),
     ({**ping("list"), "params": [1]}, "list", -32602),
     ({**ping("unknown"), "method": "no/such"}, "unknown", -32601),
-    (b'{"jsonrpc":"2.0","id":"half method","method":"p\\ud83d"}', "half method", -32601),
+    (HALF, "half", -32700),
+    (b'{"jsonrpc":"2.0","id":"half method","method":"p\\ud83d"}', "half method", -32700),
+    (b'{"jsonrpc":"2.0","id":"half \\ud83d","method":"ping"}', None, -32700),
+    ({**ping("both"), "error": {"code": 1, "message": "?"}}, "both", -32600),
+    ({**ping("result too"), "result": {}}, "result too", -32600),
+    (ping("x" * 1025), None, -32600),
 ]  # fmt: skip
 
 
@@ -134,7 +143,7 @@ def found(rest_url: str) -> list[dict[str, Any]]:
     hello = b"\xef\xbb\xbf" + json.dumps(HELLO).encode()
     bad = [line for line, _, _ in REFUSED]
     large = call("large", job_id="x" * 300_000)
-    messages = [hello, b"", b" \t", *UNASKED, *bad, large, HALF, ping("last")]
+    messages = [hello, b"", b" \t", *UNASKED, *bad, large, ping("last")]
     return answers(rest_url, *messages, end=b"\r\n", GATEWAY_MAX_BODY=100_000)
 
 
@@ -149,17 +158,43 @@ def test_a_line_that_is_no_good_message_or_too_long_is_answered_with_its_error(
     assert sorted((str(id), code) for id, code in codes(found)) == sorted(expected)
 
 
-def test_half_of_a_surrogate_pair_is_told_as_a_fault_of_the_argument(
-    found: list[dict[str, Any]],
-) -> None:
-    (answer,) = [each for each in found if each["id"] == "half"]
-    assert answer["result"]["isError"] is True
+def test_what_is_wrong_with_a_message_is_named(found: list[dict[str, Any]]) -> None:
+    said = {each["id"]: each["error"]["message"] for each in found if "error" in each}
+    assert "half of a surrogate pair" in said["half"]
+    assert "a request and an answer at once" in said["both"]
+    assert any(
+        "at most 1024 bytes" in each["error"]["message"] for each in found if "error" in each
+    )
+
+
+@pytest.mark.parametrize("size", [SMALL, LARGE])
+def test_of_the_arguments_of_a_call_that_is_not_small_the_sdk_sees_nothing(size: int) -> None:
+    """As objects they would be a hundred times their size, and be made while nothing else is done."""
+    line = json.dumps(call(1, requests=[{}] * size)).encode()
+
+    async def read() -> tuple[Any, RequestContext]:
+        with ThreadPoolExecutor(1) as reading:
+            return await Exchange(0, 1, len(line), reading)._message(bytearray(line))
+
+    message, context = asyncio.run(read())
+    assert message.params == {"name": "get-batch-job", "arguments": {}}
+    assert json.loads(bytes(context.arguments or b"")) == {"requests": [{}] * size}
+
+
+def test_a_large_call_is_passed_on_as_it_came() -> None:
+    rest = Rest().answers({"id": "1", "status": "QUEUED"})
+    requests = [{"body": {"a": [{}] * 200_000}}]
+    large = call("large", "create-batch-job", endpoint="/v1/ocr", requests=requests)
+    with served(rest) as url:
+        found = answers(url, HELLO, large)
+    assert found[1]["result"]["structuredContent"]["id"] == "1"
+    assert rest.last.json["requests"] == requests
 
 
 def test_empty_lines_notifications_and_answers_of_the_client_are_not_answered(
     found: list[dict[str, Any]],
 ) -> None:
-    assert {each["id"] for each in found if "result" in each} == {"hello", "half", "last"}
+    assert {each["id"] for each in found if "result" in each} == {"hello", "last"}
 
 
 def test_a_call_that_its_client_cancels_is_not_waited_for_at_the_end() -> None:
