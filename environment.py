@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -49,6 +49,11 @@ NAMES = frozenset(prefix + word for prefix, words in _NAMES.items() for word in 
 
 PREFIXES = ("GATEWAY_", "BRIDGE_", "SANDBOX_")
 """How names begin that are nobody else's."""
+
+_CREDENTIAL = re.compile(r"[A-Z][A-Z0-9_]{0,60}_(KEY|TOKEN|USERNAME|PASSWORD|SECRET)(_FILE)?")
+"""How variables are named that hold credentials, which no list here has."""
+
+_LARGEST_DOTENV = 1 << 20  # bytes; what is beyond is not looked at
 
 _LINK = re.compile(
     r"\w+_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?|ENV_\w+)=.*"
@@ -234,20 +239,33 @@ def table(reports: Iterable[SettingReport]) -> str:
 
 def dotenv_note(folder: Path = Path()) -> str:
     """What to say when a file `.env` in `folder` sets what this process's environment does not; empty otherwise."""
-    try:
-        text = (folder / ".env").read_bytes().replace(b"\0", b"").decode("utf-8-sig", "ignore")
-    except OSError:
-        return ""
-    set_there = re.findall(
-        r"(?m)^\s*(?:export\s+)?([A-Z]\w*)\s*=[ \t]*\S", text.replace("\r", "\n")
-    )
-    unknown = [name for name in dict.fromkeys(set_there) if not os.environ.get(name)]
+    set_there = dict.fromkeys(_set_in(folder / ".env"))
+    unknown = [name for name in set_there if not os.environ.get(name)]
     if not unknown:
         return ""
     return (
         f".env sets {', '.join(unknown)}, but only make run and make demo read it;"
         " to have it here: set -a; . ./.env; set +a"
     )
+
+
+def _set_in(path: Path) -> Iterator[str]:
+    """The settings and credentials that the lines of the file `path` name with a value, as far as it can be read.
+
+    No other name is shown: what stands before an = may be a piece of a secret of several lines.
+    """
+    try:
+        if not path.is_file():  # opening a pipe would wait
+            return
+        with path.open("rb") as file:
+            content = file.read(_LARGEST_DOTENV)
+    except OSError:
+        return
+    for line in content.replace(b"\0", b"").decode("utf-8-sig", "ignore").splitlines():
+        name, _, value = line.strip().removeprefix("export ").partition("=")
+        name = name.strip()
+        if value.strip() and (name in NAMES or _CREDENTIAL.fullmatch(name)):
+            yield name
 
 
 def run_command(main: Callable[[], int]) -> int:

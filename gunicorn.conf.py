@@ -63,8 +63,9 @@ def when_ready(server: Any) -> None:
 
 
 def pre_fork(server: Any, worker: Any) -> None:
-    """Keeps the garbage collector away from what every worker shares, and gives the new one memory to count in."""
+    """Keeps the garbage collector away from what every worker shares, and gives the new one what it needs to know."""
     gunicorn_start.choose_speaker(server, worker)
+    worker.root = settings.root_path
     worker.slot = metrics.free_slot({other.slot for other in server.WORKERS.values()})
     gc.freeze()
 

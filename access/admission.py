@@ -92,8 +92,9 @@ class Admission:
         call_headers: Sequence[tuple[bytes, bytes]] = (),
     ) -> None:
         """`context` finds that of the request. No `authentication`: everybody may call; no `rate_limit`: as often as they
-        like. `pages` maps decoded paths to what they need; one that ends with / is for all below it, and all others need `otherwise`. With `refuse_slash`
-        there is nothing at other paths that end so: a router would redirect, which drops a POST's body on the way.
+        like. `pages` maps decoded paths to what they need; one that ends with / is for all below it, and all others need
+        `otherwise`. With `refuse_slash` there is nothing at other paths that end so: a router would redirect, which drops
+        a POST's body on the way.
         `allowed_methods` are what OPTIONS is answered with, for paths that have some; without it only preflights of
         allowed origins are answered, at any path. `media_type` is that of the bodies of a method of a path. `call_headers` go
         with the answers to calls.

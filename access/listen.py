@@ -1,4 +1,4 @@
-"""Refuses to listen beyond this machine when anybody who reaches the port may call, and where nobody can."""
+"""Refuses addresses beyond this machine while whoever reaches the port may call, and addresses that cannot be had."""
 
 from __future__ import annotations
 

@@ -95,8 +95,11 @@ class OriginPolicy:
         may_change = scope["method"] not in SAFE  # whether or not anybody will read the body
         if has_body and may_change:
             wanted = media_type(scope["method"], scope["path"])
-            given = _text(headers, b"content-type").partition(";")[0].strip().lower()
-            if wanted and given != wanted:  # what is called by nothing is told so, later
+            types = headers.get(b"content-type", [""])
+            given = types[0].partition(";")[0].strip(" \t").lower()
+            if wanted and (
+                given != wanted or len(types) > 1
+            ):  # what is called by nothing is told so, later
                 detail = f"Send Content-Type: {wanted}."
                 raise AccessDenied("unsupported-media-type", 415, detail, cors)
         return [(name.encode(), value.encode()) for name, value in cors]

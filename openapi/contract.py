@@ -333,6 +333,8 @@ class Contract:
 def load(source: Path = DEFAULT_DOCUMENT) -> Contract:
     """The contract in the file `source`; ContractError when it cannot be read or lacks what running needs."""
     try:
+        if source.exists() and not source.is_file():  # a pipe's reader would wait
+            raise OSError("it is no plain file")
         document = yaml.load(source.read_text(encoding="utf-8"), Loader=_LOADER)  # noqa: S506 - both loaders are safe
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ContractError(

@@ -6,6 +6,7 @@ the README's table and `.env.example` are checked against them.
 
 from __future__ import annotations
 
+import errno
 import re
 import ssl
 import sys
@@ -25,6 +26,7 @@ from environment import (
     redact_path,
     redact_secret,
     redact_store,
+    redact_url,
     setting,
     variables,
 )
@@ -265,7 +267,7 @@ def _base_urls(contract: Contract, given: str) -> dict[str, str]:
         name, _, url = entry.strip().partition("=")
         if name not in declared:
             raise SettingsError(
-                f"GATEWAY_UPSTREAM_URL: no upstream has the namespace {name!r}; there are {', '.join(declared)}"
+                f"GATEWAY_UPSTREAM_URL: an entry begins with none of the upstreams' namespaces: {', '.join(declared)}"
             )
         declared[name] = url.rstrip("/")
     return declared
@@ -273,14 +275,14 @@ def _base_urls(contract: Contract, given: str) -> dict[str, str]:
 
 def _check_base_urls(settings: Settings) -> None:
     for url in settings.base_urls.values():
-        _check_base_url(url)
+        check_base_url(url)
 
 
-def _check_base_url(url: str) -> None:
+def check_base_url(url: str) -> None:
     """Refuses a base URL that is empty, a template, or would carry the key over an open network."""
     if not url or "{" in url:
         raise SettingsError(
-            f"the capability's baseUri is {'a template: ' + url if url else 'empty'}; set GATEWAY_UPSTREAM_URL to the API's base URL"
+            f"the capability's baseUri is {'a template: ' + redact_url(url) if url else 'empty'}; set GATEWAY_UPSTREAM_URL to the API's base URL"
         )
     form = (
         "GATEWAY_UPSTREAM_URL must be http(s)://host[:port][/path], without user, query or fragment"
@@ -332,6 +334,8 @@ def _check_ca_file(settings: Settings) -> None:
     if not path:
         return
     try:
+        if Path(path).exists() and not Path(path).is_file():  # a pipe's reader would wait
+            raise OSError(errno.EINVAL, "it is no plain file")
         ssl.create_default_context(cafile=path)
     except OSError as error:
         raise SettingsError(

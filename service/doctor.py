@@ -21,9 +21,10 @@ import certifi
 from access.authentication import Authentication
 from access.listen import in_brackets
 from environment import SettingsError, redact_store, redact_url
+from telemetry import logs
 
 from .app import admission
-from .config import LONGEST, Settings
+from .config import LONGEST, Settings, check_base_url
 from .edge import open_context
 from .problems import Problem
 from .redis_store import RedisStore
@@ -144,8 +145,7 @@ def _audit_log(settings: Settings) -> Iterator[tuple[str, str]]:
         path = Path(target)
         try:
             if path.exists():
-                with path.open("ab"):
-                    pass
+                os.close(logs.open_file(path))
             else:
                 with TemporaryFile(dir=path.parent):
                     pass
@@ -175,7 +175,9 @@ def _has_exporter() -> bool:
 
 
 def _upstreams(settings: Settings, ask: bool) -> Iterator[tuple[str, str]]:
-    seen = set()
+    # What is refused was said with the settings, and may have a password where none is looked for.
+    refused = {url for url in settings.base_urls.values() if _is_refused(url)}
+    seen = set(refused)
     for namespace, url in settings.base_urls.items():
         if url not in seen:
             seen.add(url)
@@ -186,8 +188,16 @@ def _upstreams(settings: Settings, ask: bool) -> Iterator[tuple[str, str]]:
                 continue
             if doubt := settings.base_url_doubts.get(url):
                 yield DOUBT, doubt
-            if ask:
+            if ask and not refused:
                 yield _asked(namespace, url, settings)
+
+
+def _is_refused(url: str) -> bool:
+    try:
+        check_base_url(url)
+    except SettingsError:
+        return True
+    return False
 
 
 def _connected(url: str, cafile: str | None = None) -> str:

@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Iterable
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 import msgspec
 from starlette.exceptions import HTTPException
@@ -85,9 +86,8 @@ class Edge:
             await self.app(scope, receive, send)
             return
         begun = time.perf_counter()
-        if self.root and f"{scope['path']}/".startswith(f"{self.root}/"):
-            path, raw = (scope[name][len(self.root) :] for name in ("path", "raw_path"))
-            scope = {**scope, "path": path or "/", "raw_path": raw or b"/"}
+        if self.root:
+            scope = self._below_root(scope)
         ctx = open_context(scope["headers"])
         if self.tracing:
             # A process's first request opens its exporter: after every fork.
@@ -119,6 +119,16 @@ class Edge:
             self._finish(ctx, scope, begun)
             raise
         self._finish(ctx, scope, begun)
+
+    def _below_root(self, scope: Scope) -> Scope:
+        """`scope` without the root before its path; `scope` itself when it is not there."""
+        # Callers may escape any letter of it: so it ends by its slashes, not by its length.
+        depth = self.root.count("/") + 1
+        segments = scope["raw_path"].split(b"/", depth)
+        if unquote_to_bytes(b"/".join(segments[:depth])) != self.root.encode():
+            return scope
+        path, raw = scope["path"][len(self.root) :], b"/".join([b"", *segments[depth:]])
+        return {**scope, "path": path or "/", "raw_path": raw or b"/"}
 
     async def _serve(self, ctx: RequestContext, scope: Scope, receive: Receive, send: Send) -> None:
         try:

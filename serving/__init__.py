@@ -1,8 +1,9 @@
 """How REST service and MCP bridge speak HTTP/1.1: what gunicorn and uvicorn leave open, closed in one place.
 
-`gunicorn_worker` serves the REST service, and the bridge when it has several workers, and `gunicorn_start` has what both say at the start; `uvicorn_protocol` serves the bridge
-of one process. `lingering` is how both end a connection whose request was not read to its end, `body_buffer` how both receive
-a body, within its size, its time and the memory for all. Imports neither of them.
+`gunicorn_worker` serves the REST service, and the bridge when it has several workers, and `gunicorn_start` has what both
+say at the start; `uvicorn_protocol` serves the bridge of one process. `lingering` is how both end a connection whose
+request was not read to its end, `body_buffer` how both receive a body, within its size, its time and the memory for all.
+Imports neither of them.
 """
 
 RESET = "gateway.reset"

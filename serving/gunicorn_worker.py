@@ -143,7 +143,8 @@ class Protocol(ASGIProtocol):  # type: ignore[misc]
     def _send_error_response(self, status: int, message: str, _headers: Any = ()) -> None:
         # gunicorn's own is text/plain, and has parts of the request in it.
         self.refused = True
-        answer, request_id = unreadable(status, message if message == TINY_CHUNKS else "")
+        said = message if message == TINY_CHUNKS else ""
+        answer, request_id = unreadable(status, said, self.worker.root)
         log.warning("request %s could not be read, and was answered with %s", request_id, status)
         self._safe_write(answer)
 
@@ -198,6 +199,9 @@ class Protocol(ASGIProtocol):  # type: ignore[misc]
 
 class Worker(gasgi.ASGIWorker):  # type: ignore[misc]
     """`worker_class = "serving.gunicorn_worker.Worker"`."""
+
+    root = ""
+    """The path before all of the application's, as callers see them."""
 
     def init_process(self) -> None:
         self.connections: set[Protocol] = set()

@@ -36,10 +36,12 @@ _UNREADABLE = {
 }
 
 
-def document(slug: str, status: int, detail: str, request_id: str) -> dict[str, Any]:
-    """The members of a problem that is the gateway's own."""
+def document(
+    slug: str, status: int, detail: str, request_id: str, root: str = ""
+) -> dict[str, Any]:
+    """The members of a problem that is the gateway's own. `root` is the path before that of the page of problems."""
     return {
-        "type": f"{DOCUMENTATION}#{slug}",
+        "type": f"{root}{DOCUMENTATION}#{slug}",
         "title": TITLES[slug],
         "status": status,
         "detail": detail,
@@ -49,11 +51,14 @@ def document(slug: str, status: int, detail: str, request_id: str) -> dict[str, 
     }
 
 
-def unreadable(status: int, detail: str = "") -> tuple[bytes, str]:
-    """The last answer on a connection whose request cannot be read, as bytes, and the id that is in it. Nothing that came is in it."""
+def unreadable(status: int, detail: str = "", root: str = "") -> tuple[bytes, str]:
+    """The last answer on a connection whose request cannot be read, as bytes, and the id that is in it. Nothing that came is in it.
+
+    `root` is as for `document`.
+    """
     request_id = str(uuid.uuid4())
     said = detail or _UNREADABLE.get(status, _UNREADABLE[400])
-    body = json.dumps(document("malformed-request", status, said, request_id)).encode()
+    body = json.dumps(document("malformed-request", status, said, request_id, root)).encode()
     head = (
         f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: {MEDIA_TYPE}\r\nContent-Length: {len(body)}\r\n"
         f"X-Request-ID: {request_id}\r\nX-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n"

@@ -6,6 +6,7 @@ import codecs
 import re
 from pathlib import Path
 
+from access.files import content, open_plain
 from environment import SettingsError
 
 _LINE = re.compile(
@@ -37,18 +38,19 @@ def read_dotenv(path: Path) -> dict[str, str]:
 
 def _text(path: Path) -> str:
     try:
-        content = path.read_bytes()
+        with open_plain(path) as file:
+            found = content(file)
     except FileNotFoundError:
         return ""
     except OSError as error:
         raise SettingsError(f"{path.name} cannot be read: {error.strerror}") from error
     for mark, encoding in _OTHER_ENCODINGS.items():
-        if content.startswith(mark):
+        if found.startswith(mark):
             raise SettingsError(f"{path.name} is in {encoding}; save it in UTF-8")
     try:
-        text = content.decode("utf-8-sig")
+        text = found.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
+        line = found.count(b"\n", 0, error.start) + 1
         raise SettingsError(f"{path.name}, line {line}: not in UTF-8; save it in UTF-8") from error
     if "\0" in text:  # UTF-16 without its mark, most likely
         raise SettingsError(f"{path.name} has zero bytes, as in UTF-16; save it in UTF-8")

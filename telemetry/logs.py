@@ -10,6 +10,7 @@ written, are dropped and counted; the next line that can be written is followed 
 from __future__ import annotations
 
 import base64
+import errno
 import json
 import logging
 import os
@@ -163,7 +164,7 @@ class LineHandler(QueueHandler):
         self.setFormatter(formatter)
         self.target = target
         self.on_lost = on_lost
-        self.descriptor = target if isinstance(target, int) else _open(target)
+        self.descriptor = target if isinstance(target, int) else open_file(target)
         self.cut = shared_number()  # 1 while the target ends within a line that a full disk cut
         self.cut.value = _ends_within_line(target)
         self.losing = shared_number()  # 1 from a lost line, of any process, until one is written
@@ -258,7 +259,7 @@ class LineHandler(QueueHandler):
     def _write(self, line: str) -> None:
         """Writes `line` and a line feed; OSError when they cannot be written whole."""
         if isinstance(self.target, Path) and not _is_open(self.target, self.descriptor):
-            moved, self.descriptor = self.descriptor, _open(self.target)
+            moved, self.descriptor = self.descriptor, open_file(self.target)
             os.close(moved)
             self.cut.value = 0.0
         content = line.encode("utf-8", "backslashreplace") + b"\n"
@@ -277,8 +278,17 @@ class LineHandler(QueueHandler):
         self.losing.value = 0.0
 
 
-def _open(path: Path) -> int:
-    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def open_file(path: Path) -> int:
+    """A descriptor for appending to the file at `path`, which is made with mode 0600; OSError, also for a pipe without a reader."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags | os.O_NONBLOCK, 0o600)  # else a pipe's would wait
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            raise OSError(errno.ENXIO, "it is a pipe or socket that nobody reads") from error
+        raise
+    os.set_blocking(descriptor, True)
+    return descriptor
 
 
 def _is_open(path: Path, descriptor: int) -> bool:
@@ -357,6 +367,9 @@ _FOR_MACHINES = {"trace_id", "span_id", "operation", "outcome", "bytes"}
 _FOR_MACHINES |= {"upstream_status", "upstream_seconds"}
 """What a line of text leaves out, as it leaves out what its message says, so that it is one line on a terminal."""
 
+_GIVEN = {"caller", "id", "request_id"}
+"""What others chose: equal to a word of the message by chance alone, and shown whatever it is."""
+
 
 def _text(fields: Fields) -> str:
     """`fields` as text for people: time, level, message, fields that say more; a traceback on lines of its own."""
@@ -371,7 +384,7 @@ def _text(fields: Fields) -> str:
     values = (
         f"{name}={_printable(text)}"
         for name, text in zip(rest, map(str, rest.values()), strict=True)
-        if name not in _FOR_MACHINES and text not in told
+        if name not in _FOR_MACHINES and (text not in told or (text and name in _GIVEN))
     )
     head = f"{moment[11:23]} {level.upper():<7} {_printable(message)}"
     return "\n".join(["  ".join((head, *values)), *(f"    | {_printable(line)}" for line in trace)])

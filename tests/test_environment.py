@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -13,7 +14,15 @@ import environment
 import mcp_bridge.config
 import sandbox.config
 import service.config
-from environment import NAMES, SettingReport, SettingsError, misspelt, read_settings, setting
+from environment import (
+    NAMES,
+    SettingReport,
+    SettingsError,
+    dotenv_note,
+    misspelt,
+    read_settings,
+    setting,
+)
 from tests.support import processes
 from tests.support.gateway import command
 
@@ -246,6 +255,32 @@ STARTS = {
     "sandbox": [*PYTHON, "sandbox"],
     "make run": [*PYTHON, "stack"],
 }
+
+
+@pytest.fixture
+def dotenv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv("GATEWAY_PORT", raising=False)
+    return tmp_path / ".env"
+
+
+def test_of_a_dotenv_that_is_not_read_no_piece_of_a_secret_is_shown(dotenv: Path) -> None:
+    secret = "A_CREDENTIAL_KEY='-----BEGIN\nQ2hhbGxlbmdl=\nQ2hhbGxlbmdl==\nPART = x'\nSOME_WORD=x\n"
+    dotenv.write_text(f"{secret}export GATEWAY_PORT=1\nGATEWAY_HOST=\n")
+    assert dotenv_note(dotenv.parent).startswith(".env sets A_CREDENTIAL_KEY, GATEWAY_PORT, but")
+
+
+def test_a_dotenv_of_blank_lines_is_read_as_fast_as_any_other(dotenv: Path) -> None:
+    # It took hours while each line was tried to begin at all that follow.
+    dotenv.write_text("\n \t" * 300_000 + "\nGATEWAY_PORT=1")
+    assert "GATEWAY_PORT" in dotenv_note(dotenv.parent)
+
+
+def test_a_dotenv_that_never_ends_is_not_looked_at(dotenv: Path) -> None:
+    dotenv.symlink_to("/dev/zero")
+    assert dotenv_note(dotenv.parent) == ""
+    dotenv.unlink()
+    os.mkfifo(dotenv)
+    assert dotenv_note(dotenv.parent) == ""
 
 
 @pytest.mark.parametrize("process", STARTS)

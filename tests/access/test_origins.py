@@ -171,6 +171,30 @@ def test_a_body_that_does_not_say_it_is_json_is_refused_even_where_none_is_read(
 
 
 @pytest.mark.parametrize(
+    ("types", "taken"),
+    [
+        ([b"application/json"], True),
+        ([b" \tApplication/JSON \t; charset=utf-8"], True),
+        ([b"application/json\x0b"], False),
+        ([b"\xa0application/json"], False),
+        ([b"application/json\x1f; charset=utf-8"], False),
+        ([b"application/json; a=b", b"text/plain"], False),
+        ([b"application/json", b"application/json"], False),
+    ],
+)
+def test_a_body_says_once_and_exactly_that_it_is_json(types: list[bytes], taken: bool) -> None:
+    headers = [(b"host", b"gw.example"), (b"content-length", b"2")]
+    headers += [(b"content-type", each) for each in types]
+    scope = {"method": "POST", "path": JOBS, "headers": headers}
+    policy = policy_of(hosts=("gw.example",))
+    if taken:
+        assert policy.admit(scope) == []
+    else:
+        with pytest.raises(AccessDenied, match="unsupported-media-type"):
+            policy.admit(scope)
+
+
+@pytest.mark.parametrize(
     ("method", "path", "content_type"),
     [
         ("POST", JOBS, "multipart/form-data; boundary=x"),

@@ -17,7 +17,7 @@ import redis
 
 from mcp_bridge.config import Settings as BridgeSettings
 from service import config
-from service.__main__ import moment
+from service.__main__ import main, moment
 from service.config import Settings
 from service.sqlite_store import SQLiteStore
 from tests.idempotency.redis_server import redis_server
@@ -71,6 +71,32 @@ def test_no_command_shows_a_secret_however_it_is_written(
     run(
         command, tmp_path=tmp_path, **{"MISTRAL_AI_API_KEY": KEY, **upstream, **environ}
     )  # looks itself
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"http://user:{KEY}@127.0.0.1:9/v1",
+        f"http://127.0.0.1:9/v1?api_key={KEY}",
+        f"http://127.0.0.1:9/v1#{KEY}",
+        f"http://user:1/{KEY}@127.0.0.1:9/v1",
+        f"user:{KEY}@127.0.0.1:9/v1",
+        f"user:{KEY}=@127.0.0.1:9/v1",
+        f"{KEY}=x@127.0.0.1",
+        f"ftp://user:{KEY}@127.0.0.1:9/v1",
+        f"https://user:{KEY}@{{tenant}}.example/v1",
+    ],
+)
+def test_doctor_shows_nothing_of_a_url_that_is_refused(
+    url: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("GATEWAY_UPSTREAM_URL", url)
+    monkeypatch.setenv("MISTRAL_AI_API_KEY", "sk-another")
+    monkeypatch.setenv("GATEWAY_STORE", str(tmp_path / "keys.sqlite3"))
+    assert main(["doctor", "--ask-upstream"]) == 1
+    shown = "".join(capfd.readouterr())
+    assert re.search("(?m)^wrong  settings: .*GATEWAY_UPSTREAM_URL", shown)
+    assert KEY not in shown
 
 
 def test_doctor_finds_nothing_wrong_with_a_gateway_that_can_run(tmp_path: Path) -> None:
@@ -182,6 +208,21 @@ def test_doctor_knows_an_audit_log_that_cannot_be_written(place: str, tmp_path: 
     path = str(tmp_path / place)
     lines = findings(run("doctor", tmp_path=tmp_path, GATEWAY_AUDIT_LOG=path).stdout)
     assert any(line.startswith(f"wrong  audit log: {path} cannot be written") for line in lines)
+
+
+def test_neither_doctor_nor_a_start_waits_for_the_other_end_of_a_pipe(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    lines = findings(run("doctor", tmp_path=tmp_path, GATEWAY_AUDIT_LOG=str(pipe)).stdout)
+    assert any(line.startswith("wrong  audit log") and "pipe" in line for line in lines)
+    environ = {"MISTRAL_AI_API_KEY": KEY, "GATEWAY_UPSTREAM_URL": "http://127.0.0.1:9"}
+    code = "from service import config; config.start_logging(config.Settings.from_env())"
+    environment = {"PYTHONPATH": ROOT, **environ, "GATEWAY_AUDIT_LOG": str(pipe)}
+    start = processes.run([sys.executable, "-c", code], environment)
+    assert (start.returncode, "nobody reads" in start.stderr) == (2, True)
+    for name in ("GATEWAY_CA_FILE", "GATEWAY_OPENAPI", "GATEWAY_TOKENS_FILE"):
+        done = run("doctor", tmp_path=tmp_path, **environ | {name: str(pipe)})
+        assert "it is no plain file" in done.stdout, name
 
 
 def test_doctor_names_a_redis_that_cannot_be_reached_without_its_password(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -87,6 +89,28 @@ def test_calls_are_answered_and_problems_lead_to_their_page(url: str) -> None:
     assert problem["detail"].startswith(f"Did you mean {ROOT}{JOBS}? ")
     page = requests.get(f"{url.removesuffix(ROOT)}{problem['type']}", timeout=10)
     assert (page.status_code, page.headers["content-type"][:9]) == (200, "text/html")
+
+
+def sent(gateway: Gateway, target: str) -> tuple[int, Any]:
+    """Status and body of what a GET of exactly `target` is answered with."""
+    head = f"GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", gateway.port), 10) as peer:
+        peer.sendall(head.encode())
+        answer = b"".join(iter(lambda: peer.recv(65536), b""))
+    head, _, body = answer.decode().partition("\r\n\r\n")
+    return int(head.split()[1]), json.loads(body)
+
+
+@pytest.mark.parametrize("root", ["/%6fur/batch", "/our/%62a%74ch", "/%6F%75%72/batch"])
+def test_the_path_is_known_however_it_is_escaped(root: str, rooted: Gateway) -> None:
+    status, body = sent(rooted, f"{root}{JOBS}/nothing/here/at/all")
+    assert (status, body["instance"]) == (404, f"{ROOT}{JOBS}/nothing/here/at/all")
+    assert sent(rooted, f"{root}{JOBS}")[0] == 200
+
+
+def test_what_cannot_be_read_is_answered_with_the_page_below_the_path(rooted: Gateway) -> None:
+    status, body = sent(rooted, "/ without a version,")
+    assert (status, body["type"]) == (400, f"{ROOT}/problems#malformed-request")
 
 
 def test_the_path_itself_is_the_root(rooted: Gateway) -> None:

@@ -225,6 +225,19 @@ def test_a_request_s_line_fits_a_terminal_and_its_json_has_all(tmp_path: Path) -
     )
 
 
+def test_a_line_of_text_has_what_others_chose_though_it_be_a_word_of_the_message(
+    tmp_path: Path,
+) -> None:
+    texts = Written(tmp_path / "text", "text")
+    log.info(
+        "POST /v1 200", extra={"fields": {"caller": "POST", "id": "None", "request_id": "200"}}
+    )
+    log.info("POST /v1 200", extra={"fields": {"caller": "", "id": "", "method": "POST"}})
+    first, second = texts.bytes().decode().splitlines()
+    assert first.endswith("POST /v1 200  caller=POST  id=None  request_id=200")
+    assert second.endswith("POST /v1 200")
+
+
 class Notice(logs.LineFormatter):
     """Makes the line that tells of lost ones short."""
 
