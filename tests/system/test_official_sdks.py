@@ -15,6 +15,7 @@ import pytest
 
 from openapi.contract import load
 from tests.support.gateway import Stack
+from tests.support.once import once
 from tests.support.processes import ROOT
 from tests.support.tools_available import needed, needed_package, tool_python
 
@@ -54,9 +55,17 @@ COMMANDS = {
 
 
 @pytest.fixture(scope="module", params=COMMANDS)
-def report(request: pytest.FixtureRequest, running_stack: Stack) -> Report:
+def report(
+    request: pytest.FixtureRequest, running_stack: Stack, tmp_path_factory: pytest.TempPathFactory
+) -> Report:
     """What one SDK saw."""
     command = COMMANDS[request.param]()
+    name = re.sub(r"\W+", "-", request.param)
+    found: Report = once(tmp_path_factory, name, lambda: seen_by(command, running_stack))
+    return found
+
+
+def seen_by(command: list[str], running_stack: Stack) -> Report:
     running_stack.sandbox.reset()
     running_stack.sandbox.demo()
     for name, (fault, _) in FAULTS.items():

@@ -15,6 +15,7 @@ import requests
 
 from tests.support.api import JOBS
 from tests.support.gateway import Gateway, gateway_process
+from tests.support.once import once
 from tests.support.processes import Sandbox, free_port, wait_until
 from tests.support.tools_available import needed
 from tests.system.browser import visited
@@ -127,8 +128,12 @@ def test_the_root_and_the_document_lead_below_the_path(url: str) -> None:
 
 @pytest.fixture(scope="module")
 def visit(addresses: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    screenshot: Path = tmp_path_factory.mktemp("screenshot") / "docs.png"
-    return visited(addresses["taken_off"], screenshot)
+    def visit() -> dict[str, Any]:
+        screenshot: Path = tmp_path_factory.mktemp("screenshot") / "docs.png"
+        return visited(addresses["taken_off"], screenshot)
+
+    seen: dict[str, Any] = once(tmp_path_factory, "swagger-ui-below", visit)
+    return seen
 
 
 def test_swagger_ui_shows_and_executes_the_operations(visit: dict[str, Any]) -> None:
