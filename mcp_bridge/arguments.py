@@ -28,7 +28,7 @@ from mcp_bridge.rest_client import RestRequest
 from mcp_bridge.tools import COUNT, KEY, KEY_HEADER, Argument, CallableTool
 from openapi.contract import JSON, Schema
 from openapi.json_text import SLICE, holds_more, values_in
-from openapi.partial_json import TEXT, TooLarge, read
+from openapi.partial_json import TEXT, TooLarge, TooMany, count_objects, read
 from openapi.scalars import read_items, read_scalar
 from openapi.validation import SMALL, UNREADABLE, meant_name, near_name
 
@@ -41,6 +41,8 @@ MAX_UNKNOWN = 50
 BUILT = 300_000
 """Values that are made of one call where reading it needs more than its schema, as JSON within texts does: some 40 MB."""
 
+LEVELS = 10
+"""Levels at which what is large is taken apart."""
 
 _ASKS_LESS: tuple[tuple[re.Pattern[str], bool | None, str], ...] = tuple(
     (re.compile(words), harmless, reason)
@@ -545,24 +547,59 @@ def _checked(value: Any) -> Any:
 def _spelt(value: Any, schema: Schema) -> Raw:
     """`value` as JSON: members in order, no spaces, and of what means the same one."""
     text = _encode(value)
-    odd = (
-        b".0" in text or b":null" in text
-    )  # all that `_meaning` changes, in text that is looked through fast
+    # All that `_meaning` changes, in text that is looked through fast.
+    odd = b".0" in text or b":null" in text or _is_of_ids(schema)
     return Raw(_encode(_meaning(value, schema)) if odd else text)
 
 
-def _respelt(text: Raw, schema: Schema) -> Raw:
-    """As `_spelt`, for a text: an item at a time when it is large, and as it is when it is dense or no list."""
+def _respelt(text: Raw, schema: Schema, level: int = 0) -> Raw:
+    """As `_spelt`, for a text: when it is large an item or member at a time. One that is large stays as it is where it is dense, or
+    LEVELS deep, since each level takes another look at all that is in it.
+    """
     if len(text) < LARGE:
         return _spelt(_decode(text), schema)
-    if memoryview(text)[0] != ord("[") or _is_dense(text):
+    kind = bytes(memoryview(text)[:1])
+    if level == LEVELS or kind not in (b"[", b"{") or not _can_be_told_apart(text):
         return text
-    spelt = bytearray(b"[")  # not a list of pieces, whose memory would be kept beside the whole
-    for index, item in enumerate(msgspec.json.decode(text, type=list[Raw])):
-        spelt += b"," if index else b""
-        spelt += _respelt(item, schema.get("items", {}))
-    spelt += b"]"
+    spelt = bytearray(kind)  # not a list of pieces, whose memory would be kept beside the whole
+    if kind == b"[":
+        for index, item in enumerate(msgspec.json.decode(text, type=list[Raw])):
+            spelt += b"," if index else b""
+            spelt += _respelt(item, schema.get("items", {}), level + 1)
+        spelt += b"]"
+        return Raw(spelt)
+    known = schema.get("properties", {})
+    members = msgspec.json.decode(text, type=dict[str, Raw])
+    for name in sorted(members):
+        if bytes(members[name]) == b"null" and _means_nothing(name, schema):
+            continue
+        spelt += b"," if len(spelt) > 1 else b""
+        spelt += b"%b:" % _encode(name)
+        spelt += _respelt(members[name], known.get(name, {}), level + 1)
+    spelt += b"}"
     return Raw(spelt)
+
+
+def _can_be_told_apart(text: Raw) -> bool:
+    """True when not too many texts come of one level of it."""
+    try:
+        count_objects(text, BUILT)
+    except TooMany:
+        return False
+    except msgspec.ValidationError:  # no list of objects
+        return not _is_dense(text)
+    return True
+
+
+def _means_nothing(name: str, schema: Schema) -> bool:
+    """True when null says that the member was left out."""
+    known = schema.get("properties", {}).get(name, {})
+    return bool(known.get("nullable")) and name not in schema.get("required", ())
+
+
+def _is_of_ids(schema: Schema) -> bool:
+    """True for a list of ids, whose case means nothing (`x-item-id`)."""
+    return schema.get("x-item-id") == "$"
 
 
 def _meaning(value: Any, schema: Schema) -> Any:
@@ -571,12 +608,14 @@ def _meaning(value: Any, schema: Schema) -> Any:
     JSON has one meaning for such numbers (RFC 8259 section 6); where no schema says so, null may mean something.
     """
     if isinstance(value, dict):
-        known, required = schema.get("properties", {}), schema.get("required", ())
+        known = schema.get("properties", {})
         return {
             name: _meaning(each, known.get(name, {}))
             for name, each in value.items()
-            if each is not None or name in required or not known.get(name, {}).get("nullable")
+            if each is not None or not _means_nothing(name, schema)
         }
+    if isinstance(value, list) and _is_of_ids(schema):
+        return [each.lower() if isinstance(each, str) else each for each in value]
     if isinstance(value, list):
         return [_meaning(each, schema.get("items", {})) for each in value]
     whole = isinstance(value, float) and value.is_integer() and abs(value) < 1 << 53

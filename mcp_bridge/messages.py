@@ -13,6 +13,7 @@ import msgspec
 from mcp.types import INVALID_PARAMS, INVALID_REQUEST, PARSE_ERROR
 from msgspec import UNSET, Raw, UnsetType
 
+from mcp_bridge.arguments import LARGE
 from openapi.json_text import BOM, check_utf8, legible
 
 PATH = "/mcp"
@@ -78,7 +79,8 @@ def take_apart(content: bytearray) -> tuple[Message, bytes, Raw | None]:
 def read(content: bytearray) -> tuple[Message, bytes]:
     """The message in `content`, from which a BOM is taken, and its text.
 
-    Raises Refused, with the message's id where it has one that is good.
+    Raises Refused, with the message's id where it has one that is good. In a large one halves of surrogate pairs are not looked
+    for, which takes a second for some megabytes of them.
     """
     if content.startswith(BOM):
         del content[: len(BOM)]
@@ -87,13 +89,16 @@ def read(content: bytearray) -> tuple[Message, bytes]:
         check_utf8(content)
         try:
             message = msgspec.json.decode(content, type=Message)
-        except msgspec.DecodeError:  # also for half of a surrogate pair
+        except msgspec.DecodeError as error:  # also for half of a surrogate pair
+            if len(content) >= LARGE or isinstance(error, msgspec.ValidationError):
+                raise
             message = msgspec.json.decode(legible(content), type=Message)
             half = True
     except msgspec.ValidationError:
         raise Refused(INVALID_REQUEST, "the message is not one JSON-RPC request.") from None
     except (msgspec.DecodeError, UnicodeDecodeError):
-        raise Refused(PARSE_ERROR, "the message is not JSON in UTF-8.") from None
+        or_half = ", or has half of a surrogate pair in it" if len(content) >= LARGE else ""
+        raise Refused(PARSE_ERROR, f"the message is not JSON in UTF-8{or_half}.") from None
     except RecursionError:
         raise Refused(PARSE_ERROR, "the message is nested too deeply.") from None
     id, method = value(message.id), value(message.method)

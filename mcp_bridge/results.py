@@ -6,6 +6,7 @@ Pure. Results are dicts in the wire form of MCP's CallToolResult.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -93,12 +94,12 @@ class Results:
     def _cuts(self, tool: CallableTool, request: RestRequest, shortening: Shortening) -> list[str]:
         """What to say of what was left out of a result, and of how to get it."""
         cuts = shortening.cuts
-        if not cuts or not shortening.next:
+        if not cuts:
             return []
         more = f"; and {len(cuts) - NAMED} places more" if len(cuts) > NAMED else ""
         notes = [f"Shortened: {'; '.join(cuts[:NAMED])}{more}.", tool.declared.shortened]
         names = {each.location: each.name for each in tool.arguments.values()}
-        if "part" in names:
+        if "part" in names and shortening.next:
             place, after = shortening.next
             given = [f'{names["part"]} "{place}"'] if place else []
             given += [f"{names['part-from']} {after}"] if after else []
@@ -267,9 +268,16 @@ def _faults(problem: Mapping[str, Any]) -> Iterator[str]:
     if len(faults) != 1:
         yield _ended(problem.get("detail"))
     yield " ".join(
-        f"{_place(str(fault.get('pointer')))} {_ended(fault.get('detail'))}".strip()
+        f"{_place(str(fault.get('pointer')))} {_POINTER.sub(_argument, _ended(fault.get('detail')))}".strip()
         for fault in faults
     )
+
+
+_POINTER = re.compile(r"(?<!\S)/(?:body|query|path|header)/[^\s,;]+(?=\.(?:\s|$)|[\s,;]|$)")
+
+
+def _argument(pointer: re.Match[str]) -> str:
+    return _place(pointer[0])
 
 
 def _place(pointer: str) -> str:

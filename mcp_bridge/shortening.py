@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import string
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import count, islice
 from typing import Any
@@ -36,6 +36,9 @@ MEMBER = 64
 
 MOST = 300_000
 """Values that are built of one answer, some 40 MB, and items of a list or object that are told apart."""
+
+PLACE = 1024
+"""Characters of a place that `part` is asked for."""
 
 NAMED = 12
 """Cuts that are named in a note."""
@@ -103,7 +106,10 @@ class Shortening:
         self.secret = secret
         self.cuts: list[str] = []
         self.next: tuple[str, int] | None = None
-        """Place of the first cut, and the item or character to go on with there."""
+        """The shortest place of a cut that `part` can show, the first of them, and the item or character to go on with there; None
+        when there is none."""
+        self._hidden: list[str] = []
+        """Places that `part` takes for others, or has no name for."""
 
     def read(self, content: bytes | bytearray | Raw) -> Any:
         """The value of a JSON text, `Raw` when it is large. ValueError for what is no JSON; RecursionError when it is nested too deeply."""
@@ -128,14 +134,18 @@ class Shortening:
         while rest:
             within = self._open(value)
             names = within if isinstance(within, dict) else ()
-            if isinstance(within, list) and (step := rest.partition(".")[0]).isdecimal():
-                found = step if int(step) < len(within) else None
+            step = rest.partition(".")[0]
+            if isinstance(within, list):
+                known = step.isascii() and step.isdecimal() and len(step) < 10
+                found = step if known and int(step) < len(within) else None
             else:
-                found = max(
-                    (n for n in names if n and f"{rest}.".startswith(f"{n}.")),
-                    key=len,
-                    default=None,
+                ends = ("", ".")
+                several = (
+                    n
+                    for n in names
+                    if n and rest.startswith(n) and rest[len(n) : len(n) + 1] in ends
                 )
+                found = max(several, key=len, default=None)
             if found is None:
                 listed = ", ".join(islice(names, NAMED)) or "no parts"
                 if isinstance(within, list):
@@ -229,9 +239,15 @@ class Shortening:
             names.append(name)
             sizes.append(own + size)
         kept = {}
+        dotted = sorted(name for name in value if "." in name)
         for name, share in zip(names, _shared(sizes, left), strict=True):
             share -= weigh(compact(name)) + 4
-            kept[name] = self.shorten(value[name], share, f"{place}.{name}".lstrip("."), depth + 1)
+            inner = f"{place}.{name}".lstrip(".")
+            after = bisect_left(dotted, f"{name}.")
+            longer = dotted[after : after + 1]
+            if not name or any(each.startswith(f"{name}.") for each in longer):
+                self._hidden.append(inner)
+            kept[name] = self.shorten(value[name], share, inner, depth + 1)
         self._cut_off(place, start, seen, len(value), "members")
         return kept
 
@@ -284,7 +300,11 @@ class Shortening:
 
     def _cut(self, place: str, phrase: str, after: int = 0) -> None:
         self.cuts.append(phrase)
-        self.next = self.next if self.next and len(self.next[0]) <= len(place) else (place, after)
+        hidden = any(f"{place}.".startswith(f"{each}.") for each in self._hidden)
+        if hidden or len(place) > PLACE or not (place or after):
+            return
+        if not self.next or len(self.next[0]) > len(place):
+            self.next = (place, after)
 
 
 class _Name(str):

@@ -29,12 +29,12 @@ def read_scalar(text: str, schema: Schema) -> Any:
     """What `text` means as a value of `schema`; the text itself where that is not certain, for the check to refuse."""
     kind = schema.get("type")
     if kind == "boolean":
-        return _BOOLEANS.get(text.lower(), text)
+        return _BOOLEANS.get(text.strip().lower(), text)
     if kind in ("integer", "number"):
-        return _number(text, kind)
+        return _number(text.strip(), kind)
     known = _known(schema)
     if known and text not in known:
-        same = [each for each in known if str(each).lower() == text.lower()]
+        same = [each for each in known if str(each).lower() == text.strip().lower()]
         return same[0] if len(same) == 1 else text
     if schema.get("minLength") and not text.strip():
         return ""  # blanks are no more than nothing

@@ -367,6 +367,8 @@ def test_what_is_required_is_not_left_out_by_being_empty(tools: Tools) -> None:
         ({"created_by_me": 1}, ("created_by_me", "true")),
         ({"created_by_me": 0.0}, ("created_by_me", "false")),
         ({"created_by_me": "yes"}, ("created_by_me", "true")),
+        ({"created_by_me": " no "}, ("created_by_me", "false")),
+        ({"order_by": " created"}, ("order_by", "created")),
         ({"page_size": " 7 "}, ("page_size", "7")),
         ({"page_size": "7.0"}, ("page_size", "7")),
         ({"page_size": 7e0}, ("page_size", "7")),
@@ -555,6 +557,35 @@ class TestIdempotencyKey:
             self.key(replace(tool, declared=replace(tool.declared, name="another")), CREATE),
         }
         assert len(keys) == 4
+
+    @pytest.mark.parametrize("many", [1, 80_000], ids=["one giant", "a giant and as many numbers"])
+    def test_and_the_body_are_the_same_for_ways_to_write_one_large_request(
+        self, tools: Tools, many: int
+    ) -> None:
+        long, numbers = "x" * LARGE, [1] * many
+        one, other = (
+            Raw(
+                b'{"endpoint":"/v1/ocr","requests":%b}'
+                % text.replace("LONG", long).replace("NUMBERS", json.dumps(numbers)).encode()
+            )
+            for text in (
+                """[{"custom_id":null,"body":{"n":1.0,"a":[{"content":"LONG","b":null}]}},
+                {"body":{"input":NUMBERS}},{"body":{"input":NUMBERS}},{"body":{"input":NUMBERS}},{"body":{"input":NUMBERS}}]""",
+                """[ { "body" : { "a" : [ {"b": null, "content": "LONG"}], "n": 1}},
+                {"body":{"input":NUMBERS}},{"body":{"input":NUMBERS }},{"body":{"input":NUMBERS}}, {"body":{"input":NUMBERS}}]""",
+            )
+        )
+        tool = tools["create-batch-job"]
+        assert rest_request(tool, one, "me") == rest_request(tool, other, "me")
+        assert self.key(tool, other) != self.key(tool, Raw(bytes(other).replace(b"null", b"1")))
+
+    def test_and_the_body_are_the_same_for_ids_in_another_case(self, tools: Tools) -> None:
+        tool = tools["create-batch-job"]
+        one, other = (
+            rest_request(tool, {"endpoint": "/v1/ocr", "input_files": [id]}, "me")
+            for id in (JOB_ID.lower(), JOB_ID.upper())
+        )
+        assert one == other
 
     def test_fits_every_store_of_keys(self, tools: Tools) -> None:
         key = self.key(tools["create-batch-job"], CREATE)

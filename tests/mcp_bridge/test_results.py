@@ -12,7 +12,7 @@ from jsonschema import Draft202012Validator
 from mcp_bridge.lines import Lines
 from mcp_bridge.rest_client import Answer, AnswerTooLarge, RestRequest
 from mcp_bridge.results import Results
-from mcp_bridge.shortening import MOST, Shortening, compact, weigh
+from mcp_bridge.shortening import MOST, NoPart, Shortening, compact, weigh
 from mcp_bridge.tools import CallableTool
 from service.problems import PROBLEMS
 
@@ -295,6 +295,8 @@ class TestShortening:
             ("outputs.-1", "outputs has 3 items, counted from 0"),
             ("status.x", "status has no parts"),
             ("outputs.0.response.nothing", "outputs.0.response has body"),
+            ("outputs." + "9" * 900, "outputs has 3 items, counted from 0"),
+            ("outputs.\u0661", "outputs has 3 items, counted from 0"),
         ],
     )
     def test_says_where_a_part_ends_that_is_not_there(self, path: str, sentence: str) -> None:
@@ -302,6 +304,43 @@ class TestShortening:
         content = json.dumps(self.job(3)).encode()
         made = Results(LIMIT).success(self.tool, call, Answer(200, {}, content))
         assert made["isError"] is True and sentence in made["content"][0]["text"]
+
+    def test_looks_for_a_part_without_a_copy_of_its_place_for_each_member(self) -> None:
+        path = "x" * 1_000_000
+        answer = {f"k{n}": 1 for n in range(1000)} | {"": 1, path[:-1]: 1}
+        tracemalloc.start()
+        with pytest.raises(NoPart):
+            Shortening().part(answer, path, 0, 99)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 1 << 18
+
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            {"a": {"b": "x" * 99_999}, "a.b": 1},
+            {"": "x" * 99_999},
+            {"m" * 2000: ["x" * 99_999]},
+            {"x" * 100_000: 1},
+        ],
+        ids=[
+            "a point in another name",
+            "no name",
+            "a very long name",
+            "a name longer than a result",
+        ],
+    )
+    def test_names_no_part_that_a_call_would_not_show(
+        self, tools: Tools, answer: dict[str, Any]
+    ) -> None:
+        note = result(tools["get-batch-job"], answer)["structuredContent"]["_note"]
+        assert "Shortened: " in note and "To go on" not in note and "GET /v1" in note
+
+    def test_names_a_part_that_has_a_point_in_its_name(self, tools: Tools) -> None:
+        answer = {"a.b": "x" * 99_999, "a": 1, "c": 2}
+        note = result(tools["get-batch-job"], answer)["structuredContent"]["_note"]
+        assert 'part "a.b" and from' in note
+        assert self.part(self.tool, answer, "a.b", 50_000)["value"] == "x" * 49_999
 
     def test_hides_the_bridge_s_own_token_wherever_a_text_is_cut(self) -> None:
         text = "x" * 300_000 + SECRET + "y" * 300_000
@@ -474,12 +513,14 @@ class TestFailure:
             {"pointer": "/body/timeout_hours", "detail": "must be at most 168"},
             {"pointer": "/body/requests/3/body", "detail": "is required"},
             {"pointer": "/query/page", "detail": "must be at least 0"},
+            {"pointer": "/body/requests/1/custom_id", "detail": "repeats that of /body/requests/0"},
         ]
         text = said(tools["create-batch-job"], problem("validation-failed", errors=faults))
         assert (
             "A detail. timeout_hours must be at most 168. requests.3.body is required. page must"
             in text
         )
+        assert "requests.1.custom_id repeats that of requests.0. " in text
         assert "arguments need a change" in text
 
     def test_of_a_file_s_lines_names_them_and_how_many_there_are(self, tools: Tools) -> None:

@@ -141,6 +141,8 @@ def test_values_of_files_that_are_known_are_told_apart_and_spelt_as_they_are(
     [
         ("page=0.0&page_size=20.0", "page=0&page_size=20"),
         ("page_size=2e1", "page_size=20"),
+        ("page_size=%2020&page=+2", "page_size=20&page=2"),
+        ("created_by_me=yes%20&order_by=%20Created", "created_by_me=true&order_by=created"),
         ("status=success&status=Failed", "status=SUCCESS&status=FAILED"),
         ("status=SUCCESS,FAILED&page=1", "status=SUCCESS&status=FAILED&page=1"),
         ("status=success,%20failed&status=RUNNING", "status=SUCCESS&status=FAILED&status=RUNNING"),
@@ -159,7 +161,7 @@ def test_a_value_that_means_one_thing_only_is_sent_in_its_usual_form(
 @pytest.mark.parametrize(
     "query",
     [
-        *(f"page_size={text}" for text in ("20.5", "1e400", "+20", "0x10", "1_0", "true", "", "null")),
+        *(f"page_size={text}" for text in ("20.5", "1e400", "5 5", "+-20", "0x10", "1_0", "true", "", "null")),
         *(f"created_by_me={text}" for text in ("2", "", "None", "1.0", "ja")),
         *(f"status={text}" for text in ("DONE", "", "SUCCESS,", "SUCCESS;FAILED", "SUCCESS,SUCCES")),
         *("model=", "model=%20", "agent_id=+", "created_after=", "created_after=2026-01-02T03:04:05++02:00", "order_by="),
