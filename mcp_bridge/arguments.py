@@ -30,7 +30,7 @@ from openapi.contract import JSON, Schema
 from openapi.json_text import SLICE, holds_more, values_in
 from openapi.partial_json import TEXT, TooLarge, TooMany, count_objects, read
 from openapi.scalars import read_items, read_scalar
-from openapi.validation import SMALL, UNREADABLE, meant_name, near_name
+from openapi.validation import SMALL, UNREADABLE
 
 LARGE = 1 << 18
 """Bytes of JSON text from which it is not built as objects, which are some 20 MB at worst of less."""
@@ -115,10 +115,10 @@ def _read(tool: CallableTool, given: Mapping[str, Any]) -> tuple[dict[str, Any],
     arguments, violations = _unwrapped(tool, _present(tool, given), texts)
     arguments, refused = _asking_less(tool, arguments)
     violations += refused
-    arguments, note = _known(tool, _present(tool, arguments))
-    if any(_violations(tool, arguments)):
+    arguments, misspelt, note = _known(tool, _present(tool, arguments))
+    if misspelt or any(_violations(tool, arguments)):
         arguments = _present(tool, texts.read(tool.check.schema, arguments))
-        violations += _violations(tool, arguments)
+        violations += [*misspelt, *_violations(tool, arguments)]
     if violations:
         raise BadArguments(violations, note)
     return _plain(tool, arguments), note
@@ -139,8 +139,8 @@ def _read_text(tool: CallableTool, text: Raw) -> tuple[dict[str, Any], str]:
     known, note, violations = arguments, "", [_PACKED]
     if not _is_packed(tool, arguments):
         _, refused = _asking_less(tool, {name: small[name] for name in arguments})
-        known, note = _known(tool, arguments)
-        violations = [*refused, *_violations(tool, known)]
+        known, misspelt, note = _known(tool, arguments)
+        violations = [*refused, *misspelt, *_violations(tool, known)]
     if violations:
         if _is_dense(text):
             raise BadArguments(violations, note)
@@ -222,29 +222,25 @@ def _asks_less(name: str, value: Any) -> str | None:
 _FLAG: Schema = {"type": "boolean"}
 
 
-def _known(tool: CallableTool, arguments: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """The arguments without those that are unlike all that the tool has, and a note that names these."""
+def _known(tool: CallableTool, arguments: dict[str, Any]) -> tuple[dict[str, Any], list[str], str]:
+    """The arguments that the tool has, which of the others are misspelt ones, and a note that names those that are unlike all."""
     strange = [name for name in arguments if name not in tool.arguments]
     if len(strange) > MAX_UNKNOWN:
         raise BadArguments([f"there are {len(strange)} arguments that {_takes(tool)}"])
-    dropped = [name for name in strange if not _meant(tool, name)]
-    if not dropped:
-        return arguments, ""
-    listed = ", ".join(name[:100] for name in dropped)
-    kept = {name: value for name, value in arguments.items() if name not in dropped}
-    return kept, f"Left out of the call, since {_takes(tool)}: {listed}."
+    meant = {name: tool.names.meant(name) for name in strange}
+    misspelt = [
+        f"{name[:100]} is not a known member; did you mean {right}?"
+        for name, right in meant.items()
+        if right
+    ]
+    known = {name: value for name, value in arguments.items() if name not in meant}
+    dropped = ", ".join(name[:100] for name, right in meant.items() if not right)
+    note = f"Left out of the call, since {_takes(tool)}: {dropped}." if dropped else ""
+    return known, misspelt, note
 
 
 def _takes(tool: CallableTool) -> str:
     return f"{tool.declared.name} takes only {', '.join(tool.arguments) or 'calls without any'}"
-
-
-def _meant(tool: CallableTool, name: str) -> str | None:
-    """The argument that `name` probably stands for. Members of a body are known by near spellings of their aliases as well."""
-    known = {each.name: each.schema for each in tool.arguments.values()}
-    members = [each.name for each in tool.arguments.values() if each.location == "member"]
-    aliases = {alias: each for each in members for alias in known[each].get("x-aliases", ())}
-    return meant_name(name, known) or near_name(name, members, aliases)
 
 
 _PACKED = "body has too much in it to be taken apart; give its members as arguments"
@@ -318,11 +314,7 @@ class _Texts:
 
 
 def _violations(tool: CallableTool, arguments: Mapping[str, Any]) -> Iterator[str]:
-    for name in arguments:
-        if name not in tool.arguments:
-            yield f"{name[:100]} is not a known member; did you mean {_meant(tool, name)}?"
-    known = {name: value for name, value in arguments.items() if name in tool.arguments}
-    misspelt, _ = tool.check.unknown_members(known)  # others are for the service to judge
+    misspelt, _ = tool.check.unknown_members(arguments)  # others are for the service to judge
     for violation in [*misspelt, *tool.check.violations(arguments)]:
         yield f"{dotted(violation.pointer) or 'what is given'} {violation.detail}"
     for file in tool.files:
@@ -332,8 +324,7 @@ def _violations(tool: CallableTool, arguments: Mapping[str, Any]) -> Iterator[st
         elif file.required and not given:
             yield f"{file.lines} or {file.text} is required"
     for name, value in arguments.items():
-        if name in tool.arguments:
-            yield from _misplaced(tool, tool.arguments[name], value)
+        yield from _misplaced(tool, tool.arguments[name], value)
 
 
 def dotted(pointer: str) -> str:

@@ -36,7 +36,7 @@ from mcp_bridge.rest_client import AnswerTooLarge, NoAnswer, NotSent, RestClient
 from mcp_bridge.results import Results, invalid_arguments, tool_error
 from mcp_bridge.tools import CallableTool, build_tools
 from openapi.contract import Contract
-from openapi.validation import near_name
+from openapi.names import near_name
 from serving.body_buffer import Reservation
 from telemetry import trace_context
 from telemetry.logs import audit_log
@@ -145,7 +145,7 @@ class Bridge:
         """The result of one tools/call; MCPError for a tool that does not exist."""
         tool = self.tools.get(params.name)
         if tool is None:
-            near = near_name(params.name, self.tools, likeness=0.6)
+            near = near_name(params.name, self.tools)
             known = f"did you mean {near}?" if near else f"there are {', '.join(self.tools)}"
             message = f"Unknown tool {params.name[:128]!r}: {known}"
             raise MCPError(code=INVALID_PARAMS, message=message)

@@ -15,6 +15,7 @@ from typing import Any
 
 from openapi.contract import Body, Contract, ContractError, Operation, Schema, Tool
 from openapi.json_schema import to_json_schema
+from openapi.names import Names
 from openapi.validation import Validator
 
 KEY = "idempotency_key"
@@ -29,6 +30,10 @@ _KEY_SCHEMA: Schema = {
         " a repeat gets the first result. Left out, it is made from the other arguments; give a"
         " new one to do the same thing again on purpose."
     ),
+    "x-aliases": [
+        *("key", "nonce", "client_request_id", "client_token", "request_key", "request_token"),
+        *("idempotency", "idempotency_token", "idempotent_key", "dedup_key", "deduplication_key"),
+    ],
 }
 _NOTE_SCHEMA: Schema = {
     "type": "string",
@@ -46,6 +51,10 @@ _FROM_SCHEMA: Schema = {
     "maximum": 2**53 - 1,
     "default": 0,
     "description": "How many lines to skip: the first line is 0. Go on with the last result's next_from.",
+    "x-aliases": [
+        *("offset", "start", "skip", "begin", "cursor", "start_line", "first_line", "from_line"),
+        *("line", "line_number", "line_offset", "start_index", "next_from", "next"),
+    ],
 }
 _COUNT_SCHEMA: Schema = {
     "type": "integer",
@@ -53,6 +62,10 @@ _COUNT_SCHEMA: Schema = {
     "maximum": MAX_LINES,
     "default": COUNT,
     "description": "How many lines to read at most; fewer come when they are long.",
+    "x-aliases": [
+        *("limit", "lines", "max_lines", "num_lines", "n_lines", "line_count", "line_limit", "n"),
+        *("number_of_lines", "size", "page_size", "length", "max", "take", "top", "head", "first"),
+    ],
 }
 _PART_SCHEMA: Schema = {
     "type": "string",
@@ -122,11 +135,12 @@ class File:
 
 @dataclass(frozen=True)
 class CallableTool:
-    """A tool as the bridge offers it; `checks` names the tools that show whether a call took effect."""
+    """A tool as the bridge offers it; `names` are its arguments', `checks` names the tools that show whether a call took effect."""
 
     declared: Tool
     operation: Operation
     arguments: Mapping[str, Argument]
+    names: Names
     check: Validator
     input_schema: Schema
     output_schema: Schema
@@ -189,6 +203,7 @@ def _callable(operation: Operation, tool: Tool, checks: str) -> CallableTool:
         declared=tool,
         operation=operation,
         arguments=arguments,
+        names=Names(flat["properties"]),
         check=Validator(flat | {rule: whole[rule] for rule in _ROOT_RULES if rule in whole}),
         input_schema=_input_schema(flat, tool.defaults),
         output_schema=_output_schema(answer),
@@ -278,16 +293,31 @@ def _form(body: Body) -> Iterator[Argument]:
                 "maxItems": MAX_LINES,
                 "items": {"type": "object"},
                 "description": f"{said} Given as objects, of which each becomes a line of JSON.",
+                "x-aliases": [
+                    "lines",
+                    "requests",
+                    "objects",
+                    "rows",
+                    "records",
+                    "items",
+                    "jsonl_lines",
+                ],
             },
         )
         instead = f"The same as text, in place of {lines}: all of the content, not a path."
-        unread: Schema = {"type": "string", "x-unread": True, "description": instead}
+        unread: Schema = {
+            "type": "string",
+            "x-unread": True,
+            "x-aliases": [name, "text", "content", "contents", f"{name}_content", "data", "jsonl"],
+            "description": instead,
+        }
         yield Argument(text, name, "file-text", unread)
         named: Schema = {
             "type": "string",
             "pattern": r'^[^/\\"\x00-\x1f\x7f]{1,255}$',
             "examples": ["data.jsonl"],
             "default": name,
+            "x-aliases": ["name"],
             "description": f"What the {name} is to be called; no path.",
         }
         yield Argument(file_name, name, "file-name", named)

@@ -19,7 +19,7 @@ import yaml
 from jsonschema import Draft202012Validator, ValidationError
 
 from openapi.contract import Constant, is_page, path_variables
-from openapi.validation import letters, near_name
+from openapi.names import letters, near_name
 
 Declared = dict[str, Any]
 Placed = tuple[Declared, str]
@@ -168,7 +168,7 @@ def _read(source: Path) -> Capability:
 
 def hint(name: Any, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` with the known name nearest to `name`; empty when none is near."""
-    meant = near_name(str(name), known, likeness=0.7)
+    meant = near_name(str(name), known)
     return f"; did you mean {meant!r}?" if meant else ""
 
 

@@ -13,7 +13,8 @@ own extensions are read here and nowhere else:
   `operation` whose answers show it;
 * operation `x-files`: what it does with files: the `kind` of use, and the `lookup` operation that tells what a file is for;
 * operation `x-mcp-tool`: the operation's tool; root `x-mcp-server`: the server that offers the tools;
-* parameter `x-gateway` true: for the gateway itself, which reads it by its name; no input of the operation's.
+* parameter `x-gateway` true: for the gateway itself, which reads it by its name; no input of the operation's;
+* parameter `x-aliases`: as in a schema (`openapi.names`), for one whose schema is a reference.
 """
 
 from __future__ import annotations
@@ -468,11 +469,12 @@ def _operation(
 
 def _parameter(declared: dict[str, Any], names: Mapping[str, str]) -> Parameter:
     style = declared.get("style", "form" if declared["in"] == "query" else "simple")
+    aliases = {"x-aliases": declared["x-aliases"]} if "x-aliases" in declared else {}
     return Parameter(
         name=declared["name"],
         location=declared["in"],
         required=declared.get("required", False),
-        schema=declared["schema"],
+        schema={**declared["schema"], **aliases},
         description=declared.get("description", ""),
         explode=declared.get("explode", style == "form"),
         upstream_name=names.get(declared["name"], declared["name"]),

@@ -19,7 +19,7 @@ from openapi.capability import (
     place_in,
 )
 from openapi.contract import Constant, path_variables
-from openapi.validation import letters
+from openapi.names import letters
 
 _REFERENCE = re.compile(r"\{\{\s*([^{}]+?)\s*\}\}")
 # A tool with any other character in an argument's name is refused by some model providers.

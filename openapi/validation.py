@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from difflib import get_close_matches
 from itertools import islice
 from typing import Any
 
@@ -15,12 +13,11 @@ from jsonschema_rs import Draft202012Validator, ValidationError
 
 from .contract import Schema
 from .json_schema import to_json_schema
+from .names import Names
 
 MAX_VIOLATIONS = 50
 SMALL = 200
 """Members and items of a value whose violations are listed at once."""
-
-_BRACKETS = re.compile(r"[\[\]]+")
 
 UNREADABLE = "is nested too deeply or is no valid Unicode"
 
@@ -42,6 +39,9 @@ class Validator:
         self._compiled = _compiled(self._json_schema)
         self.is_valid: Callable[[Any], bool] = self._compiled.is_valid
         """Whether nothing is wrong with a value: the compiled validator's own method, for those that mostly ask for this."""
+        self._names: dict[
+            int, Names
+        ] = {}  # by the `properties` of the schema, once they are asked for
 
     def violations(self, value: Any, at: str = "") -> list[Violation]:
         """What is wrong with `value`, one violation a place, at most MAX_VIOLATIONS + 1; `at` is the pointer to `value`."""
@@ -60,13 +60,14 @@ class Validator:
     def unknown_members(self, value: Any, at: str = "") -> tuple[list[Violation], list[str]]:
         """Members of `value` that the schema does not name: the likely typos as violations, pointers to the others.
 
-        A likely typo looks like the name of a known member, or is one of its `x-aliases`. At most MAX_VIOLATIONS + 1 of each.
+        What a likely typo is, `Names` says. At most MAX_VIOLATIONS + 1 of each.
         """
         typos: list[Violation] = []
         others: list[str] = []
         for pointer, name, known in islice(_unknown(value, self.schema, at), 4 * MAX_VIOLATIONS):
-            aliases = {a: k for k, child in known.items() for a in child.get("x-aliases", ())}
-            if meant := near_name(name, known, aliases):
+            if id(known) not in self._names:
+                self._names[id(known)] = Names(known)
+            if meant := self._names[id(known)].meant(name):
                 typos.append(Violation(pointer, f"is not a known member; did you mean {meant}?"))
             else:
                 others.append(pointer)
@@ -94,43 +95,6 @@ class Validator:
             if missing and len(ids) > 1:
                 without.append(f"{missing} of {len(ids)} {name} have no {member}")
         return repeated[: MAX_VIOLATIONS + 1], without
-
-
-def letters(name: str) -> str:
-    """The name without case, hyphens and underscores, which is how names are compared that should have been the same."""
-    return name.replace("_", "").replace("-", "").lower()
-
-
-def near_name(
-    name: str,
-    known: Iterable[str],
-    aliases: Mapping[str, str] | None = None,
-    likeness: float = 0.75,
-) -> str | None:
-    """The known name that `name` probably stands for; None for a name that is unlike all of them.
-
-    That is one with the same letters in another case style or nearly so, or the name that an alias belongs to. `likeness`
-    is difflib's ratio, 1.0 for the same letters.
-    """
-    spellings = {letters(each): each for each in known}
-    spellings |= {letters(alias): meant for alias, meant in (aliases or {}).items()}
-    near = get_close_matches(letters(name[:200])[:64], spellings, n=1, cutoff=likeness)
-    return spellings[near[0]] if near else None
-
-
-def meant_name(name: str, known: Mapping[str, Schema]) -> str | None:
-    """The known parameter that `name` stands for: in another spelling, with brackets as in `status[]` and `filter[status]`, or by
-    one of its `x-aliases`; None for a name that is unlike all of them."""
-    aliases = {
-        letters(a): name for name, schema in known.items() for a in schema.get("x-aliases", ())
-    }
-    for part in (name, *_BRACKETS.split(name)):
-        if meant := aliases.get(letters(part)) or near_name(part, known):
-            return meant
-        # Closer than to a name: `stage` is not `state`.
-        if alias := near_name(part, aliases, likeness=0.88):
-            return aliases[alias]
-    return None
 
 
 def pointer_token(token: str | int) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 from msgspec import Raw
@@ -18,6 +19,8 @@ from openapi.validation import Validator
 
 from .problems import Problem
 from .translation import RequestBody
+
+_PRINTABLE = "".join(map(chr, range(0x20, 0x7F)))
 
 
 class BodyReader:
@@ -68,8 +71,8 @@ class BodyReader:
 
 
 def one_line(names: Sequence[str]) -> str:
-    """Some of the names, as a part of a header."""
-    shown = [each[:100] for each in names[:5] if each.isascii() and each.isprintable()]
+    """Some of the names, as a part of a header, which has ASCII alone: percent-encoded where they need it."""
+    shown = [quote(each[:100], _PRINTABLE, errors="replace")[:100] for each in names[:5]]
     return ", ".join(shown) + (" and others" if len(shown) < len(names) else "")
 
 

@@ -22,8 +22,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from access.authentication import require
 from openapi.contract import Contract, Operation, Parameter
 from openapi.json_text import BOM
+from openapi.names import Names, letters
 from openapi.scalars import read_items, read_scalar, write_scalar
-from openapi.validation import Validator, Violation, letters, meant_name, pointer_token
+from openapi.validation import Validator, Violation, pointer_token
 from serving.body_buffer import (
     BodyRefused,
     MemoryBudget,
@@ -162,25 +163,23 @@ class OperationReader:
                 }
             }
         )
-        self.names = {
-            location: {name: each.schema for name, each in known.items()}
-            for location, known in self.parameters.items()
-        }
         self.elsewhere = {
             letters(parameter.name): f"{other.method} {other.path}"
             for other in reversed([*contract.operations.values()])  # the first of several
             for parameter in other.parameters
-            if other.namespace == operation.namespace and parameter.location != "header"
+            if other.namespace == operation.namespace and parameter.location == "query"
         }
-        """Operations of the same API, by the names of their parameters."""
+        """Operations of the same API, by the names of their query parameters."""
         self.free = ""
         """The name of the query object that takes any member, each a parameter by itself; empty where there is none."""
         self.member: re.Pattern[str] | None = None
         self.member_validator: Validator | None = None
+        self.names = Names(
+            {each.name: each.schema for each in operation.parameters if each.location == "query"}
+        )
         for parameter in operation.parameters:
             if parameter.takes_unknown:
                 self.free = parameter.name
-                self.names["query"][self.free] = parameter.schema
                 # How a member can be given as well, and must be where its name looks like a parameter's.
                 name = re.escape(self.free)
                 self.member = re.compile(rf"{name}(?:\[([^\[\]]+)\]|\.(.+))", re.DOTALL)
@@ -245,14 +244,19 @@ class OperationReader:
     def _unknown(self, location: str, name: str, texts: list[str]) -> tuple[str, list[Violation]]:
         """The name under which a parameter is sent that the operation does not name, and what is wrong with it.
 
-        Where the query takes any, that is one that looks like a parameter of the operation's: as a filter it would find nothing.
+        Where the query takes any, that is one that looks like a parameter, of this operation or of another: as a filter it would
+        find nothing.
         """
         at = f"/{location}/{pointer_token(name)}"
+        filtered = ""
+        if self.free and "[" not in name:
+            filtered = f" A filter of this name is {self.free}[{name[:100]}]."
         known = self.parameters[location]
         member = self.member.fullmatch(name) if self.member else None
         if member and (inner := member[1] or member[2]):
-            if inner in known:
-                detail = f"cannot be told from the parameter {inner} upstream"
+            like = self.free if self.member and self.member.fullmatch(inner) else inner
+            if like in known or like == self.free:
+                detail = f"cannot be told from the parameter {like} upstream"
                 return inner, [Violation(at, detail)]
             name = inner
         elif not name:
@@ -260,13 +264,12 @@ class OperationReader:
         elif self.free == name:
             detail = f"is given a member at a time: {name}[NAME]=VALUE"
             return name, [Violation(at, detail)]
-        elif meant := meant_name(name, self.names[location]):
-            hint = f"is not a known parameter; did you mean {meant}?"
-            if self.free and "[" not in name:
-                hint += f" A filter of this name is {self.free}[{name[:100]}]."
+        elif meant := self.names.meant(name):
+            hint = f"is not a known parameter; did you mean {meant}?{filtered}"
             return name, [Violation(at, hint)]
         elif other := self.elsewhere.get(letters(name)):
-            return name, [Violation(at, f"is a parameter of {other}, not of this operation")]
+            hint = f"is a parameter of {other}, not of this operation.{filtered}"
+            return name, [Violation(at, hint if filtered else hint[:-1])]
         elif not self.free:
             return name, [Violation(at, "is not a known parameter")]
         check = self.member_validator

@@ -190,18 +190,42 @@ def test_every_fault_is_named_at_once(tools: Tools) -> None:
         ("get-batch-job", "jobid", "job_id"),
         ("list-batch-jobs", "pagesize", "page_size"),
         ("create-batch-job", "idempotencyKey", "idempotency_key"),
+        *(
+            ("create-batch-job", word, "idempotency_key")
+            for word in ("key", "nonce", "client_request_id", "clientToken", "request_key")
+        ),
+        *(("create-batch-job", word, "agent_id") for word in ("agent", "agentId")),
+        *(
+            ("read-file", word, "from")
+            for word in ("offset", "start", "skip", "start_line", "form")
+        ),
+        *(("read-file", word, "count") for word in ("limit", "lines", "max_lines", "n", "counts")),
+        *(("read-file", word, "file_id") for word in ("id", "fileId", "output_file", "file")),
+        *(
+            (tool, word, "job_id")
+            for tool in ("get-batch-job", "cancel-batch-job")
+            for word in ("id", "batch_id", "batchId", "job")
+        ),
+        *(("delete-file", word, "file_id") for word in ("id", "file")),
+        *(("upload-file", word, "file_text") for word in ("file", "content", "text", "contents")),
+        *(("upload-file", word, "file_lines") for word in ("lines", "requests", "fileLines")),
+        *(("upload-file", word, "file_name") for word in ("filename", "name")),
+        *(("list-batch-jobs", word, "page") for word in ("offset", "cursor", "after_id")),
     ],
 )
 def test_a_misspelt_argument_is_answered_with_its_name(
     tools: Tools, tool: str, wrong: str, right: str
 ) -> None:
-    (fault,) = [fault for fault in faults(tools[tool], {wrong: "x"}) if fault.startswith(wrong)]
+    (fault,) = [
+        fault for fault in faults(tools[tool], {wrong: "x"}) if fault.startswith(f"{wrong} ")
+    ]
     assert fault.endswith(f"{right}?")
 
 
 # What clients add to the arguments of a call: n8n, Cursor, Letta, LangChain and agents that think aloud.
 ADDED = {
     "toolCallId": "call_1", "sessionId": "s", "action": "sendMessage", "chatInput": "x", "tool": "t", "toolName": "t",
+    "requestId": "r", "request_id": "r", "nodeId": "n", "model_node": "n", "message_id": "m", "traceId": "t", "runId": "r",
     "_meta": {"a": 1}, "explanation": "why", "thought": "hm", "thinking": [], "random_string": "x", "kwargs": {},
 }  # fmt: skip
 
@@ -298,9 +322,22 @@ def test_a_note_says_what_a_tool_takes_instead(tools: Tools) -> None:
 
 def test_what_was_left_out_is_named_beside_what_is_wrong(tools: Tools) -> None:
     with pytest.raises(BadArguments) as caught:
-        rest_request(tools["get-batch-job"], {"id": JOB_ID, "toolCallId": "1"}, "me")
+        rest_request(tools["get-batch-job"], {"colour": "red", "toolCallId": "1"}, "me")
     assert caught.value.violations == ["job_id is required"]
-    assert caught.value.note.endswith(": id, toolCallId.")
+    assert caught.value.note.endswith(": colour, toolCallId.")
+
+
+@pytest.mark.parametrize("size", [0, LARGE], ids=["small", "large"])
+@pytest.mark.parametrize(
+    "name", ["[a" * 100_000, "[a" * 30_000 + "[page_siz", "[" * 250_000 + "page"]
+)
+def test_a_name_of_many_brackets_is_looked_at_once_in_a_few_parts_only(
+    tools: Tools, name: str, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at: list[str] = []
+    monkeypatch.setattr("openapi.names.letters", lambda name: looked_at.append(name) or name)
+    rest_request(tools["list-batch-jobs"], as_text({name: 1}, size), "me")
+    assert len(looked_at) <= 6 and max(map(len, looked_at)) <= 200
 
 
 @pytest.mark.parametrize("size", [0, LARGE], ids=["small", "large"])

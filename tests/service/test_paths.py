@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from starlette.testclient import TestClient
 
+from openapi.names import Names
 from tests.support.api import JOB_ID
 
 JOBS = "/v1/batch/jobs"
@@ -23,6 +24,9 @@ JOB = f"{JOBS}/{{job-id}}"
         *((path, f"{JOB}/cancel") for path in (f"{JOBS}/{JOB_ID}/cancle", f"/v1/batches/{JOB_ID}/cancel", f"{JOBS}/{JOB_ID}/cancel/")),
         *((path, "/v1/files") for path in ("/v1/file", "/files", "/v1/files/", "/v1/v1/files")),
         *((path, "/v1/files/{file-id}/content") for path in (f"/v1/files/{JOB_ID}/contents", f"/files/{JOB_ID}/download")),
+        *((path, JOBS) for path in ("/proxy/batch/jobs", "/v1/batch-jobs", "/v1/jobs/")),
+        *((path, JOB) for path in (f"/v1/messages/batches/{JOB_ID}", f"/jobs/{JOB_ID}", f"/v1/batch/{JOB_ID}", "/v1/batches/batch_abc1")),
+        ("/health", "/livez"), ("/healthz", "/livez"), ("/health/ready", "/readyz"), ("/ready", "/readyz"), ("/swagger.json", "/openapi.json"),
         ("/docs/", "/docs"), ("/v1/openapi.json", "/openapi.json"), ("/livez/", "/livez"),
     ],
 )  # fmt: skip
@@ -37,7 +41,10 @@ def test_a_path_that_is_like_another_is_answered_with_that_one(
 
 @pytest.mark.parametrize(
     "path",
-    ["/v1", "/foo", "/v1/models", "/v1/chat/completions", "/v1/embeddings", f"{JOBS}/{JOB_ID}/x/y", "/a" * 4000],
+    ["/v1", "/foo", "/v1/models", "/v1/chat/completions", "/v1/embeddings", f"{JOBS}/{JOB_ID}/x/y", "/a" * 4000,
+     "/v1/fine_tuning/jobs", f"/v1/fine_tuning/jobs/{JOB_ID}", f"/v1/fine_tuning/jobs/{JOB_ID}/cancel", "/v1/conversations/x/files",
+     "/v1/libraries/x/documents", "/v1/conversations/x/files/y1/content", "/fine_tuning/jobs",
+     "/v1/batch/jobs.json", "/v1/batch/results", "/v1/batch/foo"],
 )  # fmt: skip
 def test_a_path_that_is_like_no_other_is_not_taken_for_one(path: str, client: TestClient) -> None:
     answer = client.get(path)
@@ -55,3 +62,15 @@ def test_a_method_that_a_path_does_not_have_is_answered_with_those_that_it_has(
     answer = client.delete(path)
     assert (answer.status_code, answer.headers["allow"]) == (405, methods)
     assert methods in answer.json()["detail"]
+
+
+def test_of_a_path_only_its_last_steps_are_looked_at(
+    monkeypatch: pytest.MonkeyPatch, client: TestClient
+) -> None:
+    looked_at: list[str] = []
+    meant = Names.meant
+    monkeypatch.setattr(
+        Names, "meant", lambda self, name: looked_at.append(name) or meant(self, name)
+    )
+    client.get("/a" * 4000)
+    assert len(looked_at) == 12
