@@ -70,7 +70,7 @@ _COUNT_SCHEMA: Schema = {
 _PART_SCHEMA: Schema = {
     "type": "string",
     "maxLength": 1024,
-    "description": "What alone to show of a shortened result: a place from its _note.",
+    "description": "Shows only this place, from a shortened result's _note.",
 }
 _PART_FROM_SCHEMA: Schema = {
     "type": "integer",
