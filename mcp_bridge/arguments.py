@@ -49,7 +49,7 @@ _ASKS_LESS: tuple[tuple[re.Pattern[str], bool | None, str], ...] = tuple(
     for words, harmless, reason in (
         (
             "dryrun|preview|simulat|rehears|pretend|whatif|noop|test(mode|run)|(check|plan|test|verify)only"
-            "|^(only)?validat|^(dry|test|plan|draft|mock|trial|paused|suspended)$|^estimate(only|cost)?$",
+            "|^(only)?validat|^(dry|test|draft|mock|trial|paused|suspended)$|^estimate(only|cost)?$",
             False,
             "cannot only try or check",
         ),
@@ -210,7 +210,9 @@ def _asking_less(tool: CallableTool, arguments: dict[str, Any]) -> tuple[dict[st
 
 def _asks_less(name: str, value: Any) -> str | None:
     """Why an argument cannot be left out; None when it can."""
-    letters = re.sub("[^a-z]", "", name[:200].lower())
+    letters = _letters(name)
+    if isinstance(value, str) and _REHEARSAL.fullmatch(_letters(value)):  # as in `mode`
+        return "cannot only try or check"
     for words, harmless, reason in _ASKS_LESS:
         if words.search(letters):
             if isinstance(value, str):
@@ -219,6 +221,13 @@ def _asks_less(name: str, value: Any) -> str | None:
     return None
 
 
+def _letters(text: str) -> str:
+    return re.sub("[^a-z]", "", text[:200].lower())
+
+
+_REHEARSAL = re.compile(
+    "dryrun|(validate|check|plan|test)only|preview|simulat(e|ion)|testmode|whatif|noop"
+)
 _FLAG: Schema = {"type": "boolean"}
 
 

@@ -6,5 +6,15 @@ request was not read to its end, `body_buffer` how both receive a body, within i
 Imports neither of them.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+
 RESET = "gateway.reset"
 """The ASGI extension by which an application ends a connection in the middle of an answer."""
+
+
+def knows_codings(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """True unless the body has a transfer coding beside `chunked`: nobody here would take it off (RFC 9112 section 6.1: 501)."""
+    codings = [value for name, value in headers if name == b"transfer-encoding"]
+    return all(value.strip().lower() == b"chunked" for value in codings)

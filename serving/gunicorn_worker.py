@@ -5,6 +5,7 @@
 - An answer before its request was read ends the connection: that is announced, and the answer arrives (`lingering`).
 - Requests that come without waiting for answers (pipelining) are read only as they are answered.
 - What comes of a body is handed on as it came, not copied three times.
+- A body that is compressed on its way (`Transfer-Encoding: gzip, chunked`) is refused, since nobody unpacks it.
 - A body in tiny chunks is refused: each costs its reader far more than its sender.
 - Who reads nothing of an answer for a while is left, since the answer is in memory.
 - An upgrade to WebSocket is ignored (RFC 9110 section 7.8), so that its request is answered as any other.
@@ -28,13 +29,17 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from gunicorn.asgi.parser import ParseError, PythonProtocol  # type: ignore[import-untyped]
+from gunicorn.asgi.parser import (  # type: ignore[import-untyped]
+    ParseError,
+    PythonProtocol,
+    UnsupportedTransferCoding,
+)
 from gunicorn.asgi.protocol import ASGIProtocol  # type: ignore[import-untyped]
 from gunicorn.glogging import Logger  # type: ignore[import-untyped]
 from gunicorn.workers import base, gasgi  # type: ignore[import-untyped]
 from gunicorn.workers.workertmp import WorkerTmp  # type: ignore[import-untyped]
 
-from . import RESET
+from . import RESET, knows_codings
 from .lingering import Lingering
 from .problems import unreadable
 
@@ -64,6 +69,7 @@ class Protocol(ASGIProtocol):  # type: ignore[misc]
     unsent = 0  # bytes of an answer, when the client was last looked at
     reader_watch: asyncio.TimerHandle | None = None
     _body_receiver: Any
+    _callback_parser: Any
     _current_request: Any
     _closed: bool
 
@@ -120,6 +126,8 @@ class Protocol(ASGIProtocol):  # type: ignore[misc]
 
     def _on_headers_complete(self) -> Any:
         self.chunks = self.size = 0
+        if not knows_codings(self._callback_parser.headers):
+            raise UnsupportedTransferCoding("compressed")
         return super()._on_headers_complete()
 
     def _on_body(self, chunk: bytes) -> None:

@@ -5,6 +5,7 @@
 - A head that does not end is refused, and so are trailers of a body (RFC 9112 section 7.1.2), which nobody here reads;
   httptools takes any length of both.
 - An upgrade is ignored (RFC 9110 section 7.8), whatever it is to: of a request that asks for one httptools 0.9 reads no body.
+- A body with a transfer coding beside `chunked` is refused; httptools ignores the others.
 - What cannot be read is refused by a problem document, as is everything else.
 - An answer before its request was read says that the connection ends, and arrives (`lingering`).
 """
@@ -18,6 +19,7 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from . import knows_codings
 from .lingering import Lingering
 from .problems import unreadable
 
@@ -29,6 +31,10 @@ log = logging.getLogger("serving")
 
 class Pipelined(Exception):
     """A request came before the one ahead of it was answered."""
+
+
+class UnknownCoding(Exception):
+    """The body has a transfer coding that nobody here takes off."""
 
 
 class Protocol(HttpToolsProtocol):
@@ -69,8 +75,10 @@ class Protocol(HttpToolsProtocol):
             else:
                 self._end_after_answer()  # CONNECT: what follows is for another protocol
             return
-        except httptools.HttpParserError:
-            if not self.pipelined:
+        except httptools.HttpParserError as error:
+            if isinstance(error.__context__, UnknownCoding):
+                self._refuse(501)
+            elif not self.pipelined:
                 self._refuse(414 if self.in_message and len(self.url) >= MAX_HEAD else 400)
             return
         if self.head_size > MAX_HEAD and self.in_message:
@@ -111,6 +119,8 @@ class Protocol(HttpToolsProtocol):
         self.upgrading = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
         if self.upgrading:
             return
+        if not knows_codings(self.headers):
+            raise UnknownCoding
         super().on_headers_complete()
         # Until all of the request is here, an answer to it ends the connection, and says so (RFC 9112 section 9.6).
         self.keep_alive, self.cycle.keep_alive = self.cycle.keep_alive, False

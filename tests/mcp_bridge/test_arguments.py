@@ -284,12 +284,21 @@ def test_a_wish_for_less_than_the_deed_or_for_another_time_is_refused_by_what_ch
     for wrapped in ("body", "options"):
         found = faults(tools[name], as_text({**given, wrapped: {"dry_run": "yes"}}, size))
         assert len(found) == 1 and "cannot only try" in found[0]
-    (fault,) = faults(tools[name], as_text({**given, "execute": False}, size))
-    assert fault.startswith("execute ")
+    for wish, value in {"execute": False, "mode": "dry-run"}.items():
+        (fault,) = faults(tools[name], as_text({**given, wish: value}, size))
+        assert fault.startswith(f"{wish} ")
 
 
 @pytest.mark.parametrize(
-    "added", [{"dry_run": False}, {"dryRun": "false"}, {"preview": None}, {"execute": True}]
+    "added",
+    [
+        {"dry_run": False},
+        {"dryRun": "false"},
+        {"preview": None},
+        {"confirm": ""},
+        {"execute": True},
+        {"plan": "First I ..."},
+    ],
 )
 def test_what_wishes_for_all_of_the_deed_is_left_out(tools: Tools, added: dict[str, Any]) -> None:
     given = {"file_id": JOB_ID}
