@@ -94,7 +94,7 @@ $(VENV):
 	@touch $@
 
 .venv/.development: requirements-dev.lock | $(VENV)
-	@echo "Installing what the tests need into .venv (only this time) ..."
+	@echo "Installing what the tests need into .venv (only this time; for a minute or more) ..."
 	@$(ALONE) $(VENV) $(PIP) $(INSTALL) -r $<
 	@touch .venv/.runtime $@
 

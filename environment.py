@@ -168,7 +168,7 @@ _READERS: dict[type, tuple[Callable[[str], Any], str]] = {
     tuple: (lambda text: tuple(filter(None, map(str.strip, text.split(",")))), "a list"),
     bool: (lambda text: _SWITCH[text.lower()], "on or off"),
     int: (int, "a whole number"),
-    float: (float, "a number of seconds"),
+    float: (float, "a number"),
 }
 
 
@@ -239,28 +239,32 @@ def table(reports: Iterable[SettingReport]) -> str:
 
 def dotenv_note(folder: Path = Path()) -> str:
     """What to say when a file `.env` in `folder` sets what this process's environment does not; empty otherwise."""
-    set_there = dict.fromkeys(_set_in(folder / ".env"))
-    unknown = [name for name in set_there if not os.environ.get(name)]
+    content = _start_of(folder / ".env")
+    unknown = [name for name in dict.fromkeys(_set_in(content)) if not os.environ.get(name)]
     if not unknown:
         return ""
-    return (
-        f".env sets {', '.join(unknown)}, but only make run and make demo read it;"
-        " to have it here: set -a; . ./.env; set +a"
-    )
+    note = f".env sets {', '.join(unknown)}, but only make run and make demo read it"
+    if any(mark in content for mark in (b"\r", b"\0", b"\xef\xbb\xbf")):
+        return note  # no shell would read it as they do
+    return f"{note}; to have it here: set -a; . ./.env; set +a"
 
 
-def _set_in(path: Path) -> Iterator[str]:
-    """The settings and credentials that the lines of the file `path` name with a value, as far as it can be read.
+def _start_of(path: Path) -> bytes:
+    """What is in a plain file, up to a limit; empty for all others: opening a pipe would wait."""
+    try:
+        if not path.is_file():
+            return b""
+        with path.open("rb") as file:
+            return file.read(_LARGEST_DOTENV)
+    except OSError:
+        return b""
+
+
+def _set_in(content: bytes) -> Iterator[str]:
+    """The settings and credentials that the lines of `content` name with a value.
 
     No other name is shown: what stands before an = may be a piece of a secret of several lines.
     """
-    try:
-        if not path.is_file():  # opening a pipe would wait
-            return
-        with path.open("rb") as file:
-            content = file.read(_LARGEST_DOTENV)
-    except OSError:
-        return
     for line in content.replace(b"\0", b"").decode("utf-8-sig", "ignore").splitlines():
         name, _, value = line.strip().removeprefix("export ").partition("=")
         name = name.strip()

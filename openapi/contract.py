@@ -337,7 +337,9 @@ def load(source: Path = DEFAULT_DOCUMENT) -> Contract:
         if source.exists() and not source.is_file():  # a pipe's reader would wait
             raise OSError("it is no plain file")
         document = yaml.load(source.read_text(encoding="utf-8"), Loader=_LOADER)  # noqa: S506 - both loaders are safe
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except OSError as error:
+        raise ContractError(f"{source}: cannot be read: {error.strerror or error}") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise ContractError(
             f"{source}: cannot be read as YAML: {' '.join(str(error).split())}"
         ) from error

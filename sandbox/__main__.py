@@ -6,6 +6,7 @@ hangs: there is nothing to save.
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from contextlib import suppress
@@ -23,6 +24,10 @@ from sandbox.config import Settings
 
 def main() -> None:
     """Serves until told to stop; exits with 2 on settings that cannot be used."""
+    argparse.ArgumentParser(
+        prog="python -m sandbox",
+        description="Serves the sandbox. docs/sandbox.md has its settings.",
+    ).parse_args()
     try:
         settings = Settings.from_env()
         check_free(settings.host, settings.port, prefix="SANDBOX_")

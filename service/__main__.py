@@ -149,7 +149,8 @@ def _healthcheck(chosen: argparse.Namespace) -> int:
     except HTTPError as error:
         print(error.read().decode())
     except (URLError, OSError) as error:
-        print(f"{url}: {error}", file=sys.stderr)
+        reason = getattr(error, "reason", error)
+        print(f"nothing answers at {url}; is the service running? ({reason})", file=sys.stderr)
     return 1
 
 

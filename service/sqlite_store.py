@@ -146,7 +146,7 @@ def look_at_file(path: Path) -> str:
             pass
     except OSError as error:
         raise StoreUnavailable(f"{path}: {folder} cannot be used: {error.strerror}") from error
-    return "can be written" if path.exists() else "is made at the start"
+    return "can be written" if path.exists() else "is made when it is first needed"
 
 
 def _newer(version: int) -> str:

@@ -170,7 +170,7 @@ def _secret(names: tuple[str, ...], environ: Mapping[str, str]) -> str:
         if environ.get(name):
             return _checked(name, environ[name])
         if file:
-            return _checked(f"{name}_FILE", _from_file(f"{name}_FILE", file))
+            return _checked(f"{name}_FILE", _from_file(f"{name}_FILE", file), redact_path(file))
     raise SettingsError(
         f"{names[0]} is not set, and the upstream needs it. Set it, or {names[0]}_FILE to a file that holds it."
         f"{_near(names, environ)} Without a key everything can be tried by make run, as long as GATEWAY_OPENAPI is not set."
@@ -207,8 +207,9 @@ _MISTAKES = (
 )
 
 
-def _checked(name: str, value: str) -> str:
+def _checked(name: str, value: str, file: str = "") -> str:
     for pattern, reason in _MISTAKES:
         if pattern.match(value):
-            raise SettingsError(f"{name} ({redact_secret(value)}) {reason}")
+            shown = ", ".join(filter(None, (file, value and redact_secret(value))))
+            raise SettingsError(f"{name} ({shown}) {reason}")
     return value

@@ -184,9 +184,13 @@ class Settings:
 
 def from_env(environ: Mapping[str, str] | None = None, dotenv: Path = PROJECT / ".env") -> Settings:
     """The settings in `environ` (None: the process's) and the file `dotenv`; SettingsError for one that cannot be used."""
-    given = {**read_dotenv(dotenv), **variables(environ)}
+    environ = variables(environ)
+    given = {**read_dotenv(dotenv), **environ}
     if wrong := misspelt(NAMES, given):
-        raise SettingsError("; ".join(map(str, wrong)))
+        places = (f" (in {dotenv.name})" * (each.name not in environ) for each in wrong)
+        raise SettingsError(
+            "; ".join(f"{each}{place}" for each, place in zip(wrong, places, strict=True))
+        )
     try:
         contract = load(Path(given.get("GATEWAY_OPENAPI") or DEFAULT_DOCUMENT))
     except ContractError as error:

@@ -10,8 +10,8 @@ from access.files import content, open_plain
 from environment import SettingsError
 
 _LINE = re.compile(
-    r"""(?:export\s+)?([A-Za-z_]\w*)\s*=\s*"""
-    r"""(?:"([^"]*)"|'([^']*)'|((?!["'#]).*?|(?<==)#.*?|))\s*(?:(?<=\s)\#.*)?"""
+    r"""(?:export\s+)?([A-Za-z_]\w*)\s*="""
+    r"""(?:\s*"([^"]*)"|\s*'([^']*)'|((?!\s*["'])(?:\S|\s(?!\#))*))\s*(?:(?<=\s)\#.*)?"""
 )
 _OTHER_ENCODINGS = {
     codecs.BOM_UTF32_LE: "UTF-32",
@@ -32,7 +32,7 @@ def read_dotenv(path: Path) -> dict[str, str]:
             found = _LINE.fullmatch(line)
             if not found:
                 raise SettingsError(f"{path.name}, line {number}: not of the form NAME=value")
-            values[found[1]] = found[2] or found[3] or found[4] or ""
+            values[found[1]] = found[2] or found[3] or (found[4] or "").strip()
     return values
 
 

@@ -269,6 +269,24 @@ def test_of_a_dotenv_that_is_not_read_no_piece_of_a_secret_is_shown(dotenv: Path
     assert dotenv_note(dotenv.parent).startswith(".env sets A_CREDENTIAL_KEY, GATEWAY_PORT, but")
 
 
+@pytest.mark.parametrize(
+    ("content", "sourced"),
+    [
+        (b"GATEWAY_PORT=1\n", True),
+        (b"# caf\xc3\xa9\nGATEWAY_PORT=1", True),
+        (b"GATEWAY_PORT=1\r\n", False),
+        (b"\xef\xbb\xbfGATEWAY_PORT=1\n", False),
+        ("GATEWAY_PORT=1\n".encode("utf-16"), False),
+    ],
+)
+def test_a_shell_is_told_to_read_a_dotenv_that_it_can_read(
+    content: bytes, sourced: bool, dotenv: Path
+) -> None:
+    dotenv.write_bytes(content)
+    note = dotenv_note(dotenv.parent)
+    assert (".env sets GATEWAY_PORT" in note, "set -a" in note) == (True, sourced)
+
+
 def test_a_dotenv_of_blank_lines_is_read_as_fast_as_any_other(dotenv: Path) -> None:
     # It took hours while each line was tried to begin at all that follow.
     dotenv.write_text("\n \t" * 300_000 + "\nGATEWAY_PORT=1")

@@ -19,11 +19,16 @@ def settings_rows() -> list[str]:
     """A table row for each setting: variable, default, help."""
     rows = []
     for item in fields(Settings):
-        default = f"`{item.default}`" if item.repr else "see above"
+        default = f"`{written(item.default)}`" if item.repr else "see above"
         choices = " or ".join(f"`{choice}`" for choice in item.metadata["choices"])
         text = item.metadata["help"] + (f" {choices}." if choices else "")
         rows.append(f"| `{item.metadata['env']}` | {default.replace('``', 'empty')} | {text} |")
     return rows
+
+
+def written(default: object) -> object:
+    """A default as somebody would write it into the environment."""
+    return {True: "on", False: "off"}[default] if isinstance(default, bool) else default
 
 
 def fault_rows() -> list[str]:

@@ -246,6 +246,14 @@ def test_doctor_counts_the_tokens_and_says_where_they_are(tmp_path: Path) -> Non
     assert f"ok     tokens: 4, in {file}; 1 expired" in findings(done.stdout)
 
 
+def test_doctor_names_the_file_of_a_key_that_is_empty(tmp_path: Path) -> None:
+    (tmp_path / "key").touch()
+    lines = findings(
+        run("doctor", tmp_path=tmp_path, MISTRAL_AI_API_KEY_FILE=str(tmp_path / "key")).stdout
+    )
+    assert any(f"({tmp_path}/key) is empty" in line for line in lines)
+
+
 def test_doctor_doubts_a_gateway_that_asks_for_no_tokens(tmp_path: Path) -> None:
     lines = findings(run("doctor", tmp_path=tmp_path).stdout)
     assert any(line.startswith("doubt  tokens: none") for line in lines)
