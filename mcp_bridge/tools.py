@@ -52,7 +52,17 @@ _FROM_SCHEMA: Schema = {
     "default": 0,
     "description": "How many lines to skip: the first line is 0. Go on with the last result's next_from.",
     "x-aliases": [
-        *("offset", "start", "skip", "begin", "cursor", "start_line", "first_line", "from_line"),
+        *(
+            "offset",
+            "start",
+            "skip",
+            "begin",
+            "cursor",
+            "line_start",
+            "start_line",
+            "first_line",
+            "from_line",
+        ),
         *("line", "line_number", "line_offset", "start_index", "next_from", "next"),
     ],
 }

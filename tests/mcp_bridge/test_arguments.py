@@ -206,6 +206,9 @@ def test_every_fault_is_named_at_once(tools: Tools) -> None:
             for tool in ("get-batch-job", "cancel-batch-job")
             for word in ("id", "batch_id", "batchId", "job")
         ),
+        *(("get-batch-job", word, "inline") for word in ("include_results", "outputs", "in_line")),
+        ("upload-file", "expires_in", "expiry"),
+        ("list-batch-jobs", "metadata_filter", "metadata"),
         *(("delete-file", word, "file_id") for word in ("id", "file")),
         *(("upload-file", word, "file_text") for word in ("file", "content", "text", "contents")),
         *(("upload-file", word, "file_lines") for word in ("lines", "requests", "fileLines")),

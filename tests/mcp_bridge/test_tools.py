@@ -123,6 +123,14 @@ def test_the_schemas_are_neither_deep_nor_large(tool: CallableTool) -> None:
     assert len(json.dumps(tool.listing())) < 15_000
 
 
+def test_a_word_for_an_argument_leads_to_one_argument_and_is_not_listed(tool: CallableTool) -> None:
+    words = [
+        alias for each in tool.arguments.values() for alias in each.schema.get("x-aliases", [])
+    ]
+    assert len(words) == len({*words}) and not {*words} & {*tool.arguments}
+    assert "x-" not in json.dumps(tool.listing()["inputSchema"])
+
+
 def test_the_whole_list_is_of_a_bounded_size(tools: dict[str, CallableTool]) -> None:
     sizes = {name: len(json.dumps(tool.listing())) for name, tool in tools.items()}
     print(f"tools/list: {sum(sizes.values())} characters, {sizes}")
