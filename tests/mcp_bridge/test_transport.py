@@ -444,12 +444,16 @@ def test_an_answer_that_the_sdk_cannot_write_still_ends_in_a_result(
     assert result["isError"] is fails
 
 
-def test_an_argument_that_the_sdk_cannot_write_back_is_refused_all_the_same(url: str) -> None:
-    """Of the new era: in the old one the SDK itself takes it for no JSON."""
-    call = message(name="get-batch-job", arguments={"job_id": "\udfff"})
-    assert exchange(url, call)[2]["result"]["isError"] is True
-    more = message(name="get-batch-job", arguments={"job_id": JOB_ID, "\udfff": 1})
-    assert exchange(url, more)[0] == 200
+@pytest.mark.parametrize("headers", [HEADERS, LEGACY])
+@pytest.mark.parametrize("arguments", [{"job_id": "\udfff"}, {"job_id": JOB_ID, "\udfff": 1}])
+def test_half_of_a_surrogate_pair_is_refused_with_the_message_s_id(
+    url: str, headers: dict[str, str], arguments: dict[str, Any]
+) -> None:
+    """The SDK reads it in the one era and not in the other, and never writes it."""
+    call = message(name="get-batch-job", arguments=arguments)
+    status, _, answer = exchange(url, call, headers=headers)
+    assert (status, answer["id"], answer["error"]["code"]) == (400, call["id"], -32700)
+    assert "half of a surrogate pair" in answer["error"]["message"]
 
 
 @pytest.mark.parametrize("headers", [HEADERS, LEGACY])
