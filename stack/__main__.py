@@ -106,7 +106,10 @@ def reason_for_no_sample(settings: Settings) -> str:
     if real:
         return f"No sample job was created: with a key, jobs are for {redact_url(real[0])} to do, and may be paid for"
     if settings.protected(settings.rest) and not settings.rest.token:
-        return "No sample job was created: the REST service wants a token, and BRIDGE_REST_TOKEN gives none; the bridge has none either"
+        return (
+            "No sample job was created: the REST service wants a token, and BRIDGE_REST_TOKEN gives none; the bridge has none either."
+            " GATEWAY_TOKENS_FILE, BRIDGE_TOKENS_FILE and BRIDGE_REST_TOKEN belong together (docs/security.md, Tokens)"
+        )
     return ""
 
 
