@@ -57,7 +57,7 @@ def test_every_operation_of_the_contract_with_a_tool_is_offered(
 
 def test_the_description_says_more_than_name_and_title(tool: CallableTool) -> None:
     said = tool.declared.description.strip().lower()
-    assert len(said) > 200
+    assert len(said) > 200, "the overlay's description of the tool is all that a model knows of it"
     assert said not in (tool.declared.name.lower(), tool.declared.title.lower())
 
 
