@@ -56,7 +56,7 @@ def weigh(text: str | bytes | Raw, most: int | None = None) -> int:
 
     A letter or space weighs 1, punctuation 2, a digit or capital 3, a backslash 4, and everything else 2.5 a byte of UTF-8. These
     were fitted to tokenizers that have a token for each digit, and for each byte of what they do not know: docs/mcp.md has what was
-    measured. At the speed of C, since it is asked for often; what has more than `most` bytes is only known to weigh more than that.
+    measured. At the speed of C, since it is asked for often; of a longer text than `most` only the length is returned, which is above it too.
     """
     if most is not None and len(text) > most:
         return len(text)

@@ -162,7 +162,7 @@ def lines(descriptor: int, longest: int) -> Iterator[bytearray]:
 def _text(message: JSONRPCMessage) -> bytes:
     try:
         return message.model_dump_json(by_alias=True, exclude_unset=True).encode()
-    except ValueError:  # half of a surrogate pair, of what is said again
+    except ValueError:  # half of a surrogate pair, in a part of the request that the answer repeats
         return json.dumps(message.model_dump(by_alias=True, exclude_unset=True)).encode()
 
 

@@ -37,6 +37,8 @@ def main() -> int:
 def run(settings: Settings, screen: Screen) -> str:
     """Runs the stack until it is stopped; returns what went wrong, or an empty string."""
     screen.say(f"\n  {settings.contract.title}, upstream: {'; '.join(_upstreams(settings))}\n")
+    if settings.from_file:  # some may be what a process then refuses
+        screen.say(f"  from .env: {', '.join(settings.from_file)}\n")
     if settings.overridden:
         screen.say("  note: without a key, GATEWAY_UPSTREAM_URL is not used\n")
     return serve(settings, screen, lambda: _introduce(settings, screen)) or ""

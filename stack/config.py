@@ -62,13 +62,14 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class Settings:
-    """Where everything listens, the document that is served, and what was `given` as environment."""
+    """Where everything listens, the document that is served, and what was `given` as environment, `from_file` the names that `.env` did."""
 
     sandbox: Endpoint
     rest: Endpoint
     bridge: Endpoint
     contract: Contract
     given: Mapping[str, str] = field(repr=False)
+    from_file: tuple[str, ...] = ()
 
     @cached_property
     def stood_in(self) -> list[str]:
@@ -166,7 +167,7 @@ class Settings:
         )
         # A bridge that is told of another service would serve that one.
         given = {name: value for name, value in self.given.items() if name != "BRIDGE_REST_URL"}
-        return Settings(sandbox, rest, bridge, self.contract, given)
+        return replace(self, sandbox=sandbox, rest=rest, bridge=bridge, given=given)
 
     @cached_property
     def _declared(self) -> dict[str, str]:
@@ -185,7 +186,8 @@ class Settings:
 def from_env(environ: Mapping[str, str] | None = None, dotenv: Path = PROJECT / ".env") -> Settings:
     """The settings in `environ` (None: the process's) and the file `dotenv`; SettingsError for one that cannot be used."""
     environ = variables(environ)
-    given = {**read_dotenv(dotenv), **environ}
+    written = read_dotenv(dotenv)
+    given = {**written, **environ}
     if wrong := misspelt(NAMES, given):
         places = (f" (in {dotenv.name})" * (each.name not in environ) for each in wrong)
         raise SettingsError(
@@ -202,6 +204,7 @@ def from_env(environ: Mapping[str, str] | None = None, dotenv: Path = PROJECT / 
         bridge=_endpoint("mcp", given, "BRIDGE", contract.ports["mcp"], "/livez"),
         contract=contract,
         given=given,
+        from_file=tuple(name for name in written if name not in environ and written[name]),
     )
 
 

@@ -144,6 +144,7 @@ def test_the_real_environment_wins_over_the_file(tmp_path):
     (tmp_path / ".env").write_text("GATEWAY_PORT=1001\nBRIDGE_PORT=1002\n")
     settings = from_env({"GATEWAY_PORT": "2001"}, tmp_path / ".env")
     assert (settings.rest.port, settings.bridge.port) == (2001, 1002)
+    assert settings.from_file == settings.on_free_ports().from_file == ("BRIDGE_PORT",)
 
 
 def test_a_key_in_the_file_means_the_real_upstream(tmp_path):
