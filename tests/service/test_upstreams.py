@@ -62,7 +62,7 @@ def test_one_url_for_several_upstreams_is_refused_with_how_to_name_them(document
 
 
 def test_a_namespace_that_there_is_not_is_refused(document: Path) -> None:
-    with pytest.raises(SettingsError, match="'films'; there are shelves, books"):
+    with pytest.raises(SettingsError, match="none of the upstreams' namespaces: shelves, books"):
         settings(document, "films=http://127.0.0.1:9/v1")
 
 
