@@ -404,9 +404,9 @@ class Histories(RuleBasedStateMachine):
 
 
 TestHistories = Histories.TestCase
-# A quarter of what CI tries, which takes half a minute of a processor.
+# Half of what CI tries, which takes some twenty seconds.
 TestHistories.settings = settings(
-    max_examples=200 if os.environ.get("CI") else 50, stateful_step_count=25
+    max_examples=100 if os.environ.get("CI") else 50, stateful_step_count=25
 )
 # A counterexample takes minutes to be made small.
 TestHistories.pytestmark = [pytest.mark.timeout(900)]  # type: ignore[attr-defined]

@@ -18,8 +18,8 @@ from tests.support.processes import Sandbox
 
 Line = tuple[TestClient, FaultProxy, Sandbox]
 numbers = count()
-# A third of what CI tries: each is a create that is looked for.
-EXAMPLES = 150 if os.environ.get("CI") else 50
+# Half of what CI tries: each is a create that is looked for.
+EXAMPLES = 100 if os.environ.get("CI") else 50
 
 
 @pytest.fixture(scope="module")

@@ -111,7 +111,7 @@ def answered(port: int, content: bytes, patience: float = PATIENCE) -> bytes:
 
 
 @settings(
-    max_examples=300 if os.environ.get("CI") else 100,
+    max_examples=200 if os.environ.get("CI") else 100,
     derandomize=True,
     database=None,
     deadline=None,
