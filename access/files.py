@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import os
 import stat
@@ -26,11 +27,11 @@ def open_plain(path: Path, flags: int = os.O_RDONLY) -> BinaryIO:
 
 
 def content(file: BinaryIO) -> bytes:
-    """What is in `file`; OSError when it is more than LARGEST."""
+    """What is in `file`, without the byte order mark that some editors put before a text; OSError when it is more than LARGEST."""
     found = file.read(LARGEST + 1)
     if len(found) > LARGEST:
         raise OSError(errno.EFBIG, f"it is larger than {LARGEST >> 20} MiB")
-    return found
+    return found.removeprefix(codecs.BOM_UTF8)
 
 
 def version(path: Path) -> tuple[int, ...]:

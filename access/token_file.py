@@ -11,7 +11,6 @@ so that a hash needs neither salt nor slowness to keep it. `TokenFile` reads the
 from __future__ import annotations
 
 import asyncio
-import codecs
 import hmac
 import io
 import json
@@ -184,7 +183,7 @@ def parse(text: bytes, path: Path, scopes: frozenset[str] | None) -> tuple[list[
     taken: set[str | bytes] = set()  # names and digests
     first = ""
     bad = 0
-    for number, line in enumerate(io.BytesIO(text.removeprefix(codecs.BOM_UTF8)), 1):
+    for number, line in enumerate(io.BytesIO(text), 1):
         if not line.strip() or line.lstrip().startswith(b"#"):
             continue
         try:

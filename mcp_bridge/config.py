@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -103,7 +102,7 @@ def _token(settings: Settings) -> str:
         raise SettingsError("BRIDGE_REST_TOKEN and BRIDGE_REST_TOKEN_FILE are both set; unset one")
     try:
         with open_plain(Path(settings.rest_token_file)) as opened:
-            return content(opened).removeprefix(codecs.BOM_UTF8).decode("ascii").strip()
+            return content(opened).decode("ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not plain text"
         raise SettingsError(f"BRIDGE_REST_TOKEN_FILE cannot be read: {reason}") from error

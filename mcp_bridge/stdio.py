@@ -42,7 +42,8 @@ Received = MemoryObjectReceiveStream[SessionMessage]
 async def serve(server: Server[RestClient], max_line: int, reading: ThreadPoolExecutor) -> None:
     """Answers the messages on standard input, of at most `max_line` bytes, and returns when it has ended and all are answered.
 
-    The thread of `reading` reads large ones. Meanwhile, what anything else prints goes to standard error. OSError when there is no such input or output.
+    The thread of `reading` reads large ones. Meanwhile, what anything else prints goes to standard error. OSError when there is
+    no such input or output.
     """
     if sys.stdin is None or sys.stdout is None:  # closed before Python began
         raise OSError("standard input or output is closed")

@@ -18,7 +18,7 @@ from operator import itemgetter
 
 import msgspec
 
-from openapi.json_text import UNREADABLE, check_utf8, read_json
+from openapi.json_text import BOM, UNREADABLE, check_utf8, read_json
 from serving.body_buffer import MemoryBudget, OutOfMemory, Reservation
 
 from .problems import Overloaded
@@ -38,7 +38,6 @@ MAX_CHECKED_LINES = 2_000_000
 LOOKED_AT = 10_000
 """Bytes of a line that are looked at for words that say what is wrong with it."""
 
-_BOM = b"\xef\xbb\xbf"
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 _BUCKETS = 255
 _NO_BUCKET = 255
@@ -164,8 +163,8 @@ class BatchFile:
             self._fault(1, "The file is UTF-16; write it in UTF-8.")
             self._skipping = self._unreadable = True
             return
-        if not self.lines and block.startswith(_BOM):
-            block = block[len(_BOM) :]
+        if not self.lines and block.startswith(BOM):
+            block = block[len(BOM) :]
             self.doubts.add("begins with a byte order mark")
         if b"\r" in block and b"\r\n" in block:  # one byte is found ten times as fast
             self.doubts.add("has lines that end with CR LF")

@@ -26,10 +26,11 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from openapi.contract import OWN_PAGES, Contract
+from serving.problems import DOCUMENTATION
 from telemetry import logs, metrics
 
 from .idempotency import Idempotency
-from .problems import DOCUMENTATION, PROBLEMS
+from .problems import PROBLEMS
 from .threads import NoThread
 from .upstream import Upstreams
 

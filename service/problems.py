@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from openapi.validation import MAX_VIOLATIONS, Violation
-
-DOCUMENTATION = "/problems"
-"""The page of all problems: a URI reference (RFC 9457 section 3.1.1), since every gateway serves it itself."""
+from serving.problems import DOCUMENTATION
 
 MAX_TEXT = 500
 

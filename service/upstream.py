@@ -357,12 +357,12 @@ def _ids_in(request: UpstreamRequest) -> str:
     if request.body is None or body is None:
         return ""
     ids: list[str] = []
-    for name, schema in body.schema.get("properties", {}).items():
-        of_each = schema.get("items", {}).get("format")
-        if "uuid" in (of_each, schema.get("format")):
-            with contextlib.suppress(*UNREADABLE):
-                found: Any = read_json(bytes(request.body), dict[str, Raw]).get(name, Raw(b"null"))
-                found = read_json(found, object) or []
+    with contextlib.suppress(*UNREADABLE):
+        members = read_json(bytes(request.body), dict[str, Raw])
+        for name, schema in body.schema.get("properties", {}).items():
+            of_each = schema.get("items", {}).get("format")
+            if name in members and "uuid" in (of_each, schema.get("format")):
+                found: Any = read_json(members[name], object) or []
                 ids += found if isinstance(found, list) else [found]
     return ", ".join(map(str, ids[:SHOWN]))
 

@@ -189,7 +189,7 @@ def _near(names: tuple[str, ...], environ: Mapping[str, str]) -> str:
 def _from_file(name: str, file: str) -> str:
     try:
         with open_plain(Path(file)) as opened:
-            return content(opened).decode("utf-8-sig").removesuffix("\n").removesuffix("\r")
+            return content(opened).decode().removesuffix("\n").removesuffix("\r")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
         raise SettingsError(f"{name} ({redact_path(file)}) cannot be read: {reason}") from error

@@ -8,7 +8,7 @@ from http import HTTPStatus
 from typing import Any
 
 DOCUMENTATION = "/problems"
-"""Where both processes say what kinds there are."""
+"""Where both processes say what kinds there are: a URI reference (RFC 9457 section 3.1.1), since each serves it itself."""
 
 MEDIA_TYPE = "application/problem+json"
 

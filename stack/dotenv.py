@@ -48,7 +48,7 @@ def _text(path: Path) -> str:
         if found.startswith(mark):
             raise SettingsError(f"{path.name} is in {encoding}; save it in UTF-8")
     try:
-        text = found.decode("utf-8-sig")
+        text = found.decode()
     except UnicodeDecodeError as error:
         line = found.count(b"\n", 0, error.start) + 1
         raise SettingsError(f"{path.name}, line {line}: not in UTF-8; save it in UTF-8") from error

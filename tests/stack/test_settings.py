@@ -170,3 +170,11 @@ def test_without_a_key_every_process_is_pointed_at_the_one_before_it():
     environment = from_env({"SANDBOX_PORT": "1", "GATEWAY_PORT": "2"}, NOWHERE).environment
     assert environment["GATEWAY_UPSTREAM_URL"] == "http://127.0.0.1:1/v1"
     assert environment["BRIDGE_REST_URL"] == "http://127.0.0.1:2"
+
+
+def test_the_token_of_the_stacks_own_calls_is_read_as_the_bridge_reads_it(tmp_path):
+    file = tmp_path / "token"
+    file.write_bytes(b"\xef\xbb\xbfmbg_of-the-bridge\r\n")
+    given = {"BRIDGE_REST_TOKEN_FILE": str(file)}
+    bridge = importlib.import_module("mcp_bridge.config").Settings.from_env(given)
+    assert from_env(given, NOWHERE).rest.token == bridge.rest_token == "mbg_of-the-bridge"

@@ -1,8 +1,8 @@
 """A pytest plugin: no module of tests leaves a thread, a process, a listening socket or a log handler behind, and no run a process.
 
 After a module's last test, what it made and did not end is an error of that test. What fixtures of the whole session made
-may stay until the session's end. Threads that are daemons, as all of the product's, are not looked at: they end with the process. Processes that were left are killed, and a thread that was left cannot keep the run from
-ending. Processes and sockets are seen where there is /proc.
+may stay until the session's end. Threads that are daemons, as all of the product's, are not looked at: they end
+with the process. Processes that were left are killed, and a thread that was left cannot keep the run from ending. Processes and sockets are seen where there is /proc.
 """
 
 from __future__ import annotations
