@@ -277,7 +277,8 @@ def test_a_download_can_fall_silent_and_go_on(server: Sandbox, uploaded: str) ->
     server.faults({"fault": "stalled", "after": 1000, "seconds": 60})
     with get(server, uploaded, stream=True) as answer:
         assert len(answer.raw.read(1000)) == 1000
-        assert server.ledger()[0]["answer_bytes"] == 1000
+        # Counted once they have been sent, which may be after they were read.
+        wait_until(lambda: server.ledger()[0]["answer_bytes"] == 1000)
     wait_until(lambda: server.ledger()[0]["outcome"] == "client left")
     assert get(server, uploaded, fault="stalled; seconds=0").content == CONTENT
 
