@@ -30,6 +30,7 @@ class Connection:
         self._environ = environ
         self._entry: Entry = environ["sandbox.entry"]
         self._socket: socket.socket = environ.get("gunicorn.socket")  # type: ignore[assignment]
+        self._by_reset = False
 
     def __bool__(self) -> bool:
         return self._socket is not None
@@ -68,10 +69,11 @@ class Connection:
 
     def answer(self, answer: Response) -> bool:
         """Sends a whole answer past the server, and that the connection ends with it; False when the client has left."""
-        self._entry.update(status=answer.status_code, answered_at=time.time())
+        # Noted first: a client that has its answer finds it in the ledger.
+        self._entry.update(status=answer.status_code, answered_at=time.time(), outcome="answered")
         if not self.send(self.head(answer) + answer.get_data()):
+            self._entry["outcome"] = "client left"
             return False
-        self._entry["outcome"] = "answered"
         return True
 
     def head(self, answer: Response) -> bytes:
@@ -92,18 +94,21 @@ class Connection:
         except OSError:  # it left, or fell silent
             return
 
+    def reset(self) -> None:
+        """Has it end by a RST when it is closed; what was sent and not read yet may be lost."""
+        self._by_reset = True
+
     def close(self) -> None:
         """Ends it for both sides; what the server does then takes no time."""
+        if self._by_reset:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            with socket.socket() as blank:  # the server still owns the descriptor, so only swap it
+                os.dup2(blank.fileno(), self._socket.fileno())
+            return
         try:
             self._socket.shutdown(socket.SHUT_RDWR)
         except OSError:
             return
-
-    def reset(self) -> None:
-        """Ends it by a RST; what was sent and not read yet may be lost."""
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        with socket.socket() as blank:  # the server still owns the descriptor, so only swap it
-            os.dup2(blank.fileno(), self._socket.fileno())
 
     def narrow(self) -> None:
         """Has the system take in little ahead of its reader."""

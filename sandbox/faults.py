@@ -54,7 +54,7 @@ class FaultedRequest:
     @cached_property
     def connection(self) -> Connection:
         """The client's connection; there is none under Flask's test client."""
-        connection = Connection(self.environ)
+        connection: Connection = self.environ["sandbox.connection"]
         if not connection:
             raise BadFault("this fault needs a real connection")
         return connection

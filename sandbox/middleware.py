@@ -51,7 +51,7 @@ class Middleware:
         entry = environ["sandbox.entry"] = self.state.ledger.open(environ)
         upload = (environ["REQUEST_METHOD"], path) == ("POST", "/v1/files")
         body = environ["sandbox.body"] = self._incoming(environ, upload=upload)
-        connection = Connection(environ)
+        connection = environ["sandbox.connection"] = Connection(environ)
         answer = None
         with suppress(BodyCut):
             answer = self._answer(environ, body, upload=upload)
