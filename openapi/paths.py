@@ -19,32 +19,43 @@ _OTHER_PAGES = {
 }
 
 
-def meant_path(path: str, contract: Contract) -> str:
-    """The path of the contract, as a template, or the page that `path` probably stands for; empty when it is like none.
+class KnownPaths:
+    """The paths of a contract, the pages beside them, and what other APIs have in their places. Thread-safe; make it once and keep it."""
 
-    That is one at the end of `path` (`/v1/v1/x`, `/proxy/v1/x`), or one without its own first step (`/x` for `/v1/x`), in whatever
-    case, with slashes too many and words misspelt; or one that other APIs have in its place (`Contract.other_paths`). Behind other
-    steps one word is too little, and the first step must be missing: `/v1/other/x` is a path of its own.
-    """
-    paths = {operation.path: operation.path for operation in contract.operations.values()}
-    pages = {**_OTHER_PAGES, **{page: page for page in OWN_PAGES - {"/"}}}
-    templates = {**contract.other_paths, **paths, **pages}
-    steps = {
-        template: _steps(template, _ANY if template in paths else _ID) for template in templates
-    }
-    words = Names({step: {} for each in steps.values() for step in each if step not in (_ANY, _ID)})
-    given = [step for step in path.split("/") if step]
-    whole = len(given)
-    given = [words.meant(step) or step for step in given[-LOOKED_AT:]]
-    best, likeness = "", (0, 0)
-    for template, wanted in steps.items():
-        for tail in (wanted, wanted[1:]):
-            told = len(tail) - tail.count(_ANY) - tail.count(_ID)
-            if not told or (len(tail), told) <= likeness or not _same(given[-len(tail) :], tail):
-                continue
-            if tail is wanted or whole == len(tail) or (told > 1 and wanted[0] not in given):
-                best, likeness = templates[template], (len(tail), told)
-    return best if best != path else ""
+    def __init__(self, contract: Contract) -> None:
+        paths = {operation.path: operation.path for operation in contract.operations.values()}
+        pages = {**_OTHER_PAGES, **{page: page for page in OWN_PAGES - {"/"}}}
+        self._templates = {**contract.other_paths, **paths, **pages}
+        self._steps = {
+            template: _steps(template, _ANY if template in paths else _ID)
+            for template in self._templates
+        }
+        words = [step for each in self._steps.values() for step in each]
+        self._words = Names({word: {} for word in words if word not in (_ANY, _ID)})
+
+    def meant(self, path: str) -> str:
+        """The path of the contract, as a template, or the page that `path` probably stands for; empty when it is like none.
+
+        That is one at the end of `path` (`/v1/v1/x`, `/proxy/v1/x`), or one without its own first step (`/x` for `/v1/x`), in whatever
+        case, with slashes too many and words misspelt; or one that other APIs have in its place (`Contract.other_paths`). Behind other
+        steps one word is too little, and the first step must be missing: `/v1/other/x` is a path of its own.
+        """
+        given = [step for step in path.split("/") if step]
+        whole = len(given)
+        given = [self._words.meant(step) or step for step in given[-LOOKED_AT:]]
+        best, likeness = "", (0, 0)
+        for template, wanted in self._steps.items():
+            for tail in (wanted, wanted[1:]):
+                told = len(tail) - tail.count(_ANY) - tail.count(_ID)
+                if (
+                    not told
+                    or (len(tail), told) <= likeness
+                    or not _same(given[-len(tail) :], tail)
+                ):
+                    continue
+                if tail is wanted or whole == len(tail) or (told > 1 and wanted[0] not in given):
+                    best, likeness = self._templates[template], (len(tail), told)
+        return best if best != path else ""
 
 
 def _steps(template: str, variable: str) -> list[str]:

@@ -20,7 +20,7 @@ from access import AccessDenied
 from access.origins import PROBES
 from openapi.contract import OWN_PAGES, Contract, Operation
 from openapi.json_text import legible
-from openapi.paths import meant_path
+from openapi.paths import KnownPaths
 from serving import RESET
 from serving.body_buffer import announced_length
 from telemetry import logs, metrics, spans, trace_context
@@ -79,6 +79,7 @@ class Edge:
         self.contract = contract
         self.tracing = tracing
         self.root = root
+        self.paths = KnownPaths(contract)
         self.routes = {operation.id: operation.path for operation in contract.operations.values()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -158,7 +159,7 @@ class Edge:
         if isinstance(error, AccessDenied):
             return Problem(error.slug, error.detail, status=error.status, headers=error.headers)
         if isinstance(error, HTTPException) and error.status_code == 404:
-            meant = meant_path(scope["path"], self.contract)
+            meant = self.paths.meant(scope["path"])
             asked = f"Did you mean {self.root}{meant}? " if meant else ""
             listed = f"The paths that this gateway answers are in {self.root}/openapi.json."
             return Problem("not-found", f"{asked}{listed}")
