@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from openapi.validation import MAX_VIOLATIONS, Violation
-from serving.problems import DOCUMENTATION
+from serving.problems import DOCUMENTATION, TITLES
 
 MAX_TEXT = 500
 
@@ -36,22 +36,22 @@ class Kind:
 # A table: one row, one line.
 # fmt: off
 PROBLEMS: dict[str, Kind] = {
-    "misdirected-request": Kind(421, "gateway", "The gateway is not called by this name", "Use a Host that the gateway knows, or have GATEWAY_ALLOWED_HOSTS extended."),
-    "cross-origin": Kind(403, "gateway", "A foreign web page must not call", "Call from a program, or have GATEWAY_ALLOWED_ORIGINS extended."),
-    "unauthenticated": Kind(401, "gateway", "A good token is needed", "Send Authorization: Bearer with a token of this gateway; its operator makes them."),
-    "insufficient-scope": Kind(403, "gateway", "The token does not allow this", "Use a token with the scope that detail names."),
-    "too-many-requests": Kind(429, "gateway", "The caller calls too often", "Repeat after Retry-After seconds; nothing was sent upstream.", retryable=True),
-    "issuer-unreachable": Kind(503, "gateway", "The token cannot be checked now", "Repeat after Retry-After seconds; nothing was sent upstream.", retryable=True),
-    "malformed-request": Kind(400, "gateway", "The request cannot be read", "Correct what detail names; nothing was done upstream."),
+    "misdirected-request": Kind(421, "gateway", TITLES["misdirected-request"], "Use a Host that the gateway knows, or have GATEWAY_ALLOWED_HOSTS extended."),
+    "cross-origin": Kind(403, "gateway", TITLES["cross-origin"], "Call from a program, or have GATEWAY_ALLOWED_ORIGINS extended."),
+    "unauthenticated": Kind(401, "gateway", TITLES["unauthenticated"], "Send Authorization: Bearer with a token of this gateway; its operator makes them."),
+    "insufficient-scope": Kind(403, "gateway", TITLES["insufficient-scope"], "Use a token with the scope that detail names."),
+    "too-many-requests": Kind(429, "gateway", TITLES["too-many-requests"], "Repeat after Retry-After seconds; nothing was sent upstream.", retryable=True),
+    "issuer-unreachable": Kind(503, "gateway", TITLES["issuer-unreachable"], "Repeat after Retry-After seconds; nothing was sent upstream.", retryable=True),
+    "malformed-request": Kind(400, "gateway", TITLES["malformed-request"], "Correct what detail names; nothing was done upstream."),
     "validation-failed": Kind(422, "gateway", "The request breaks the contract", "Correct every place in errors; nothing was done upstream."),
-    "not-found": Kind(404, "gateway", "There is nothing at this path", "Check the path, without a trailing slash."),
-    "method-not-allowed": Kind(405, "gateway", "This path does not answer this method", "Use a method that the Allow header lists."),
-    "content-too-large": Kind(413, "gateway", "The body is larger than this gateway takes", "Send less, or have the limit raised that detail names."),
+    "not-found": Kind(404, "gateway", TITLES["not-found"], "Check the path, without a trailing slash."),
+    "method-not-allowed": Kind(405, "gateway", TITLES["method-not-allowed"], "Use a method that the Allow header lists."),
+    "content-too-large": Kind(413, "gateway", TITLES["content-too-large"], "Send less, or have the limit raised that detail names."),
     "request-timeout": Kind(408, "gateway", "The body did not come in time", "Send it again, at 64 KiB a second or more; nothing was done upstream.", retryable=True),
-    "unsupported-media-type": Kind(415, "gateway", "The body is not of the type that is taken here", "Send the Content-Type that detail names, uncompressed."),
+    "unsupported-media-type": Kind(415, "gateway", TITLES["unsupported-media-type"], "Send the Content-Type that detail names, uncompressed."),
     "overloaded": Kind(503, "gateway", "The gateway is busy", "Repeat after Retry-After seconds; nothing was sent upstream.", retryable=True),
     "gateway-unavailable": Kind(502, "gateway", "The proxy in front got no complete answer from the gateway", "Repeat only if retryable; otherwise look whether it was carried out."),
-    "internal-error": Kind(500, "gateway", "The gateway failed", "Report it with the request_id; the log has the cause under that id."),
+    "internal-error": Kind(500, "gateway", TITLES["internal-error"], "Report it with the request_id; the log has the cause under that id."),
     "create-outcome-unknown": Kind(504, "upstream", "Whether the call was carried out is unknown", "Look for it, or repeat with the same Idempotency-Key."),
     "outcome-still-unknown": Kind(409, "gateway", "Whether the first call was carried out is still unknown", "Repeat with the same key later.", retryable=True),
     "idempotency-in-progress": Kind(409, "gateway", "The first call with this key is under way", "Repeat after Retry-After for its answer.", retryable=True),

@@ -26,7 +26,7 @@ TITLES = {
     "unsupported-media-type": "The body is not of the type that is taken here",
     "internal-error": "The gateway failed",
 }
-"""Kinds of problem; those of the REST service have the same titles."""
+"""Titles of the kinds of problem that both processes have."""
 
 _UNREADABLE = {
     400: "It is no well-formed HTTP request.",
