@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
@@ -244,7 +245,7 @@ def dotenv_note(folder: Path = Path()) -> str:
     if not unknown:
         return ""
     note = f".env sets {', '.join(unknown)}, but only make run and make demo read it"
-    if any(mark in content for mark in (b"\r", b"\0", b"\xef\xbb\xbf")):
+    if any(mark in content for mark in (b"\r", b"\0", BOM_UTF8)):
         return note  # no shell would read it as they do
     return f"{note}; to have it here: set -a; . ./.env; set +a"
 

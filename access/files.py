@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import codecs
 import errno
 import os
 import stat
+from codecs import BOM_UTF8
 from pathlib import Path
 from typing import BinaryIO
 
@@ -31,7 +31,7 @@ def content(file: BinaryIO) -> bytes:
     found = file.read(LARGEST + 1)
     if len(found) > LARGEST:
         raise OSError(errno.EFBIG, f"it is larger than {LARGEST >> 20} MiB")
-    return found.removeprefix(codecs.BOM_UTF8)
+    return found.removeprefix(BOM_UTF8)
 
 
 def version(path: Path) -> tuple[int, ...]:

@@ -97,9 +97,8 @@ class OriginPolicy:
             wanted = media_type(scope["method"], scope["path"])
             types = headers.get(b"content-type", [""])
             given = types[0].partition(";")[0].strip(" \t").lower()
-            if wanted and (
-                given != wanted or len(types) > 1
-            ):  # what is called by nothing is told so, later
+            # What is called by nothing is told so, later.
+            if wanted and (given != wanted or len(types) > 1):
                 detail = f"Send Content-Type: {wanted}."
                 raise AccessDenied("unsupported-media-type", 415, detail, cors)
         return [(name.encode(), value.encode()) for name, value in cors]

@@ -94,10 +94,9 @@ class Edge:
             if message["type"] == "http.response.start":
                 headers = Headers(raw=message.get("headers", []))
                 if message["status"] >= 400 and "json" not in headers.get("content-type", ""):
+                    # Starlette's or the SDK's.
                     allow = {"Allow": headers["allow"]} if "allow" in headers else None
-                    failure = HTTPException(
-                        message["status"], headers=allow
-                    )  # Starlette's or the SDK's
+                    failure = HTTPException(message["status"], headers=allow)
                     return
                 begun = True
                 message["headers"] = [*message.get("headers", []), *ctx.headers]

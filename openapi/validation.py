@@ -39,9 +39,8 @@ class Validator:
         self._compiled = _compiled(self._json_schema)
         self.is_valid: Callable[[Any], bool] = self._compiled.is_valid
         """Whether nothing is wrong with a value: the compiled validator's own method, for those that mostly ask for this."""
-        self._names: dict[
-            int, Names
-        ] = {}  # by the `properties` of the schema, once they are asked for
+        # By the `properties` of the schema, once they are asked for.
+        self._names: dict[int, Names] = {}
 
     def violations(self, value: Any, at: str = "") -> list[Violation]:
         """What is wrong with `value`, one violation a place, at most MAX_VIOLATIONS + 1; `at` is the pointer to `value`."""

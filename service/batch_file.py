@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from array import array
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from dataclasses import dataclass
 from heapq import nsmallest
@@ -18,7 +19,7 @@ from operator import itemgetter
 
 import msgspec
 
-from openapi.json_text import BOM, UNREADABLE, check_utf8, read_json
+from openapi.json_text import UNREADABLE, check_utf8, read_json
 from serving.body_buffer import MemoryBudget, OutOfMemory, Reservation
 
 from .problems import Overloaded
@@ -163,8 +164,8 @@ class BatchFile:
             self._fault(1, "The file is UTF-16; write it in UTF-8.")
             self._skipping = self._unreadable = True
             return
-        if not self.lines and block.startswith(BOM):
-            block = block[len(BOM) :]
+        if not self.lines and block.startswith(BOM_UTF8):
+            block = block[len(BOM_UTF8) :]
             self.doubts.add("begins with a byte order mark")
         if b"\r" in block and b"\r\n" in block:  # one byte is found ten times as fast
             self.doubts.add("has lines that end with CR LF")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from access.authentication import require
 from openapi.contract import Contract, Operation, Parameter
-from openapi.json_text import BOM
 from openapi.names import Names, letters
 from openapi.scalars import read_items, read_scalar, write_scalar
 from openapi.validation import Validator, Violation, pointer_token
@@ -114,8 +114,8 @@ class RequestReader:
         reading: asyncio.Future[Any] | None = None
         try:
             content = await receive_body(scope, receive, self.max_body, reservation)
-            if content.startswith(BOM):
-                del content[: len(BOM)]
+            if content.startswith(BOM_UTF8):  # RFC 8259 section 8.1 lets a reader skip it
+                del content[: len(BOM_UTF8)]
             if len(content) < LARGE:
                 ctx.upstream_request, ctx.warning = reader.read(scope, content)
             else:
