@@ -9,11 +9,8 @@ Calls that mean the same make the same request, byte for byte, and the same key.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -24,49 +21,18 @@ from msgspec import Raw
 from pydantic_core import PydanticSerializationError, to_json
 from urllib3.filepost import encode_multipart_formdata
 
+from mcp_bridge import safeguards
+from mcp_bridge.canonical import BUILT, LARGE, idempotency_key, is_dense, join, meaning, spell
 from mcp_bridge.rest_client import RestRequest
 from mcp_bridge.tools import COUNT, KEY, KEY_HEADER, Argument, CallableTool
 from openapi.contract import JSON, Schema
-from openapi.json_text import SLICE, holds_more, values_in
-from openapi.partial_json import TEXT, TooLarge, TooMany, count_objects, read
-from openapi.scalars import read_items, read_scalar
+from openapi.json_text import texts_of, values_in
+from openapi.partial_json import TooLarge, read
+from openapi.scalars import read_items, read_scalar, write_scalar
 from openapi.validation import SMALL, UNREADABLE
-
-LARGE = 1 << 18
-"""Bytes of JSON text from which it is not built as objects, which are some 20 MB at worst of less."""
 
 MAX_UNKNOWN = 50
 """Arguments of a call that its tool does not have: more of them no client adds."""
-
-BUILT = 300_000
-"""Values that are made of one call where reading it needs more than its schema, as JSON within texts does: some 40 MB."""
-
-LEVELS = 10
-"""Levels at which what is large is taken apart."""
-
-_ASKS_LESS: tuple[tuple[re.Pattern[str], bool | None, str], ...] = tuple(
-    (re.compile(words), harmless, reason)
-    for words, harmless, reason in (
-        (
-            "dryrun|preview|simulat|rehears|pretend|whatif|noop|test(mode|run)|(check|plan|test|verify)only"
-            "|^(only)?validat|^(dry|test|draft|mock|trial|paused|suspended)$|^estimate(only|cost)?$",
-            False,
-            "cannot only try or check",
-        ),
-        ("^soft|trash|recoverable|undoable|reversible|^archive$", False, "does nothing by halves"),
-        ("^max(imum)?(cost|price|spend)|^(cost|spend(ing)?)?(budget|limit|cap)(usd|eur)?$", None, "keeps to no limit"),
-        (
-            "schedul|delay|defer|postpone|countdown|^cron|^(at|when|later|eta|if|unless|notbefore)$"
-            "|^(run|start|execute|begin|send|submit|delete|cancel)s?(date|time|at|on|in|after|when|if)$|^(only)?(if|when)",
-            False,
-            "cannot wait for a time or a condition",
-        ),
-        ("confirm|^(ask|prompt|require)(first|user|approval)", None, "asks nobody before"),
-        ("^(execute|apply|commit|proceed|approved?|submit|autostart|permanent(ly)?)$", True, "does it whole or not at all"),
-    )
-)  # fmt: skip
-"""Words by which a caller wants less than the deed, or not yet: the letters of an argument, the value with which it wants no such
-thing, and why it is refused by a tool that changes something. Left out as others are, they would make a rehearsal the deed."""
 
 
 class BadArguments(ValueError):
@@ -85,7 +51,7 @@ def rest_request(tool: CallableTool, given: Mapping[str, Any] | Raw, caller: str
     """
     try:
         if isinstance(given, Raw) and len(given) >= LARGE:
-            arguments, note = _read_text(tool, given)
+            arguments, note = _readwrite_scalar(tool, given)
         elif isinstance(given, Raw):
             arguments, note = _read(tool, _object(msgspec.json.decode(given)))
         else:
@@ -124,7 +90,7 @@ def _read(tool: CallableTool, given: Mapping[str, Any]) -> tuple[dict[str, Any],
     return _plain(tool, arguments), note
 
 
-def _read_text(tool: CallableTool, text: Raw) -> tuple[dict[str, Any], str]:
+def _readwrite_scalar(tool: CallableTool, text: Raw) -> tuple[dict[str, Any], str]:
     """As `_read`, for the JSON of large arguments: what is for the body stays text, unless it has to be read in another way."""
     try:
         written, value = read(text, tool.check.schema)
@@ -134,7 +100,10 @@ def _read_text(tool: CallableTool, text: Raw) -> tuple[dict[str, Any], str]:
     read_values = _object(value)
     texts = msgspec.json.decode(written, type=dict[str, Raw])
     # What was read has something empty also in place of what nobody looks at.
-    small = {name: _decode(each) if len(each) < SMALL else ... for name, each in texts.items()}
+    small = {
+        name: msgspec.json.decode(each) if len(each) < SMALL else ...
+        for name, each in texts.items()
+    }
     arguments = {name: read_values[name] for name in _present(tool, small)}
     known, note, violations = arguments, "", [_PACKED]
     if not _is_packed(tool, arguments):
@@ -142,13 +111,13 @@ def _read_text(tool: CallableTool, text: Raw) -> tuple[dict[str, Any], str]:
         known, misspelt, note = _known(tool, arguments)
         violations = [*refused, *misspelt, *_violations(tool, known)]
     if violations:
-        if _is_dense(text):
+        if is_dense(text):
             raise BadArguments(violations, note)
         # A text where one is wanted means nothing else, so no more of it has to be built.
         for name in arguments:
             schema = tool.arguments[name].schema if name in tool.arguments else {}
             if schema.get("type") != "string" or "x-unread" in schema:
-                arguments[name] = _decode(texts[name])
+                arguments[name] = msgspec.json.decode(texts[name])
         return _read(tool, arguments)
     for name in known:
         argument = tool.arguments[name]
@@ -160,11 +129,6 @@ def _read_text(tool: CallableTool, text: Raw) -> tuple[dict[str, Any], str]:
 # Arguments whose JSON goes into the body as it came, or is read there in another way.
 _AS_TEXT = ("member", "body", "file-text", "file-lines")
 _SCALAR = ("integer", "number", "boolean")
-
-
-def _is_dense(text: Raw) -> bool:
-    """True when so many values are in a text that as objects they would be many times its size."""
-    return holds_more(text, max(BUILT, len(text) // TEXT))
 
 
 def _present(tool: CallableTool, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -201,34 +165,11 @@ def _asking_less(tool: CallableTool, arguments: dict[str, Any]) -> tuple[dict[st
         if name in tool.arguments or tool.declared.read_only:
             continue
         several = {name: value, **(value if isinstance(value, dict) else {})}  # as in `options`
-        if reasons := [*filter(None, map(_asks_less, several, several.values()))]:
+        if reasons := [*filter(None, map(safeguards.lacking, several, several.values()))]:
             del kept[name]
             acts = f"{tool.declared.name} acts at once, and {reasons[0]}"
             refused.append(f"{name[:100]} cannot be had: {acts}")
     return kept, refused
-
-
-def _asks_less(name: str, value: Any) -> str | None:
-    """Why an argument cannot be left out; None when it can."""
-    letters = _letters(name)
-    if isinstance(value, str) and _REHEARSAL.fullmatch(_letters(value)):  # as in `mode`
-        return "cannot only try or check"
-    for words, harmless, reason in _ASKS_LESS:
-        if words.search(letters):
-            if isinstance(value, str):
-                value = read_scalar(value.strip(), _FLAG)
-            return None if value in (None, "") or value is harmless else reason
-    return None
-
-
-def _letters(text: str) -> str:
-    return re.sub("[^a-z]", "", text[:200].lower())
-
-
-_REHEARSAL = re.compile(
-    "dryrun|(validate|check|plan|test)only|preview|simulat(e|ion)|testmode|whatif|noop"
-)
-_FLAG: Schema = {"type": "boolean"}
 
 
 def _known(tool: CallableTool, arguments: dict[str, Any]) -> tuple[dict[str, Any], list[str], str]:
@@ -272,8 +213,7 @@ def _unwrapped(
     twice = [
         name
         for name in body
-        if name in arguments
-        and _spelt(_checked(arguments[name]), {}) != _spelt(_checked(body[name]), {})
+        if name in arguments and spell(arguments[name], {}) != spell(body[name], {})
     ]
     return {**body, **arguments}, [
         f"{name} is given twice with different values, in body and beside it" for name in twice
@@ -344,10 +284,10 @@ def dotted(pointer: str) -> str:
 
 def _misplaced(tool: CallableTool, argument: Argument, value: Any) -> Iterator[str]:
     """What no schema says: values that would be read as something else where they are put."""
-    if argument.location == "path" and _text(value) in ("", ".", ".."):
+    if argument.location == "path" and write_scalar(value) in ("", ".", ".."):
         yield f"{argument.name} must be more than dots"
     if argument.location == "header" and not (
-        _text(value).isascii() and _text(value).isprintable()
+        write_scalar(value).isascii() and write_scalar(value).isprintable()
     ):
         yield f"{argument.name} must be one line of plain text"
     if argument.members and isinstance(value, dict):
@@ -369,7 +309,7 @@ def _plain(tool: CallableTool, arguments: Mapping[str, Any]) -> dict[str, Any]:
         and "default" in each.schema
     }
     given = {
-        name: value if tool.arguments[name].location in _AS_TEXT else _meaning(value, {})
+        name: value if tool.arguments[name].location in _AS_TEXT else meaning(value, {})
         for name, value in arguments.items()
     }
     return {**tool.declared.defaults, **advertised, **given}
@@ -380,7 +320,10 @@ def _request(tool: CallableTool, arguments: Mapping[str, Any], caller: str) -> R
     query: list[tuple[str, str]] = []
     headers = {"Accept": tool.operation.response_media_type}
     form = tool.operation.body is not None and tool.operation.body.form
-    texts = _canonical(tool, arguments) if tool.keyed or (tool.operation.body and not form) else {}
+    texts = {}
+    if tool.keyed or (tool.operation.body and not form):
+        schemas = {n: tool.arguments[n].schema if tool.keyed else {} for n in arguments}
+        texts = {n: spell(value, schemas[n]) for n, value in arguments.items()}
     members: dict[str, Raw] = {}
     fields: list[tuple[str, str]] = []
     first, count = 0, COUNT
@@ -391,11 +334,11 @@ def _request(tool: CallableTool, arguments: Mapping[str, Any], caller: str) -> R
             continue
         value = arguments[name]
         if argument.location == "path":
-            path = path.replace(f"{{{argument.target}}}", quote(_text(value), safe=""))
+            path = path.replace(f"{{{argument.target}}}", quote(write_scalar(value), safe=""))
         elif argument.location == "query":
             query += _query(argument, value)
         elif argument.location == "header":
-            headers[argument.target] = _text(value)
+            headers[argument.target] = write_scalar(value)
         elif argument.location == "member":
             members[argument.target] = texts[name]
         elif argument.location == "body":
@@ -411,9 +354,11 @@ def _request(tool: CallableTool, arguments: Mapping[str, Any], caller: str) -> R
         elif argument.location == "part-from":
             part = (part[0], value)
     if tool.keyed and KEY_HEADER.lower() not in map(str.lower, headers):
-        headers[KEY_HEADER] = _key(caller, tool, texts)
+        # The caller is part of the key either way, since REST sees one caller only, the bridge.
+        meant = {KEY: texts[KEY]} if KEY in texts else texts
+        headers[KEY_HEADER] = idempotency_key(caller, tool.declared.name, meant)
     if body is None and tool.operation.body and (tool.operation.body.required or members):
-        body = b"".join(_members(members))
+        body = b"".join(join(members))
     if form:
         body, headers["Content-Type"] = encode_multipart_formdata(
             [*fields, *_files(tool, arguments)]
@@ -450,31 +395,6 @@ def _written(text: str | Raw) -> bytes:
     return bytes(content)
 
 
-def texts_of(text: Raw) -> Iterator[str]:
-    """The pieces of a text of which this is the JSON."""
-    json_text = memoryview(text)[1:-1]
-    start, end, size = 0, len(json_text), SLICE
-    while start < end:
-        piece = bytes(json_text[start : start + size])
-        cut = len(piece) if start + len(piece) == end else _cut(piece)
-        if not cut:
-            size *= 2
-            continue
-        yield msgspec.json.decode(b'"%b"' % piece[:cut], type=str)
-        start, size = start + cut, SLICE
-
-
-# Twelve bytes are the longest escape, which a pair of surrogates has; then a character begins.
-_BETWEEN = re.compile(rb"[^\\]{12}(?=[\x00-\x7f\xc0-\xff])")
-
-
-def _cut(piece: bytes) -> int:
-    """Where a part of a JSON text may end, within no escape and no character of several bytes; 0 when that is nowhere known."""
-    if found := max(map(piece.rfind, (b" ", b",", b":"))) + 1:  # they stand in neither
-        return found
-    return max((match.end() for match in _BETWEEN.finditer(piece, len(piece) - 99)), default=0)
-
-
 def _written_lines(objects: list[dict[str, Any]] | Raw) -> bytes:
     """JSON objects, or the JSON of a list of them, each as a line: a line break in JSON is a space (RFC 8259 section 2)."""
     text = objects if isinstance(objects, Raw) else to_json(objects, inf_nan_mode="constants")
@@ -491,132 +411,10 @@ def _query(argument: Argument, value: Any) -> list[tuple[str, str]]:
         # brackets of its own.
         forms = {name: "{}.{}" if "[" in name or "]" in name else "{}[{}]" for name in value}
         return [
-            (forms[name].format(argument.target, name), _text(value[name]))
+            (forms[name].format(argument.target, name), write_scalar(value[name]))
             for name in sorted(value)
         ]
     if not isinstance(value, list):
-        return [(argument.target, _text(value))]
-    items = [_text(item) for item in value]
+        return [(argument.target, write_scalar(value))]
+    items = [write_scalar(item) for item in value]
     return [(argument.target, item) for item in (items if argument.explode else [",".join(items)])]
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else to_json(value, inf_nan_mode="constants").decode()
-
-
-def _key(caller: str, tool: CallableTool, texts: Mapping[str, Raw]) -> str:
-    """The Idempotency-Key of a call: made from the caller's own key, else from what all arguments mean.
-
-    The caller is part of it either way, since REST sees one caller only, the bridge.
-    """
-    meant = {KEY: texts[KEY]} if KEY in texts else texts
-    digest = hashlib.sha256(b"[%b,%b," % (_encode(caller), _encode(tool.declared.name)))
-    for piece in _members(meant):
-        digest.update(piece)
-    digest.update(b"]")
-    return f"mcp-{base64.b32encode(digest.digest()).decode().rstrip('=').lower()}"
-
-
-def _members(texts: Mapping[str, Raw]) -> Iterable[bytes | Raw]:
-    """The pieces of a JSON object of these members, in order of their names."""
-    yield b"{"
-    for index, name in enumerate(sorted(texts)):
-        yield b"%b%b:" % (b"," if index else b"", _encode(name))
-        yield texts[name]
-    yield b"}"
-
-
-_decode = msgspec.json.Decoder().decode
-_encode = msgspec.json.Encoder(order="deterministic").encode
-
-
-def _canonical(tool: CallableTool, arguments: Mapping[str, Any]) -> dict[str, Raw]:
-    """Each argument in the one spelling of its JSON: the service knows a repeat by its bytes."""
-    return {
-        name: _respelt(value, schema) if isinstance(value, Raw) else _spelt(_checked(value), schema)
-        for name, value in arguments.items()
-        for schema in [tool.arguments[name].schema if tool.keyed else {}]
-    }
-
-
-def _checked(value: Any) -> Any:
-    """`value`, as JSON has it. NaN is refused: msgspec would write null for it, and does not read what pydantic writes."""
-    return _decode(to_json(value, inf_nan_mode="constants"))
-
-
-def _spelt(value: Any, schema: Schema) -> Raw:
-    """`value` as JSON: members in order, no spaces, and of what means the same one."""
-    text = _encode(value)
-    # All that `_meaning` changes, in text that is looked through fast.
-    odd = b".0" in text or b":null" in text or _is_of_ids(schema)
-    return Raw(_encode(_meaning(value, schema)) if odd else text)
-
-
-def _respelt(text: Raw, schema: Schema, level: int = 0) -> Raw:
-    """As `_spelt`, for a text: when it is large an item or member at a time. One that is large stays as it is where it is dense, or
-    LEVELS deep, since each level takes another look at all that is in it.
-    """
-    if len(text) < LARGE:
-        return _spelt(_decode(text), schema)
-    kind = bytes(memoryview(text)[:1])
-    if level == LEVELS or kind not in (b"[", b"{") or not _can_be_told_apart(text):
-        return text
-    spelt = bytearray(kind)  # not a list of pieces, whose memory would be kept beside the whole
-    if kind == b"[":
-        for index, item in enumerate(msgspec.json.decode(text, type=list[Raw])):
-            spelt += b"," if index else b""
-            spelt += _respelt(item, schema.get("items", {}), level + 1)
-        spelt += b"]"
-        return Raw(spelt)
-    known = schema.get("properties", {})
-    members = msgspec.json.decode(text, type=dict[str, Raw])
-    for name in sorted(members):
-        if bytes(members[name]) == b"null" and _means_nothing(name, schema):
-            continue
-        spelt += b"," if len(spelt) > 1 else b""
-        spelt += b"%b:" % _encode(name)
-        spelt += _respelt(members[name], known.get(name, {}), level + 1)
-    spelt += b"}"
-    return Raw(spelt)
-
-
-def _can_be_told_apart(text: Raw) -> bool:
-    """True when not too many texts come of one level of it."""
-    try:
-        count_objects(text, BUILT)
-    except TooMany:
-        return False
-    except msgspec.ValidationError:  # no list of objects
-        return not _is_dense(text)
-    return True
-
-
-def _means_nothing(name: str, schema: Schema) -> bool:
-    """True when null says that the member was left out."""
-    known = schema.get("properties", {}).get(name, {})
-    return bool(known.get("nullable")) and name not in schema.get("required", ())
-
-
-def _is_of_ids(schema: Schema) -> bool:
-    """True for a list of ids, whose case means nothing (`x-item-id`)."""
-    return schema.get("x-item-id") == "$"
-
-
-def _meaning(value: Any, schema: Schema) -> Any:
-    """`value` without null for members that the schema lets be null or left out, and with 24 for 24.0, however deep.
-
-    JSON has one meaning for such numbers (RFC 8259 section 6); where no schema says so, null may mean something.
-    """
-    if isinstance(value, dict):
-        known = schema.get("properties", {})
-        return {
-            name: _meaning(each, known.get(name, {}))
-            for name, each in value.items()
-            if each is not None or not _means_nothing(name, schema)
-        }
-    if isinstance(value, list) and _is_of_ids(schema):
-        return [each.lower() if isinstance(each, str) else each for each in value]
-    if isinstance(value, list):
-        return [_meaning(each, schema.get("items", {})) for each in value]
-    whole = isinstance(value, float) and value.is_integer() and abs(value) < 1 << 53
-    return int(value) if whole else value

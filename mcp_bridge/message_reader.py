@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mcp_bridge.arguments import LARGE
+from mcp_bridge.canonical import LARGE
 from mcp_bridge.edge import current
 from mcp_bridge.messages import PATH, Refused, take_apart
 from serving.body_buffer import (

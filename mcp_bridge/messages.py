@@ -7,14 +7,15 @@ small calls are taken out as the text that they are (`take_apart`): the SDK sees
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from typing import Any
 
 import msgspec
 from mcp.types import INVALID_PARAMS, INVALID_REQUEST, PARSE_ERROR
 from msgspec import UNSET, Raw, UnsetType
 
-from mcp_bridge.arguments import LARGE
-from openapi.json_text import BOM, check_utf8, legible
+from mcp_bridge.canonical import LARGE
+from openapi.json_text import check_utf8, legible
 
 PATH = "/mcp"
 """Where messages are sent over HTTP."""
@@ -82,8 +83,8 @@ def read(content: bytearray) -> tuple[Message, bytes]:
     Raises Refused, with the message's id where it has one that is good. In a large one halves of surrogate pairs are not looked
     for, which takes a second for some megabytes of them.
     """
-    if content.startswith(BOM):
-        del content[: len(BOM)]
+    if content.startswith(BOM_UTF8):
+        del content[: len(BOM_UTF8)]
     half = False
     try:
         check_utf8(content)

@@ -14,7 +14,8 @@ from typing import Any
 from msgspec import Raw
 from pydantic_core import to_json
 
-from mcp_bridge.arguments import LARGE, dotted
+from mcp_bridge.arguments import dotted
+from mcp_bridge.canonical import LARGE
 from mcp_bridge.lines import Lines
 from mcp_bridge.rest_client import Answer, RestRequest
 from mcp_bridge.shortening import NAMED, NoPart, Shortening, beginning, compact, weigh, without

@@ -29,7 +29,8 @@ from starlette.requests import Request
 
 from access.token_file import LOCAL, Grant
 from mcp_bridge import edge
-from mcp_bridge.arguments import LARGE, BadArguments, rest_request
+from mcp_bridge.arguments import BadArguments, rest_request
+from mcp_bridge.canonical import LARGE
 from mcp_bridge.config import Settings
 from mcp_bridge.lines import Lines
 from mcp_bridge.rest_client import AnswerTooLarge, NoAnswer, NotSent, RestClient, RestRequest

@@ -17,9 +17,9 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from mcp_bridge.arguments import LARGE, texts_of
+from mcp_bridge.canonical import LARGE
 from mcp_bridge.rest_client import AnswerTooLarge
-from openapi.json_text import holds_more, legible
+from openapi.json_text import holds_more, legible, texts_of
 from openapi.partial_json import TooMany, count_objects
 
 LEVELS = 10

@@ -30,7 +30,7 @@ from mcp.types import (
     jsonrpc_message_adapter,
 )
 
-from mcp_bridge.arguments import LARGE
+from mcp_bridge.canonical import LARGE
 from mcp_bridge.edge import RequestContext
 from mcp_bridge.messages import Refused, take_apart, value
 from mcp_bridge.rest_client import RestClient

@@ -1,4 +1,4 @@
-"""JSON as text, without a schema: whether it is UTF-8, how much is in it, and half surrogate pairs, all at the speed of C.
+"""JSON as text, without a schema: whether it is UTF-8, how much is in it, its pieces, and half surrogate pairs, all at the speed of C.
 
 `partial_json` reads what callers send; `read_json` reads the upstream's answers.
 """
@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import codecs
 import re
+from collections.abc import Iterator
 from typing import TypeVar
 
 import msgspec
 from msgspec import Raw
-
-BOM = b"\xef\xbb\xbf"
-"""What some programs begin a text with; RFC 8259 section 8.1 lets a reader skip it."""
 
 SLICE = 1 << 16
 """Bytes that are looked through at a time, so that other threads have their turn."""
@@ -85,3 +83,28 @@ def values_in(text: bytes | bytearray | Raw, limit: int) -> int:
             break
         in_text ^= (len(parts) - 1) & 1
     return found
+
+
+def texts_of(text: Raw) -> Iterator[str]:
+    """The pieces of a text of which this is the JSON."""
+    json_text = memoryview(text)[1:-1]
+    start, end, size = 0, len(json_text), SLICE
+    while start < end:
+        piece = bytes(json_text[start : start + size])
+        cut = len(piece) if start + len(piece) == end else _cut(piece)
+        if not cut:
+            size *= 2
+            continue
+        yield msgspec.json.decode(b'"%b"' % piece[:cut], type=str)
+        start, size = start + cut, SLICE
+
+
+# Twelve bytes are the longest escape, which a pair of surrogates has; then a character begins.
+_BETWEEN = re.compile(rb"[^\\]{12}(?=[\x00-\x7f\xc0-\xff])")
+
+
+def _cut(piece: bytes) -> int:
+    """Where a part of a JSON text may end, within no escape and no character of several bytes; 0 when that is nowhere known."""
+    if found := max(map(piece.rfind, (b" ", b",", b":"))) + 1:  # they stand in neither
+        return found
+    return max((match.end() for match in _BETWEEN.finditer(piece, len(piece) - 99)), default=0)

@@ -56,7 +56,11 @@ def read_items(texts: Iterable[str], schema: Schema, *, explode: bool) -> list[A
 
 def write_scalar(value: Any) -> str:
     """The text in which a value is sent: a text as it is, everything else as in JSON."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return (
+        value
+        if isinstance(value, str)
+        else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    )
 
 
 def _known(schema: Schema) -> list[Any]:

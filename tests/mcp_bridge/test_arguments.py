@@ -13,7 +13,8 @@ import pytest
 from msgspec import Raw
 from werkzeug.formparser import parse_form_data
 
-from mcp_bridge.arguments import LARGE, MAX_UNKNOWN, BadArguments, rest_request
+from mcp_bridge.arguments import MAX_UNKNOWN, BadArguments, rest_request
+from mcp_bridge.canonical import LARGE
 from mcp_bridge.rest_client import RestRequest
 from mcp_bridge.tools import MAX_LINES, CallableTool
 from openapi.contract import Contract

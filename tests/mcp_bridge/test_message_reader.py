@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from mcp_bridge import message_reader
-from mcp_bridge.arguments import LARGE
+from mcp_bridge.canonical import LARGE
 from mcp_bridge.edge import Edge, current
 from mcp_bridge.message_reader import MessageReader
 from mcp_bridge.messages import SMALL

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from mcp_bridge.arguments import LARGE
+from mcp_bridge.canonical import LARGE
 from mcp_bridge.edge import RequestContext
 from mcp_bridge.messages import SMALL
 from mcp_bridge.stdio import Exchange, lines

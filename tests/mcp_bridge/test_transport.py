@@ -18,7 +18,7 @@ import pytest
 
 from mcp_bridge import edge, message_reader
 from mcp_bridge.app import create_app
-from mcp_bridge.arguments import LARGE
+from mcp_bridge.canonical import LARGE
 from mcp_bridge.config import Settings
 from service.problems import PROBLEMS
 from serving.problems import TITLES
