@@ -23,7 +23,7 @@ PROBES = frozenset({"/livez", "/readyz"})
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 EXPOSED = (
     "X-Request-ID, Retry-After, RateLimit, RateLimit-Policy, WWW-Authenticate, Idempotency-Replayed, Idempotency-Expires,"
-    " Gateway-Reconciled, Gateway-Warning, Server-Timing"
+    " Gateway-Reconciled, Gateway-Warning, Server-Timing, Preference-Applied, Age"
 )
 """Response headers that an allowed origin's script may read, beside those that every script may."""
 

@@ -12,6 +12,8 @@ own extensions are read here and nowhere else:
 * operation `x-recovery`: how its outcome is found when its answer was lost: the `kind` of recovery, and the
   `operation` whose answers show it;
 * operation `x-files`: what it does with files: the `kind` of use, and the `lookup` operation that tells what a file is for;
+* operation `x-state`: that what it shows changes by itself until it is final: the `member` that is the state, and the `final`
+  values of it;
 * operation `x-mcp-tool`: the operation's tool; root `x-mcp-server`: the server that offers the tools;
 * parameter `x-gateway` true: for the gateway itself, which reads it by its name; no input of the operation's;
 * parameter `x-aliases`: as in a schema (`openapi.names`), for one whose schema is a reference.
@@ -179,6 +181,14 @@ class FileUse:
 
 
 @dataclass(frozen=True)
+class StateHint:
+    """What an operation shows changes by itself until the value of its answer's `member` is among the `final` ones."""
+
+    member: str
+    final: frozenset[str]
+
+
+@dataclass(frozen=True)
 class Operation:
     """One row of the contract: how it is called here, and what is called upstream for it."""
 
@@ -198,6 +208,7 @@ class Operation:
     tool: Tool | None
     recovery: RecoveryBinding | None
     files: FileUse | None
+    state: StateHint | None
 
     @cached_property
     def path_variables(self) -> list[str]:
@@ -435,7 +446,7 @@ def _operation(
     namespace = upstream["call"].partition(".")[0]
     names = upstream.get("names", {})
     tool, recovery = declared.get("x-mcp-tool"), declared.get("x-recovery")
-    files = declared.get("x-files")
+    files, state = declared.get("x-files"), declared.get("x-state")
     body = declared.get("requestBody")
     response_media_type, response_schema = _content(declared["responses"].get("200", {}))
     return Operation(
@@ -466,6 +477,7 @@ def _operation(
         tool=_tool(tool) if tool else None,
         recovery=RecoveryBinding(recovery["kind"], recovery["operation"]) if recovery else None,
         files=FileUse(files["kind"], files.get("lookup", "")) if files else None,
+        state=StateHint(state["member"], frozenset(state["final"])) if state else None,
     )
 
 

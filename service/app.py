@@ -75,6 +75,7 @@ def create_app(settings: Settings | None = None) -> FlaskApp:
         app.app.wsgi_app,
         threads=settings.threads,
         transfers=settings.transfers,
+        waiters=settings.waiters,
         queue=settings.queue,
         timeout=settings.timeout,
     )

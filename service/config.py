@@ -68,6 +68,8 @@ class Settings(AccessSettings):
     signed_urls: str = setting("GATEWAY_SIGNED_URLS", "off", "Whether callers get signed URLs of files, which no revoked token ends: on or off", choices=("on", "off"))
     max_answer: int = setting("GATEWAY_MAX_ANSWER", 64 * MEBIBYTE, "Largest upstream answer")
     store: str = setting("GATEWAY_STORE", ".run/gateway.sqlite3", "Store of idempotency keys: a SQLite file, or a redis:// URL for several hosts", secret=True)
+    wait_limit: float = setting("GATEWAY_WAIT_LIMIT", 45.0, "Longest wait for a final state that `Prefer: wait` gets; 0: none")
+    waiters: int = setting("GATEWAY_WAITERS", 1000, "Callers that may wait for a final state in one worker; more are answered 503")
     key_expiry: float = setting("GATEWAY_KEY_EXPIRY", 86400.0, "How long an Idempotency-Key is remembered")
     settle: float = setting("GATEWAY_SETTLE", 600.0, "After how long a lost create that cannot be found may be sent again with its key")
     log_level: str = setting("GATEWAY_LOG_LEVEL", "info", "Least level logged: debug, info (a line a request), warning, error", choices=logs.LEVELS)
@@ -233,6 +235,10 @@ def _wrong_numbers(settings: Settings) -> Iterator[str]:
         yield (
             "GATEWAY_CONNECT_TIMEOUT, GATEWAY_READ_TIMEOUT and GATEWAY_TIMEOUT must be above 0 and in ascending order,"
             " so that the best-worded failure comes first"
+        )
+    if settings.wait_limit > LONGEST:
+        raise SettingsError(
+            f"GATEWAY_WAIT_LIMIT must be at most {LONGEST:g}: what is around the gateway waits no longer"
         )
     if settings.settle < settings.timeout:
         yield "GATEWAY_SETTLE must be at least GATEWAY_TIMEOUT: a create under way must not be sent again"

@@ -21,17 +21,19 @@ from starlette.types import Receive, Scope, Send
 
 from openapi.contract import Operation
 from openapi.json_text import UNREADABLE, read_json
+from serving import STOPPING
 
 from .file_access import FileAccess
 from .idempotency import LOOK_FIRST, REPEAT, Idempotency, outcome_unknown
 from .json_body import one_line
 from .problems import Overloaded, Problem, log_failure
-from .request_context import current
+from .request_context import RequestContext, current, open_context
 from .threads import ThreadPool, WorkItem
 from .transfers import Head, Transfers
 from .translation import UpstreamRequest
 from .upstream import Upstreams, timed_out
 from .upstream_connection import WATCHDOG, CancellableRequest, Deadline
+from .waits import Seen, Waits, is_final
 
 PATIENCE = 1.0
 """Seconds that a request may wait for a thread."""
@@ -63,7 +65,14 @@ class FlaskDispatch:
     """
 
     def __init__(
-        self, app: WSGIApp, *, threads: int, transfers: int, queue: int, timeout: float
+        self,
+        app: WSGIApp,
+        *,
+        threads: int,
+        transfers: int,
+        waiters: int,
+        queue: int,
+        timeout: float,
     ) -> None:
         self.app = app
         self.limit = threads + queue
@@ -71,6 +80,7 @@ class FlaskDispatch:
         self.under_way: set[asyncio.Future[Response]] = set()
         self.pool = ThreadPool(threads)
         self.transfers = Transfers(transfers)
+        self.waits: Waits[Response] = Waits(waiters, timeout)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -79,11 +89,11 @@ class FlaskDispatch:
             return
         WATCHDOG.start()  # before a thread that could take its place
         ctx = current()
-        request, ctx.upstream_request = ctx.upstream_request, None
+        request = ctx.upstream_request
         if request is None:
             raise LookupError("no upstream request was handed over")
-        operation, keyed, filters = request.operation, request.key is not None, request.filters
-        if operation.streamed:
+        if request.operation.streamed:
+            ctx.upstream_request = None
             cancellable = CancellableRequest(
                 Deadline(math.inf if request.stream else self.timeout),
                 fresh=True,
@@ -93,6 +103,41 @@ class FlaskDispatch:
             handle = partial(self._call_flask, _environ(scope, request, cancellable))
             await self.transfers.serve(handle, request.stream, cancellable, receive, send)
             return
+        wait, filters = request.wait, request.filters
+        del request  # nothing but the context has the body
+        status, headers, content = await (self._wait if wait else self._answer)(ctx, scope)
+        if filters and _is_empty(content):
+            listed = one_line(filters)
+            ctx.warning = f"nothing was found; taken as filters: {listed}"
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": content})
+
+    async def _wait(self, ctx: RequestContext, scope: Scope) -> Response:
+        """The answer when it shows a final state; when its time is over, the latest one."""
+        request, ctx.upstream_request = ctx.upstream_request, None
+        assert request and request.operation.state
+        state, loop = request.operation.state, asyncio.get_running_loop()
+
+        async def look() -> Seen[Response]:
+            context, begun = open_context(), loop.time()  # of its own: it is made for all who wait
+            context.upstream_request = request
+            answer = await self._answer(context, scope)
+            final = await self.pool.submit(partial(is_final, state, answer.content))
+            return Seen(answer, final, begun)
+
+        stopping = scope.get("extensions", {}).get(STOPPING) or loop.create_future()
+        seen = await self.waits.wait(request, look, request.wait, stopping)
+        ctx.headers += [
+            (b"preference-applied", f"wait={request.wait:g}".encode()),
+            (b"age", str(int(loop.time() - seen.at)).encode()),
+        ]
+        return seen.answer
+
+    async def _answer(self, ctx: RequestContext, scope: Scope) -> Response:
+        """The answer to the request that `ctx` has, which it has no more then."""
+        request, ctx.upstream_request = ctx.upstream_request, None
+        assert request
+        operation, keyed = request.operation, request.key is not None
         if len(self.under_way) >= self.limit:
             raise Overloaded("All threads are busy and the queue is full.")
         cancellable = CancellableRequest(Deadline(self.timeout))
@@ -113,7 +158,7 @@ class FlaskDispatch:
             self.timeout + GRACE, _give_up, handling, answer, operation, keyed, cancellable
         )
         try:
-            status, headers, content = await answer
+            return await answer
         except asyncio.CancelledError:  # the client left
             if item.claim():
                 handling.cancel()  # nothing was begun for it, so nothing will be sent
@@ -123,11 +168,6 @@ class FlaskDispatch:
         finally:
             timer.cancel()
             del handling, answer  # their error's traceback keeps this frame, and the body with it
-        if filters and _is_empty(content):
-            listed = one_line(filters)
-            ctx.warning = f"nothing was found; taken as filters: {listed}"
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": content})
 
     async def _live(self, receive: Receive, send: Send) -> None:
         """The worker's start and end, which waits for every request: also those of clients that have left (ASGI, Lifespan)."""

@@ -66,7 +66,10 @@ class RequestReader:
         # Large bodies, so that other requests do not wait meanwhile; one at a time, since it is work for the processor alone.
         self.large_bodies = ThreadPool(1, "reading")
         self.operations = {
-            operation.id: (OperationReader(operation, contract), operation.scope)
+            operation.id: (
+                OperationReader(operation, contract, settings.wait_limit),
+                operation.scope,
+            )
             for operation in contract.operations.values()
         }
 
@@ -90,7 +93,7 @@ class RequestReader:
         elif reader.body:
             await self._with_body(reader, scope, receive, send)
         else:
-            ctx.upstream_request, _ = reader.read(scope)
+            ctx.upstream_request, ctx.warning = reader.read(scope)
             await self.app(scope, receive, send)
 
     def _stream(self, reader: OperationReader, scope: Scope) -> ByteStream:
@@ -140,8 +143,9 @@ class RequestReader:
 class OperationReader:
     """Reads the requests of one operation. Thread-safe."""
 
-    def __init__(self, operation: Operation, contract: Contract) -> None:
+    def __init__(self, operation: Operation, contract: Contract, wait_limit: float) -> None:
         self.operation = operation
+        self.wait_limit = wait_limit
         self.streamed = operation.body is not None and operation.body.streamed
         self.body = BodyReader(operation.body) if operation.body and not self.streamed else None
         self.parameters = {
@@ -205,11 +209,19 @@ class OperationReader:
         key = self._idempotency_key(given)
         if "idempotency-key" in given and self.streamed:
             warning = "Idempotency-Key means nothing here: a repeated upload is another file"
+        wait, unread = self._wait(given)
         only_head = self.operation.answer_streamed and scope["method"] == "HEAD"
         inputs = Inputs(
-            dict(sent["path"]), sent["query"], dict(sent["header"]), body, key, stream, only_head
+            dict(sent["path"]),
+            sent["query"],
+            dict(sent["header"]),
+            body,
+            key,
+            stream,
+            only_head,
+            wait,
         )
-        return build_request(self.operation, inputs), warning
+        return build_request(self.operation, inputs), warning or unread
 
     def _parameters(
         self, given: Mapping[str, Iterable[tuple[str, str]]]
@@ -285,6 +297,20 @@ class OperationReader:
             )
         _check_encoding(headers)
         return self.body.read(content)
+
+    def _wait(self, headers: Headers) -> tuple[float, str]:
+        """Seconds that the caller would wait for a final state, by `Prefer: wait` (RFC 7240), and a warning when it cannot be read."""
+        if not self.operation.state or not self.wait_limit:
+            return 0.0, ""
+        preferences = ",".join(headers.getlist("prefer")).split(",")
+        for name, _, value in (text.partition("=") for text in preferences):
+            if name.strip().lower() != "wait":
+                continue
+            seconds = value.partition(";")[0].strip().strip('"')
+            if not (seconds.isascii() and seconds.isdecimal()):
+                return 0.0, "Prefer: wait must be whole seconds; it was ignored"
+            return min(float(seconds[:9]), self.wait_limit), ""
+        return 0.0, ""
 
     def _idempotency_key(self, headers: Headers) -> str | None:
         """The Idempotency-Key, bare or as the draft's quoted string; where repeating does no harm it means nothing."""

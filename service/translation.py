@@ -78,6 +78,7 @@ class Inputs:
     key: str | None = None
     stream: ByteStream | None = None
     only_head: bool = False
+    wait: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,7 @@ class UpstreamRequest:
     """One request as it will be sent, authentication apart. `target` is path and query, percent-encoded.
 
     `filters` are the query's names that are no parameter of the operation's.
+    `wait`: seconds that the caller would wait for a state that is final.
     """
 
     operation: Operation
@@ -95,6 +97,7 @@ class UpstreamRequest:
     stream: ByteStream | None = None
     only_head: bool = False
     filters: Sequence[str] = ()
+    wait: float = 0.0
 
     @property
     def method(self) -> str:
@@ -147,6 +150,7 @@ def build_request(operation: Operation, inputs: Inputs) -> UpstreamRequest:
         stream=inputs.stream,
         only_head=inputs.only_head,
         filters=[*dict.fromkeys(name for name, _ in inputs.query if name not in names)],
+        wait=inputs.wait,
     )
 
 

@@ -14,6 +14,10 @@ RESET = "gateway.reset"
 """The ASGI extension by which an application ends a connection in the middle of an answer."""
 
 
+STOPPING = "gateway.stopping"
+"""The ASGI extension that is a future, done when the process is to stop: who only waits is then to be answered."""
+
+
 def knows_codings(headers: Iterable[tuple[bytes, bytes]]) -> bool:
     """True unless the body has a transfer coding beside `chunked`: nobody here would take it off (RFC 9112 section 6.1: 501)."""
     codings = [value for name, value in headers if name == b"transfer-encoding"]

@@ -12,6 +12,7 @@
 - What cannot be read is refused by a problem document, as is everything else.
 - A request target in absolute form is understood (RFC 9112 section 3.2.2).
 - Who serves an answer that breaks off can reset its connection: to an HTTP/1.0 client the connection's end is the answer's.
+- Who waits for something else than work of its own learns of a stop at once.
 - The sign of life needs no room in the folder for temporary files.
 
 It rests on names of gunicorn's protocol class that are not public; the tests of `tests/serving` fail when they change.
@@ -39,7 +40,7 @@ from gunicorn.glogging import Logger  # type: ignore[import-untyped]
 from gunicorn.workers import base, gasgi  # type: ignore[import-untyped]
 from gunicorn.workers.workertmp import WorkerTmp  # type: ignore[import-untyped]
 
-from . import RESET, knows_codings
+from . import RESET, STOPPING, knows_codings
 from .lingering import Lingering
 from .problems import unreadable
 
@@ -194,7 +195,9 @@ class Protocol(ASGIProtocol):  # type: ignore[misc]
             scope["headers"] = [
                 (name, host if name == b"host" else value) for name, value in scope["headers"]
             ]
-        scope.setdefault("extensions", {})[RESET] = self._reset
+        extensions = scope.setdefault("extensions", {})
+        extensions[RESET] = self._reset
+        extensions[STOPPING] = self.worker.stopping
         return scope
 
     def _reset(self) -> None:
@@ -215,6 +218,16 @@ class Worker(gasgi.ASGIWorker):  # type: ignore[misc]
         self.connections: set[Protocol] = set()
         gasgi.ASGIProtocol = Protocol  # what the stock worker makes of each new connection
         super().init_process()
+
+    async def _serve(self) -> None:
+        self.stopping = self.loop.create_future()
+        await super()._serve()
+
+    def handle_exit_signal(self) -> None:
+        """Tells those that only wait."""
+        super().handle_exit_signal()
+        if not self.stopping.done():
+            self.stopping.set_result(None)
 
     async def _shutdown(self) -> None:
         closing = asyncio.create_task(self._close_idle())

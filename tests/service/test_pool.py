@@ -21,9 +21,9 @@ import service.flask_dispatch
 from openapi.contract import load
 from service.app import create_app
 from service.config import Settings
-from service.edge import open_context
 from service.flask_dispatch import FlaskDispatch
 from service.problems import Problem
+from service.request_context import open_context
 from service.request_reader import LARGE
 from service.threads import CompletionQueue, NoThread, ThreadPool, WorkItem
 from service.translation import UpstreamRequest
@@ -176,7 +176,7 @@ def test_a_context_that_outlives_its_request_does_not_keep_the_body() -> None:
         return [environ["gateway.dispatch"][0].body]
 
     async def call() -> None:
-        await FlaskDispatch(answering, threads=1, transfers=1, queue=0, timeout=10)(
+        await FlaskDispatch(answering, threads=1, transfers=1, waiters=1, queue=0, timeout=10)(
             scope, receive, send
         )
 
@@ -209,7 +209,7 @@ def test_the_body_of_a_call_that_failed_is_gone_with_its_answer() -> None:
         ctx = open_context()
         ctx.upstream_request = replace(create(), body=body)
         del body
-        dispatch = FlaskDispatch(failing, threads=1, transfers=1, queue=0, timeout=10)
+        dispatch = FlaskDispatch(failing, threads=1, transfers=1, waiters=1, queue=0, timeout=10)
         with suppress(Problem):
             await dispatch(create_scope("/"), nothing, nothing)
         ctx.handling = None  # as the edge forgets it
@@ -281,7 +281,7 @@ async def test_nothing_is_begun_for_a_client_that_left_while_it_waited_for_a_thr
 ) -> None:
     monkeypatch.setattr(service.flask_dispatch, "PATIENCE", 30)
     app = Held()
-    served = FlaskDispatch(app, threads=1, transfers=1, queue=5, timeout=10)
+    served = FlaskDispatch(app, threads=1, transfers=1, waiters=1, queue=5, timeout=10)
     first, second = asking(served, "/first"), asking(served, "/second")
     await until(lambda: len(served.under_way) == 2)
     second.cancel()
@@ -297,7 +297,7 @@ async def test_a_fault_of_ours_after_a_caller_was_told_that_its_time_is_over_is_
 ) -> None:
     monkeypatch.setattr(service.flask_dispatch, "GRACE", 0)
     app = Held()
-    served = FlaskDispatch(app, threads=1, transfers=1, queue=5, timeout=0.05)
+    served = FlaskDispatch(app, threads=1, transfers=1, waiters=1, queue=5, timeout=0.05)
     asked = asking(served, "/first")
     with pytest.raises(Problem, match="upstream-timeout"):
         await asked
@@ -312,7 +312,7 @@ async def test_a_request_that_finds_no_free_thread_in_time_is_refused_and_never_
 ) -> None:
     monkeypatch.setattr(service.flask_dispatch, "PATIENCE", 0.05)
     app = Held()
-    served = FlaskDispatch(app, threads=1, transfers=1, queue=5, timeout=10)
+    served = FlaskDispatch(app, threads=1, transfers=1, waiters=1, queue=5, timeout=10)
     first = asking(served, "/first")
     await until(lambda: app.begun)
     with pytest.raises(Problem) as caught:
@@ -328,7 +328,7 @@ async def test_a_request_is_refused_too_when_the_system_gives_fewer_threads_than
 ) -> None:
     monkeypatch.setattr(service.flask_dispatch, "PATIENCE", 0.05)
     app = Held()
-    served = FlaskDispatch(app, threads=5, transfers=1, queue=5, timeout=10)
+    served = FlaskDispatch(app, threads=5, transfers=1, waiters=1, queue=5, timeout=10)
     first = asking(served, "/first")
     await until(lambda: app.begun)
     system.threads = False
@@ -347,7 +347,7 @@ def test_the_body_of_a_refused_request_is_gone_before_a_thread_is_free(
     app = Held()
 
     async def wait() -> None:
-        served = FlaskDispatch(app, threads=1, transfers=1, queue=5, timeout=10)
+        served = FlaskDispatch(app, threads=1, transfers=1, waiters=1, queue=5, timeout=10)
         first = asking(served, "/first")
         await until(lambda: app.begun)
         kept = await refused(served)
@@ -402,7 +402,7 @@ async def test_a_result_that_comes_with_the_end_of_its_time_is_no_error(
 
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _, context: errors.append(context))
-    served = FlaskDispatch(app, threads=1, transfers=1, queue=5, timeout=0)
+    served = FlaskDispatch(app, threads=1, transfers=1, waiters=1, queue=5, timeout=0)
     first = asking(served, "/first")
     # In the turn of the loop after that in which it was handed over: before its timer, whose time has come too.
     loop.call_soon(loop.call_soon, finish)
@@ -418,7 +418,7 @@ async def test_no_request_is_begun_that_nobody_would_end_in_time(
     watchdog, app = DeadlineWatchdog(), Held()
     app.go_on.set()
     monkeypatch.setattr(service.flask_dispatch, "WATCHDOG", watchdog)
-    served = FlaskDispatch(app, threads=5, transfers=1, queue=5, timeout=10)
+    served = FlaskDispatch(app, threads=5, transfers=1, waiters=1, queue=5, timeout=10)
     system.threads = False
     with pytest.raises(NoThread):
         await asking(served, "/first")

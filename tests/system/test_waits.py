@@ -1,0 +1,152 @@
+"""Waiting for the end of a job by `Prefer: wait`: a real gunicorn with one worker before a sandbox whose clock the tests move."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import requests
+
+from service.waits import PACE
+from tests.support.api import JOBS, job
+from tests.support.gateway import Stack, gateway_process
+from tests.support.processes import sandbox_process, wait_until
+
+LONG = {"Prefer": "wait=40"}
+FINAL = "SUCCESS"
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    """A gateway of which waiting takes no thread, as there are so few."""
+    with (
+        sandbox_process(speed=1) as sandbox,
+        gateway_process(f"{sandbox.url}/v1", GATEWAY_THREADS=4) as gateway,
+    ):
+        yield Stack(gateway, sandbox)
+
+
+@pytest.fixture
+def path(stack: Stack) -> str:
+    """That of a job that is over when the sandbox's clock has moved an hour."""
+    stack.sandbox.reset()
+    return created(stack)
+
+
+def created(stack: Stack) -> str:
+    answer = stack.gateway.post(JOBS, job())
+    return f"{JOBS}/{answer.json()['id']}"
+
+
+def waiting(stack: Stack, path: str, count: int = 1) -> list[Future[requests.Response]]:
+    """So many callers that wait, each in a thread of its own, once the first look was made."""
+    looks = len(looks_at(stack, path))
+    pool = ThreadPoolExecutor(count)
+    futures = [
+        pool.submit(requests.get, stack.gateway.url + path, headers=LONG, timeout=60)
+        for _ in range(count)
+    ]
+    pool.shutdown(wait=False)
+    wait_until(lambda: len(looks_at(stack, path)) > looks)
+    wait_until(lambda: stack.gateway.inflight() == count + 1)
+    return futures
+
+
+def looks_at(stack: Stack, path: str) -> list[dict[str, Any]]:
+    return stack.sandbox.ledger(method="GET", path=path)
+
+
+def test_who_waits_gets_the_final_job_as_anybody_else_would(stack: Stack, path: str) -> None:
+    (waiter,) = waiting(stack, path)
+    stack.sandbox.advance(3600)
+    answer = waiter.result()
+    assert (answer.status_code, answer.json()["status"]) == (200, FINAL)
+    assert answer.headers["Preference-Applied"] == "wait=40"
+    assert answer.content == stack.gateway.get(path).content
+
+
+def test_who_waits_in_vain_gets_the_latest_state_and_its_age(stack: Stack, path: str) -> None:
+    answer = stack.gateway.get(path, headers={"Prefer": "respond-async, wait=2"})
+    assert (answer.status_code, answer.headers["Preference-Applied"]) == (200, "wait=2")
+    assert answer.json()["status"] != FINAL
+    assert int(answer.headers["Age"]) <= 2
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"fault": "html-503"},
+        {"fault": "status", "status": 503, "body": "{}"},
+        {"fault": "drop-before"},
+        {"fault": "truncated"},
+        {"fault": "rate-limited"},
+    ],
+    ids=lambda fault: fault["fault"],
+)
+def test_trouble_of_the_upstream_loses_nobody(
+    stack: Stack, path: str, fault: dict[str, Any]
+) -> None:
+    waiters = waiting(stack, path, 20)
+    stack.sandbox.faults({**fault, "match": {"path": path}, "times": 4})
+    wait_until(lambda: [row for row in looks_at(stack, path) if row["fault"]], 30)
+    stack.sandbox.admin("DELETE", "/sandbox/faults")
+    stack.sandbox.advance(3600)
+    assert {waiter.result().json()["status"] for waiter in waiters} == {FINAL}
+
+
+def test_a_wait_for_what_is_not_there_ends_at_once(stack: Stack) -> None:
+    answer = stack.gateway.get(f"{JOBS}/3fa85f64-5717-4562-b3fc-2c963f66afa6", headers=LONG)
+    assert answer.status_code == 404
+    assert "Preference-Applied" not in answer.headers
+
+
+def test_a_thousand_waiters_for_ten_jobs_cost_a_look_for_each_job_and_interval(
+    stack: Stack,
+) -> None:
+    stack.sandbox.reset()
+    paths = [created(stack) for _ in range(10)]
+    begun = time.monotonic()
+    answers = asyncio.run(_many(stack.gateway.port, paths * 100))
+    seconds = time.monotonic() - begun
+    assert Counter(answers) == {200: 1000}
+    for path in paths:
+        assert len(looks_at(stack, path)) <= 2 + sum(
+            1 for n in range(len(PACE)) if sum(PACE[: n + 1]) < seconds
+        )
+
+
+async def _many(port: int, paths: list[str]) -> list[int]:
+    """The statuses of so many waits of four seconds, all at once."""
+
+    async def one(path: str) -> int:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        head = (
+            f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nPrefer: wait=4\r\nConnection: close\r\n\r\n"
+        )
+        writer.write(head.encode())
+        answer = await reader.read()
+        writer.close()
+        return int(answer.split(b" ", 2)[1])
+
+    return await asyncio.gather(*map(one, paths))
+
+
+def test_a_stop_answers_all_who_wait_within_a_second() -> None:
+    with (
+        sandbox_process(speed=1) as sandbox,
+        gateway_process(f"{sandbox.url}/v1", GATEWAY_THREADS=4) as gateway,
+    ):
+        own = Stack(gateway, sandbox)
+        waiters = waiting(own, created(own), 200)
+        os.kill(gateway.pid, signal.SIGTERM)
+        answers = [waiter.result() for waiter in waiters]
+        assert {answer.status_code for answer in answers} == {200}
+        assert all(answer.elapsed.total_seconds() < 40 for answer in answers)
+        gateway.process.wait(20)
