@@ -22,10 +22,13 @@ from pydantic_core import PydanticSerializationError, to_json
 from urllib3.filepost import encode_multipart_formdata
 
 from mcp_bridge import safeguards
+from mcp_bridge.asked import Asked, Selection
 from mcp_bridge.canonical import BUILT, LARGE, idempotency_key, is_dense, join, meaning, spell
+from mcp_bridge.own_arguments import COUNT, KEY
 from mcp_bridge.rest_client import RestRequest
-from mcp_bridge.tools import COUNT, KEY, KEY_HEADER, Argument, CallableTool
+from mcp_bridge.tools import KEY_HEADER, Argument, CallableTool
 from openapi.contract import JSON, Schema
+from openapi.job_hints import ResultsHint
 from openapi.json_text import texts_of, values_in
 from openapi.partial_json import TooLarge, read
 from openapi.scalars import read_items, read_scalar, write_scalar
@@ -44,8 +47,8 @@ class BadArguments(ValueError):
         self.note = note
 
 
-def rest_request(tool: CallableTool, given: Mapping[str, Any] | Raw, caller: str) -> RestRequest:
-    """The request that calling `tool` with `given`, or its JSON text, means; BadArguments when it cannot be sent.
+def read_call(tool: CallableTool, given: Mapping[str, Any] | Raw, caller: str) -> Asked:
+    """What calling `tool` with `given`, or its JSON text, asks for; BadArguments when it cannot be sent.
 
     `caller` tells callers apart: the same arguments from two of them are not a repeat.
     """
@@ -56,7 +59,7 @@ def rest_request(tool: CallableTool, given: Mapping[str, Any] | Raw, caller: str
             arguments, note = _read(tool, _object(msgspec.json.decode(given)))
         else:
             arguments, note = _read(tool, given)
-        return replace(_request(tool, arguments, caller), note=note)
+        return replace(_asked(tool, arguments, caller), note=note)
     except (
         PydanticSerializationError,
         UnicodeError,
@@ -315,6 +318,56 @@ def _plain(tool: CallableTool, arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {**tool.declared.defaults, **advertised, **given}
 
 
+def _asked(tool: CallableTool, arguments: Mapping[str, Any], caller: str) -> Asked:
+    own = {
+        argument.location: arguments[name]
+        for name, argument in tool.arguments.items()
+        if name in arguments
+    }
+    first, count, part = own.get("from", 0), own.get("count", COUNT), own.get("part", "")
+    results = tool.operation.hints.results
+    selection = _selection(tool, results, arguments, own) if results else None
+    if selection and results:
+        arguments = {**arguments, **_asking(tool, results)}
+    return Asked(
+        request=_request(tool, arguments, caller),
+        lines=range(first, first + count) if tool.operation.answer_streamed else None,
+        part=part,
+        first=first,
+        selection=selection,
+        wait=own.get("wait", 0),
+    )
+
+
+def _asking(tool: CallableTool, results: ResultsHint) -> dict[str, Any]:
+    """The arguments with which an answer has results."""
+    given = results.asked
+    return {n: given[each.target] for n, each in tool.arguments.items() if each.target in given}
+
+
+def _selection(
+    tool: CallableTool,
+    results: ResultsHint,
+    arguments: Mapping[str, Any],
+    own: Mapping[str, Any],
+) -> Selection | None:
+    """The results that are wanted; None when no argument asks for any, so that the answer is shown as it came."""
+    part = own.get("part", "")
+    asked = all(arguments.get(name) == value for name, value in _asking(tool, results).items())
+    within = part == results.member or part.startswith(f"{results.member}.")
+    chosen = any(own.get(each) for each in ("only", "count", "ids", "full"))
+    if not (asked or within or chosen or "numbers" in own or ("from" in own and not part)):
+        return None
+    return Selection(
+        only=own.get("only", ""),
+        first=0 if part else own.get("from", 0),
+        count=own.get("count"),
+        ids=tuple(own.get("ids", ())),
+        full=own.get("full", False),
+        numbers=own.get("numbers"),
+    )
+
+
 def _request(tool: CallableTool, arguments: Mapping[str, Any], caller: str) -> RestRequest:
     path = tool.operation.path
     query: list[tuple[str, str]] = []
@@ -326,8 +379,6 @@ def _request(tool: CallableTool, arguments: Mapping[str, Any], caller: str) -> R
         texts = {n: spell(value, schemas[n]) for n, value in arguments.items()}
     members: dict[str, Raw] = {}
     fields: list[tuple[str, str]] = []
-    first, count = 0, COUNT
-    part = ("", 0)
     body: bytes | None = None
     for name, argument in tool.arguments.items():
         if name not in arguments:
@@ -345,14 +396,6 @@ def _request(tool: CallableTool, arguments: Mapping[str, Any], caller: str) -> R
             body = bytes(texts[name])
         elif argument.location == "field":
             fields += _query(argument, value)
-        elif argument.location == "from":
-            first = value
-        elif argument.location == "count":
-            count = value
-        elif argument.location == "part":
-            part = (value, part[1])
-        elif argument.location == "part-from":
-            part = (part[0], value)
     if tool.keyed and KEY_HEADER.lower() not in map(str.lower, headers):
         # The caller is part of the key either way, since REST sees one caller only, the bridge.
         meant = {KEY: texts[KEY]} if KEY in texts else texts
@@ -366,8 +409,7 @@ def _request(tool: CallableTool, arguments: Mapping[str, Any], caller: str) -> R
     elif body is not None:
         headers["Content-Type"] = JSON
     target = f"{path}?{urlencode(query, quote_via=quote)}" if query else path
-    lines = range(first, first + count) if tool.operation.answer_streamed else None
-    return RestRequest(tool.operation.method, target, headers, body, lines, part)
+    return RestRequest(tool.operation.method, target, headers, body)
 
 
 def _files(

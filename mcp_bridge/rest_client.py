@@ -71,19 +71,12 @@ class _Unanswered(NoAnswer):
 
 @dataclass(frozen=True)
 class RestRequest:
-    """One request of the REST service; `target` is path and query, percent-encoded.
-
-    `lines`: those that are wanted of its answer, which is no JSON; counted from 0. `part`: the place in its answer that is wanted,
-    and how much of that to skip. `note` is for the caller, beside the answer.
-    """
+    """One request of the REST service; `target` is path and query, percent-encoded."""
 
     method: str
     target: str
     headers: Mapping[str, str]
     body: bytes | None = None
-    lines: range | None = None
-    part: tuple[str, int] = ("", 0)
-    note: str = ""
 
 
 Take = Callable[[bytes], bool]

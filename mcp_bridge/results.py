@@ -15,11 +15,13 @@ from msgspec import Raw
 from pydantic_core import to_json
 
 from mcp_bridge.arguments import dotted
+from mcp_bridge.asked import Asked
 from mcp_bridge.canonical import LARGE
 from mcp_bridge.lines import Lines
-from mcp_bridge.rest_client import Answer, RestRequest
+from mcp_bridge.own_arguments import KEY
+from mcp_bridge.rest_client import Answer
 from mcp_bridge.shortening import NAMED, NoPart, Shortening, beginning, compact, weigh, without
-from mcp_bridge.tools import KEY, NOTE, PART, CallableTool
+from mcp_bridge.tools import NOTE, PART, CallableTool
 
 SENTENCE = 16_384
 """Weight of each of an answer's own sentences in a failure."""
@@ -50,7 +52,7 @@ class Results:
     limit: int
     secret: str = field(default="", repr=False)
 
-    def success(self, tool: CallableTool, request: RestRequest, answer: Answer) -> dict[str, Any]:
+    def success(self, tool: CallableTool, asked: Asked, answer: Answer) -> dict[str, Any]:
         """The result for a 2xx answer.
 
         A first member `_note` says that this is a repeat, or what was left out and how to get it.
@@ -63,36 +65,36 @@ class Results:
             result = Raw(b'{"result":%b}' % result)
         elif not isinstance(result, dict | Raw):
             result = {"result": result}
-        notes = self._notes(request, answer.headers)
+        notes = self._notes(asked, answer.headers)
         room = self.limit - self.limit // 20  # for the note
-        if any(request.part):
-            return self._part(tool, request, shortening, result, notes)
+        if asked.part or asked.first:
+            return self._part(tool, asked, shortening, result, notes)
         text = "" if isinstance(result, Raw) else compact(result)
         if not text or weigh(text, self.limit) > self.limit:
             text = ""  # a large one is not kept beside what is cut
             result = shortening.shorten(result, room)
-            notes += self._cuts(tool, request, shortening)
+            notes += self._cuts(tool, asked, shortening)
         return _result(result, notes, text)
 
     def _part(
         self,
         tool: CallableTool,
-        request: RestRequest,
+        asked: Asked,
         shortening: Shortening,
         result: Any,
         notes: list[str],
     ) -> dict[str, Any]:
         """The result of a call that wants a part of the answer."""
-        path, start = request.part
+        path, start = asked.part, asked.first
         try:
             value, after = shortening.part(result, path, start, self.limit - self.limit // 20)
         except NoPart as error:
             sentence = f"{tool.declared.name} has no part {path[:200]} in its result: {error}."
             return tool_error(without(self.secret, sentence))
         part = {"of": path, "from": start, "value": value, "next_from": after}
-        return _result({PART: part}, notes + self._cuts(tool, request, shortening))
+        return _result({PART: part}, notes + self._cuts(tool, asked, shortening))
 
-    def _cuts(self, tool: CallableTool, request: RestRequest, shortening: Shortening) -> list[str]:
+    def _cuts(self, tool: CallableTool, asked: Asked, shortening: Shortening) -> list[str]:
         """What to say of what was left out of a result, and of how to get it."""
         cuts = shortening.cuts
         if not cuts:
@@ -103,19 +105,19 @@ class Results:
         if "part" in names and shortening.next:
             place, after = shortening.next
             given = [f'{names["part"]} "{place}"'] if place else []
-            given += [f"{names['part-from']} {after}"] if after else []
+            given += [f"{names['from']} {after}"] if after else []
             notes.append(f"To go on, call again with {' and '.join(given)}.")
         if tool.operation.safe:
-            notes.append(_whole(request))
+            notes.append(_whole(asked))
         return [without(self.secret, note) for note in notes]
 
     def lines(
-        self, tool: CallableTool, request: RestRequest, answer: Answer, lines: Lines
+        self, tool: CallableTool, asked: Asked, answer: Answer, lines: Lines
     ) -> dict[str, Any]:
         """The result for a 2xx answer of which `lines` were read; a first member `_note` says what is not as it was."""
-        notes = self._notes(request, answer.headers)
+        notes = self._notes(asked, answer.headers)
         if lines.cut:
-            notes += [f"{lines.cut}.", f"{_whole(request)}."]
+            notes += [f"{lines.cut}.", f"{_whole(asked)}."]
         elif lines.short:
             notes += [f"No more than {len(lines.kept)} lines fit into one result."]
         if lines.replaced:
@@ -153,10 +155,10 @@ class Results:
             without(self.secret, " ".join(beginning(part, SENTENCE) for part in parts if part))
         )
 
-    def too_large(self, tool: CallableTool, request: RestRequest, what: str) -> dict[str, Any]:
+    def too_large(self, tool: CallableTool, asked: Asked, what: str) -> dict[str, Any]:
         """The result for a success that `what` ("has more than ...")."""
         less = tool.declared.shortened or "Ask for less in one call."
-        then = f"{less} {_whole(request)}." if tool.operation.safe else self._unclear(tool)
+        then = f"{less} {_whole(asked)}." if tool.operation.safe else self._unclear(tool)
         return tool_error(f"{tool.declared.name} failed: the REST service's answer {what}. {then}")
 
     def no_response(self, tool: CallableTool, what: str) -> dict[str, Any]:
@@ -165,9 +167,9 @@ class Results:
         failed_how = f"{tool.declared.name} failed: the gateway's REST service {what}."
         return tool_error(f"{failed_how} {_NOT_CALLERS_FAULT} {then}")
 
-    def _notes(self, request: RestRequest, headers: Mapping[str, str]) -> list[str]:
+    def _notes(self, asked: Asked, headers: Mapping[str, str]) -> list[str]:
         """What there is to say of a success by its request and its headers."""
-        notes = [request.note] if request.note else []
+        notes = [asked.note] if asked.note else []
         if headers.get("Idempotency-Replayed", "").lower() == "true":
             notes.append(_REPEAT)
         if "Gateway-Warning" in headers:
@@ -233,8 +235,8 @@ def invalid_arguments(tool: CallableTool, violations: list[str], note: str = "")
     )
 
 
-def _whole(request: RestRequest) -> str:
-    return f"The REST service gives the whole answer: {request.method} {request.target}"
+def _whole(asked: Asked) -> str:
+    return f"The REST service gives the whole answer: {asked.request.method} {asked.request.target}"
 
 
 def _sendable(result: dict[str, Any]) -> dict[str, Any]:

@@ -29,11 +29,12 @@ from starlette.requests import Request
 
 from access.token_file import LOCAL, Grant
 from mcp_bridge import edge
-from mcp_bridge.arguments import BadArguments, rest_request
+from mcp_bridge.arguments import BadArguments, read_call
+from mcp_bridge.asked import Asked
 from mcp_bridge.canonical import LARGE
 from mcp_bridge.config import Settings
 from mcp_bridge.lines import Lines
-from mcp_bridge.rest_client import AnswerTooLarge, NoAnswer, NotSent, RestClient, RestRequest
+from mcp_bridge.rest_client import AnswerTooLarge, NoAnswer, NotSent, RestClient
 from mcp_bridge.results import Results, invalid_arguments, tool_error
 from mcp_bridge.tools import CallableTool, build_tools
 from openapi.contract import Contract
@@ -175,21 +176,21 @@ class Bridge:
                 " Nothing was sent; only the gateway's operator can help."
             )
         try:
-            request = await self._request(context, tool, params, call)
+            asked = await self._asked(context, tool, params, call)
         except BadArguments as error:
             return invalid_arguments(tool, error.violations, error.note)
         rest = context.lifespan_context
         reservation = Reservation(rest.budget)
         reading: asyncio.Future[dict[str, Any]] | None = None
-        lines = Lines(request.lines, self.results.limit) if request.lines else None
+        lines = Lines(asked.lines, self.results.limit) if asked.lines else None
         try:
-            sent = replace(request, headers={**request.headers, **call.headers})
+            sent = replace(asked.request, headers={**asked.request.headers, **call.headers})
             answer = await rest.send(sent, reservation, lines.take if lines else None)
             if not 200 <= answer.status < 300:
-                return self.results.http_error(tool, answer, request.note)
+                return self.results.http_error(tool, answer, asked.note)
             if lines:
-                return self.results.lines(tool, request, answer, lines)
-            read = partial(self.results.success, tool, request, answer)
+                return self.results.lines(tool, asked, answer, lines)
+            read = partial(self.results.success, tool, asked, answer)
             if len(answer.content) < LARGE:
                 return read()
             reading = asyncio.get_running_loop().run_in_executor(self.reading, read)
@@ -201,7 +202,7 @@ class Bridge:
                 " at fault. The same call can work soon; if not, the service has to be started."
             )
         except AnswerTooLarge as error:
-            return self.results.too_large(tool, request, str(error))
+            return self.results.too_large(tool, asked, str(error))
         except NoAnswer as error:
             come = f", of which {lines.seen} lines had come" if lines and lines.seen else ""
             return self.results.no_response(tool, f"{error}{come}")
@@ -210,15 +211,15 @@ class Bridge:
         finally:
             reservation.release(reading)
 
-    async def _request(
+    async def _asked(
         self, context: Context, tool: CallableTool, params: CallToolRequestParams, call: _Call
-    ) -> RestRequest:
+    ) -> Asked:
         """The request that the call means. A large one is read beside the event loop, one at a time."""
         ctx = _context(context)
         given, ctx.arguments = ctx.arguments or params.arguments or {}, None
         if not (isinstance(given, Raw) and len(given) >= LARGE):
-            return rest_request(tool, given, call.identity)
-        reading = partial(rest_request, tool, given, call.identity)
+            return read_call(tool, given, call.identity)
+        reading = partial(read_call, tool, given, call.identity)
         del given  # it is as large as the request that is made of it
         ctx.reading = asyncio.get_running_loop().run_in_executor(self.reading, reading)
         del reading

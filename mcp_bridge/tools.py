@@ -13,80 +13,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from mcp_bridge.own_arguments import KEY, KEY_SCHEMA, MAX_LINES, own_arguments
 from openapi.contract import Body, Contract, ContractError, Operation, Schema, Tool
 from openapi.json_schema import to_json_schema
 from openapi.names import Names
 from openapi.validation import Validator
 
-KEY = "idempotency_key"
 KEY_HEADER = "Idempotency-Key"
 NOTE = "_note"
 PART = "_part"
-_KEY_SCHEMA: Schema = {
-    "type": "string",
-    "pattern": "^[!-~]{1,255}$",
-    "description": (
-        "Optional name for this one action, without spaces: calls with the same key act once, and"
-        " a repeat gets the first result. Left out, it is made from the other arguments; give a"
-        " new one to do the same thing again on purpose."
-    ),
-    "x-aliases": [
-        *("key", "nonce", "client_request_id", "client_token", "request_key", "request_token"),
-        *("idempotency", "idempotency_token", "idempotent_key", "dedup_key", "deduplication_key"),
-    ],
-}
 _NOTE_SCHEMA: Schema = {
     "type": "string",
     "description": "Remarks, such as what was left out.",
-}
-MAX_LINES = 100_000
-"""JSON objects that a file may be given as."""
-
-COUNT = 20
-"""Lines in a result, unless the call says otherwise."""
-
-_FROM_SCHEMA: Schema = {
-    "type": "integer",
-    "minimum": 0,
-    "maximum": 2**53 - 1,
-    "default": 0,
-    "description": "How many lines to skip: the first line is 0. Go on with the last result's next_from.",
-    "x-aliases": [
-        *(
-            "offset",
-            "start",
-            "skip",
-            "begin",
-            "cursor",
-            "line_start",
-            "start_line",
-            "first_line",
-            "from_line",
-        ),
-        *("line", "line_number", "line_offset", "start_index", "next_from", "next"),
-    ],
-}
-_COUNT_SCHEMA: Schema = {
-    "type": "integer",
-    "minimum": 1,
-    "maximum": MAX_LINES,
-    "default": COUNT,
-    "description": "How many lines to read at most; fewer come when they are long.",
-    "x-aliases": [
-        *("limit", "lines", "max_lines", "num_lines", "n_lines", "line_count", "line_limit", "n"),
-        *("number_of_lines", "size", "page_size", "length", "max", "take", "top", "head", "first"),
-    ],
-}
-_PART_SCHEMA: Schema = {
-    "type": "string",
-    "maxLength": 1024,
-    "description": "Shows only this place, from a shortened result's _note.",
-}
-_PART_FROM_SCHEMA: Schema = {
-    "type": "integer",
-    "minimum": 0,
-    "maximum": 2**53 - 1,
-    "description": "How many of its items or characters to skip.",
 }
 _LINES_SCHEMA: Schema = {
     "type": "object",
@@ -120,8 +58,7 @@ class Argument:
     """One argument of a tool; `target` is its name at the REST service, `schema` OpenAPI 3.0.
 
     `location` is path, query, header, `member` (of the body), `body` (all of it) or `key`; `field` of a form; `file-text`,
-    `file-lines` or `file-name` of its part `target`; `from` or `count` of the answer's lines; `part` of the answer to show, `part-from`
-    where in it to begin.
+    `file-lines` or `file-name` of its part `target`; or one of the bridge's own (`own_arguments`).
     `members` makes each member of the object a query parameter; `explode` false joins with commas.
     """
 
@@ -249,20 +186,13 @@ def _arguments(operation: Operation, tool: Tool) -> Iterator[Argument]:
             members = [Argument("body", "body", "body", schema, operation.body.required)]
         taken.update(member.name for member in members)
         yield from members
-    if operation.answer_streamed:
-        for name, schema in (("from", _FROM_SCHEMA), ("count", _COUNT_SCHEMA)):
-            yield Argument(name if name not in taken else f"line_{name}", name, name, schema)
-    elif _is_shown_in_parts(operation):
-        shown: Schema
-        for name, location, shown in (
-            ("part", "part", _PART_SCHEMA),
-            ("from", "part-from", _PART_FROM_SCHEMA),
-        ):
-            yield Argument(name if name not in taken else f"result_{name}", name, location, shown)
+    prefix = "line" if operation.answer_streamed else "result"
+    for name, location, shown in own_arguments(operation, large=_is_shown_in_parts(operation)):
+        yield Argument(name if name not in taken else f"{prefix}_{name}", name, location, shown)
     own = {parameter.name.lower() for parameter in operation.parameters}
     known = tool.read_only or KEY_HEADER.lower() in own or KEY in taken
     if operation.takes_key and not known:
-        yield Argument(KEY, KEY, "key", _KEY_SCHEMA)
+        yield Argument(KEY, KEY, "key", KEY_SCHEMA)
 
 
 def _is_shown_in_parts(operation: Operation) -> bool:

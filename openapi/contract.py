@@ -12,8 +12,7 @@ own extensions are read here and nowhere else:
 * operation `x-recovery`: how its outcome is found when its answer was lost: the `kind` of recovery, and the
   `operation` whose answers show it;
 * operation `x-files`: what it does with files: the `kind` of use, and the `lookup` operation that tells what a file is for;
-* operation `x-state`: that what it shows changes by itself until it is final: the `member` that is the state, and the `final`
-  values of it;
+* operation `x-state`, `x-progress`, `x-results`: that it shows something that takes time (`openapi.job_hints`);
 * operation `x-mcp-tool`: the operation's tool; root `x-mcp-server`: the server that offers the tools;
 * parameter `x-gateway` true: for the gateway itself, which reads it by its name; no input of the operation's;
 * parameter `x-aliases`: as in a schema (`openapi.names`), for one whose schema is a reference.
@@ -30,6 +29,9 @@ from typing import Any
 from urllib.parse import quote
 
 import yaml
+
+from openapi import job_hints
+from openapi.job_hints import JobHints
 
 Schema = dict[str, Any]
 
@@ -181,14 +183,6 @@ class FileUse:
 
 
 @dataclass(frozen=True)
-class StateHint:
-    """What an operation shows changes by itself until the value of its answer's `member` is among the `final` ones."""
-
-    member: str
-    final: frozenset[str]
-
-
-@dataclass(frozen=True)
 class Operation:
     """One row of the contract: how it is called here, and what is called upstream for it."""
 
@@ -208,7 +202,7 @@ class Operation:
     tool: Tool | None
     recovery: RecoveryBinding | None
     files: FileUse | None
-    state: StateHint | None
+    hints: JobHints
 
     @cached_property
     def path_variables(self) -> list[str]:
@@ -446,7 +440,7 @@ def _operation(
     namespace = upstream["call"].partition(".")[0]
     names = upstream.get("names", {})
     tool, recovery = declared.get("x-mcp-tool"), declared.get("x-recovery")
-    files, state = declared.get("x-files"), declared.get("x-state")
+    files = declared.get("x-files")
     body = declared.get("requestBody")
     response_media_type, response_schema = _content(declared["responses"].get("200", {}))
     return Operation(
@@ -477,7 +471,7 @@ def _operation(
         tool=_tool(tool) if tool else None,
         recovery=RecoveryBinding(recovery["kind"], recovery["operation"]) if recovery else None,
         files=FileUse(files["kind"], files.get("lookup", "")) if files else None,
-        state=StateHint(state["member"], frozenset(state["final"])) if state else None,
+        hints=job_hints.read(declared),
     )
 
 

@@ -25,9 +25,9 @@ from telemetry import logs
 
 from .app import admission
 from .config import LONGEST, Settings, check_base_url
+from .edge import open_context
 from .problems import Problem
 from .redis_store import RedisStore
-from .request_context import open_context
 from .sqlite_store import look_at_file
 from .store import StoreUnavailable, is_redis
 from .translation import Inputs, build_request

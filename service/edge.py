@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Iterable
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -22,10 +23,10 @@ from openapi.json_text import legible
 from openapi.paths import KnownPaths
 from serving import RESET
 from serving.body_buffer import announced_length
-from telemetry import logs, metrics, spans
+from telemetry import logs, metrics, spans, trace_context
 
 from .problems import Problem, log_failure
-from .request_context import RequestContext, current, open_context
+from .request_context import CURRENT, RequestContext, current
 
 LEFT = 499
 """The status of a request whose client left before its answer; never sent. nginx logs the same."""
@@ -56,6 +57,14 @@ for _direction in ("up", "down"):
     metrics.transferred.labels(_direction)
 for _reason in SHED.values():
     metrics.shed.labels(_reason)
+
+
+def open_context(headers: Iterable[tuple[bytes, bytes]] = ()) -> RequestContext:
+    """Begins the context of a request with these headers (names in lower case), for the running task."""
+    ctx = RequestContext(trace_context.request_id(headers), trace_context.received(headers))
+    CURRENT.set(ctx)
+    logs.correlation.set({"request_id": ctx.request_id, "trace_id": ctx.trace.trace_id})
+    return ctx
 
 
 class Edge:

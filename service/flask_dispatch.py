@@ -27,7 +27,7 @@ from .file_access import FileAccess
 from .idempotency import LOOK_FIRST, REPEAT, Idempotency, outcome_unknown
 from .json_body import one_line
 from .problems import Overloaded, Problem, log_failure
-from .request_context import RequestContext, current, open_context
+from .request_context import CURRENT, RequestContext, current
 from .threads import ThreadPool, WorkItem
 from .transfers import Head, Transfers
 from .translation import UpstreamRequest
@@ -115,12 +115,14 @@ class FlaskDispatch:
     async def _wait(self, ctx: RequestContext, scope: Scope) -> Response:
         """The answer when it shows a final state; when its time is over, the latest one."""
         request, ctx.upstream_request = ctx.upstream_request, None
-        assert request and request.operation.state
-        state, loop = request.operation.state, asyncio.get_running_loop()
+        assert request and request.operation.hints.state
+        state, loop = request.operation.hints.state, asyncio.get_running_loop()
 
         async def look() -> Seen[Response]:
-            context, begun = open_context(), loop.time()  # of its own: it is made for all who wait
+            # Of its own, since it is made for all who wait; its log lines are the first one's.
+            context, begun = RequestContext(ctx.request_id, ctx.trace), loop.time()
             context.upstream_request = request
+            CURRENT.set(context)
             answer = await self._answer(context, scope)
             final = await self.pool.submit(partial(is_final, state, answer.content))
             return Seen(answer, final, begun)

@@ -8,13 +8,12 @@ to be given one.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
 from access.token_file import LOCAL, Grant
-from telemetry import logs, trace_context
 from telemetry.trace_context import Trace
 
 from .problems import Problem
@@ -54,11 +53,3 @@ class RequestContext:
 CURRENT: ContextVar[RequestContext] = ContextVar("request_context")
 current: Callable[[], RequestContext] = CURRENT.get
 """The context of the request that this task or thread works for; LookupError when it works for none."""
-
-
-def open_context(headers: Iterable[tuple[bytes, bytes]] = ()) -> RequestContext:
-    """Begins the context of a request with these headers (names in lower case), for the running task."""
-    ctx = RequestContext(trace_context.request_id(headers), trace_context.received(headers))
-    CURRENT.set(ctx)
-    logs.correlation.set({"request_id": ctx.request_id, "trace_id": ctx.trace.trace_id})
-    return ctx

@@ -300,7 +300,7 @@ class OperationReader:
 
     def _wait(self, headers: Headers) -> tuple[float, str]:
         """Seconds that the caller would wait for a final state, by `Prefer: wait` (RFC 7240), and a warning when it cannot be read."""
-        if not self.operation.state or not self.wait_limit:
+        if not self.operation.hints.state or not self.wait_limit:
             return 0.0, ""
         preferences = ",".join(headers.getlist("prefer")).split(",")
         for name, _, value in (text.partition("=") for text in preferences):

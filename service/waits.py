@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from openapi.contract import StateHint
+from openapi.job_hints import StateHint
 from openapi.json_text import UNREADABLE, read_json
 
 from .problems import Overloaded, Problem

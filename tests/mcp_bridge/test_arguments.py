@@ -13,7 +13,7 @@ import pytest
 from msgspec import Raw
 from werkzeug.formparser import parse_form_data
 
-from mcp_bridge.arguments import MAX_UNKNOWN, BadArguments, rest_request
+from mcp_bridge.arguments import MAX_UNKNOWN, BadArguments, read_call
 from mcp_bridge.canonical import LARGE
 from mcp_bridge.rest_client import RestRequest
 from mcp_bridge.tools import MAX_LINES, CallableTool
@@ -23,6 +23,10 @@ from tests.support.api import JOB_ID
 
 Tools = dict[str, CallableTool]
 CREATE: dict[str, Any] = {"endpoint": "/v1/embeddings", "requests": [{"body": {"input": "x"}}]}
+
+
+def rest_request(tool: CallableTool, given: dict[str, Any] | Raw, caller: str) -> RestRequest:
+    return read_call(tool, given, caller).request
 
 
 def query(call: RestRequest) -> list[tuple[str, str]]:
@@ -86,7 +90,7 @@ def test_a_member_with_brackets_in_its_name_is_understood_by_the_service(
     given = {"a[b]": "1", "status[]": "2", "c]": "3", "page_size[x]": "4", "d.e": "5"}
     call = rest_request(tools["list-batch-jobs"], {"metadata": given}, "test")
     target = urlsplit(call.target)
-    reader = OperationReader(contract.operations["listbatchjobs"], contract)
+    reader = OperationReader(contract.operations["listbatchjobs"], contract, 0)
     request, _ = reader.read(
         {
             "type": "http", "method": "GET", "path": target.path, "path_params": {}, "headers": [],
@@ -251,11 +255,11 @@ def test_what_a_client_adds_is_left_out_with_a_note_and_changes_nothing(
     tools: Tools, name: str, given: dict[str, Any], size: int
 ) -> None:
     """The model did not write it and cannot correct it; nor is a repeat with another toolCallId another call."""
-    plain = rest_request(tools[name], as_text(given, size), "me")
-    added = rest_request(tools[name], as_text({**ADDED, **given}, size), "me")
+    plain = read_call(tools[name], as_text(given, size), "me")
+    added = read_call(tools[name], as_text({**ADDED, **given}, size), "me")
     assert plain.note == "" and set(added.note[:-1].split(": ")[1].split(", ")) == ADDED.keys()
     if name == "upload-file":  # a form has a boundary of its own
-        assert added.headers.keys() == plain.headers.keys()
+        assert added.request.headers.keys() == plain.request.headers.keys()
     else:
         assert replace(added, note="") == plain
 
@@ -307,28 +311,29 @@ def test_a_wish_for_less_than_the_deed_or_for_another_time_is_refused_by_what_ch
 def test_what_wishes_for_all_of_the_deed_is_left_out(tools: Tools, added: dict[str, Any]) -> None:
     given = {"file_id": JOB_ID}
     plain, call = (
-        rest_request(tools["delete-file"], each, "me") for each in (given, {**given, **added})
+        read_call(tools["delete-file"], each, "me") for each in (given, {**given, **added})
     )
     assert replace(call, note="") == plain and call.note.endswith(f": {next(iter(added))}.")
 
 
 def test_a_wish_for_less_means_nothing_where_nothing_is_changed(tools: Tools) -> None:
-    call = rest_request(tools["get-batch-job"], {"job_id": JOB_ID, "dry_run": True}, "me")
+    call = read_call(tools["get-batch-job"], {"job_id": JOB_ID, "dry_run": True}, "me")
     assert call.note.endswith(": dry_run.")
 
 
 def test_what_is_added_within_a_body_is_left_out_as_well(tools: Tools) -> None:
     tool = tools["create-batch-job"]
     for body in ({**CREATE, "toolCallId": "1"}, json.dumps({**CREATE, "toolCallId": "1"})):
-        call = rest_request(tool, {"body": body}, "me")
+        call = read_call(tool, {"body": body}, "me")
         assert "toolCallId" in call.note
-        assert replace(call, note="") == rest_request(tool, CREATE, "me")
+        assert replace(call, note="") == read_call(tool, CREATE, "me")
 
 
 def test_a_note_says_what_a_tool_takes_instead(tools: Tools) -> None:
-    call = rest_request(tools["get-batch-job"], {"job_id": JOB_ID, "colour": "red"}, "me")
+    call = read_call(tools["get-batch-job"], {"job_id": JOB_ID, "colour": "red"}, "me")
     assert call.note == (
-        "Left out of the call, since get-batch-job takes only job_id, inline, part, from: colour."
+        "Left out of the call, since get-batch-job takes only job_id, inline, wait, only, from, count,"
+        " custom_ids, full, numbers, part: colour."
     )
     assert "red" not in str(call)
 
@@ -563,12 +568,12 @@ class TestIdempotencyKey:
         tool = tools["create-batch-job"]
         plain = {**CREATE, "requests": [{"body": {"input": "x", "n": 1}}]}
         same, other = (
-            [rest_request(tool, as_text({**plain, **each}, size), "me") for each in several]
+            [read_call(tool, as_text({**plain, **each}, size), "me") for each in several]
             for several in (self.SAME, self.OTHER)
         )
         for given, call in zip(self.SAME, same, strict=True):
             assert replace(call, note="") == same[0], given
-        keys = [call.headers["Idempotency-Key"] for call in (same[0], *other)]
+        keys = [call.request.headers["Idempotency-Key"] for call in (same[0], *other)]
         assert len(set(keys)) == len(keys)
 
     def test_is_another_where_a_value_beside_the_body_differs_from_the_one_in_it(
@@ -880,29 +885,31 @@ class TestAFormWithAFile:
 
 def test_a_part_of_the_answer_is_the_bridge_s_own_affair(tools: Tools, odd_tools: Tools) -> None:
     given = {"job_id": JOB_ID, "part": "errors", "from": "5"}
-    call = rest_request(tools["get-batch-job"], given, "me")
-    assert (call.part, call.target) == (("errors", 5), f"/v1/batch/jobs/{JOB_ID}")
-    plain = rest_request(tools["get-batch-job"], {"job_id": JOB_ID, "part": ""}, "me")
-    assert plain.part == ("", 0)
+    call = read_call(tools["get-batch-job"], given, "me")
+    assert (call.part, call.first, call.selection) == ("errors", 5, None)
+    assert call.request.target == f"/v1/batch/jobs/{JOB_ID}"
+    plain = read_call(tools["get-batch-job"], {"job_id": JOB_ID, "part": ""}, "me")
+    assert (plain.part, plain.first) == ("", 0)
     parts = {name for name, tool in tools.items() if "part" in tool.arguments}
     assert parts == {"list-batch-jobs", "get-batch-job", "list-files"}  # whose results have lists
 
 
 class TestLines:
     def test_are_the_first_ones_unless_others_are_asked_for(self, tools: Tools) -> None:
-        call = rest_request(tools["read-file"], {"file_id": JOB_ID}, "me")
-        assert (call.target, call.lines) == (f"/v1/files/{JOB_ID}/content", range(20))
-        assert call.headers["Accept"] == "application/octet-stream"
+        call = read_call(tools["read-file"], {"file_id": JOB_ID}, "me")
+        request = call.request
+        assert (request.target, call.lines) == (f"/v1/files/{JOB_ID}/content", range(20))
+        assert request.headers["Accept"] == "application/octet-stream"
         given = {"file_id": JOB_ID, "from": "40", "count": 5.0}
-        assert rest_request(tools["read-file"], given, "me").lines == range(40, 45)
+        assert read_call(tools["read-file"], given, "me").lines == range(40, 45)
 
     def test_are_none_of_an_answer_that_is_json(self, tools: Tools) -> None:
-        assert rest_request(tools["get-file"], {"file_id": JOB_ID}, "me").lines is None
+        assert read_call(tools["get-file"], {"file_id": JOB_ID}, "me").lines is None
 
     def test_are_asked_for_beside_parameters_of_the_same_name(self, odd_tools: Tools) -> None:
         given = {"name": "n", "count": True, "line_count": 3, "from": 2}
-        call = rest_request(odd_tools["read-log"], given, "me")
-        assert (call.target, call.lines) == ("/v1/things/n/log?count=true", range(2, 5))
+        call = read_call(odd_tools["read-log"], given, "me")
+        assert (call.request.target, call.lines) == ("/v1/things/n/log?count=true", range(2, 5))
 
     @pytest.mark.parametrize("given", [{"from": -1}, {"count": 0}, {"from": 1.5}, {"count": 10**6}])
     def test_that_there_cannot_be_are_refused(self, tools: Tools, given: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
+from mcp_bridge.asked import Asked
 from mcp_bridge.lines import Lines
 from mcp_bridge.rest_client import Answer, AnswerTooLarge, RestRequest
 from mcp_bridge.results import Results
@@ -17,8 +18,8 @@ from mcp_bridge.tools import CallableTool
 from service.problems import PROBLEMS
 
 Tools = dict[str, CallableTool]
-CALL = RestRequest("GET", "/v1/batch/jobs/1?inline=true", {}, None)
-LOG = RestRequest("GET", "/v1/files/1/content", {}, None, range(20))
+CALL = Asked(RestRequest("GET", "/v1/batch/jobs/1?inline=true", {}, None))
+LOG = Asked(RestRequest("GET", "/v1/files/1/content", {}, None), range(20))
 CHECKS = "list-batch-jobs or get-batch-job"
 LIMIT = 60_000
 SECRET = "bridge/token+1"
@@ -121,13 +122,13 @@ class TestShortening:
         note = made["_note"]
         assert f"outputs has the first {len(made['outputs'])} of 10000 items" in note
         assert tools["get-batch-job"].declared.shortened in note
-        assert f"{CALL.method} {CALL.target}" in note
+        assert f"{CALL.request.method} {CALL.request.target}" in note
 
     def test_of_a_call_that_changes_something_does_not_say_to_send_it_again(
         self, tools: Tools
     ) -> None:
         made = result(tools["create-batch-job"], self.job(10_000))["structuredContent"]
-        assert "Shortened: " in made["_note"] and CALL.target not in made["_note"]
+        assert "Shortened: " in made["_note"] and CALL.request.target not in made["_note"]
 
     def test_shares_the_room_between_long_lists(self) -> None:
         cuts: list[str] = []
@@ -248,7 +249,7 @@ class TestShortening:
     ) -> dict[str, Any]:
         """What a call with these `part` and `from` shows."""
         content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
-        call = RestRequest("GET", "/v1/x", {}, part=(path, start))
+        call = Asked(RestRequest("GET", "/v1/x", {}), part=path, first=start)
         made = Results(limit, SECRET).success(tool, call, Answer(200, {}, content))
         assert made["isError"] is False, made
         Draft202012Validator(tool.output_schema).validate(made["structuredContent"])
@@ -300,7 +301,7 @@ class TestShortening:
         ],
     )
     def test_says_where_a_part_ends_that_is_not_there(self, path: str, sentence: str) -> None:
-        call = RestRequest("GET", "/v1/x", {}, part=(path, 0))
+        call = Asked(RestRequest("GET", "/v1/x", {}), part=path)
         content = json.dumps(self.job(3)).encode()
         made = Results(LIMIT).success(self.tool, call, Answer(200, {}, content))
         assert made["isError"] is True and sentence in made["content"][0]["text"]
@@ -443,7 +444,7 @@ class TestLines:
         made = self.read(tools["read-file"], b"x" * 500 + b"\n", limit=60)
         assert made["_note"] == (
             "Line 0 is shortened to its first 60 characters, of 500 bytes in all."
-            f" The REST service gives the whole answer: GET {LOG.target}."
+            f" The REST service gives the whole answer: GET {LOG.request.target}."
         )
         assert made["lines"] == ["x" * 60 + "…"]
 

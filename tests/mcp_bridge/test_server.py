@@ -232,7 +232,7 @@ class TestAnInternalError:
         def breaks(*_: Any) -> None:
             raise RuntimeError("SECRET /etc/passwd")
 
-        monkeypatch.setattr(server_module, "rest_request", breaks)
+        monkeypatch.setattr(server_module, "read_call", breaks)
         yield
 
     async def test_never_shows_an_exception(self, bridge: Make, broken: None, era: str) -> None:

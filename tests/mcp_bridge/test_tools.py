@@ -19,7 +19,7 @@ from tests.mcp_bridge.conftest import DOCUMENTS
 from tests.support.processes import ROOT
 
 TOOLS = [operation.tool.name for operation in load().operations.values() if operation.tool]
-LIST_LIMIT = 44_000 // 9
+LIST_LIMIT = 5_000
 """Characters of the list for each tool that is in it."""
 
 

@@ -21,9 +21,9 @@ import service.flask_dispatch
 from openapi.contract import load
 from service.app import create_app
 from service.config import Settings
+from service.edge import open_context
 from service.flask_dispatch import FlaskDispatch
 from service.problems import Problem
-from service.request_context import open_context
 from service.request_reader import LARGE
 from service.threads import CompletionQueue, NoThread, ThreadPool, WorkItem
 from service.translation import UpstreamRequest

@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 import pytest
 
-from service.request_context import open_context
+from service.edge import open_context
 from telemetry import logs
 from tests.support.processes import environment, run, wait_until
 

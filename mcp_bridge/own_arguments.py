@@ -1,0 +1,157 @@
+"""Arguments that are the bridge's own, beside those of the operation: what of an answer to show, how long to wait, and the key.
+
+Each is a name, a `location` as in `tools.Argument`, and a schema. What there is to show of an operation, its document says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from openapi.contract import Operation, Schema
+from openapi.job_hints import ResultsHint
+
+Own = tuple[str, str, Schema]
+
+KEY = "idempotency_key"
+COUNT = 20
+"""Lines in a result, unless the call says otherwise."""
+
+MAX_LINES = 100_000
+"""JSON objects that a file may be given as."""
+
+MAX_IDS = 10_000
+"""Ids of results that one call may ask for."""
+
+KEY_SCHEMA: Schema = {
+    "type": "string",
+    "pattern": "^[!-~]{1,255}$",
+    "description": (
+        "Optional name for this one action, without spaces: calls with the same key act once, and"
+        " a repeat gets the first result. Left out, it is made from the other arguments; give a"
+        " new one to do the same thing again on purpose."
+    ),
+    "x-aliases": [
+        *("key", "nonce", "client_request_id", "client_token", "request_key", "request_token"),
+        *("idempotency", "idempotency_token", "idempotent_key", "dedup_key", "deduplication_key"),
+    ],
+}
+_SKIPPED: Schema = {
+    "type": "integer",
+    "minimum": 0,
+    "maximum": 2**53 - 1,
+    "x-aliases": [
+        *("offset", "start", "skip", "begin", "cursor", "start_index", "next_from", "next"),
+    ],
+}
+_FROM_LINE: Schema = {
+    **_SKIPPED,
+    "default": 0,
+    "description": "How many lines to skip: the first line is 0. Go on with the last result's next_from.",
+    "x-aliases": [
+        *_SKIPPED["x-aliases"],
+        *("line_start", "start_line", "first_line", "from_line"),
+        *("line", "line_number", "line_offset"),
+    ],
+}
+_COUNTED: Schema = {
+    "type": "integer",
+    "minimum": 1,
+    "maximum": MAX_LINES,
+    "x-aliases": [
+        *("limit", "n", "size", "page_size", "length", "max", "take", "top", "head", "first"),
+    ],
+}
+_COUNT_LINES: Schema = {
+    **_COUNTED,
+    "default": COUNT,
+    "description": "How many lines to read at most; fewer come when they are long.",
+    "x-aliases": [
+        *_COUNTED["x-aliases"],
+        *("lines", "max_lines", "num_lines", "n_lines", "line_count", "line_limit"),
+        "number_of_lines",
+    ],
+}
+_PART: Schema = {
+    "type": "string",
+    "maxLength": 1024,
+    "description": "Shows only this place, from a shortened result's _note.",
+}
+_FROM_PART: Schema = {
+    "type": "integer",
+    "minimum": 0,
+    "maximum": 2**53 - 1,
+    "description": "How many of its items or characters to skip.",
+}
+_FROM_RESULT: Schema = {
+    **_SKIPPED,
+    "description": (
+        "How many results to skip, 0 first: go on with the last answer's next_from. With part, how"
+        " many of its items or characters."
+    ),
+}
+_COUNT_RESULTS: Schema = {
+    **_COUNTED,
+    "description": "How many results to show at most; fewer come when they are long.",
+}
+_WAIT: Schema = {
+    "type": "integer",
+    "minimum": 0,
+    "description": (
+        "Seconds to wait for a final state, 45 say; more than one call may take are cut to that."
+    ),
+    "x-aliases": [
+        *("timeout", "wait_seconds", "wait_for", "max_wait", "block", "poll", "timeout_seconds"),
+    ],
+}
+_ONLY: Schema = {
+    "type": "string",
+    "enum": ["failed", "succeeded"],
+    "description": "Shows only the results that failed, or only those that succeeded.",
+    "x-aliases": ["filter", "show", "outcome", "result_filter"],
+}
+_FULL: Schema = {
+    "type": "boolean",
+    "description": "Shows results as they came, not only id and answer or error.",
+    "x-aliases": ["raw", "verbose", "complete", "detailed"],
+}
+_NUMBERS: Schema = {
+    "type": "integer",
+    "minimum": 0,
+    "maximum": 2**31 - 1,
+    "description": "Cuts each list of numbers in the results, such as an embedding, to so many.",
+    "x-aliases": ["max_numbers", "dimensions", "first_numbers", "numbers_limit"],
+}
+
+
+def own_arguments(operation: Operation, *, large: bool) -> Iterator[Own]:
+    """Those that say what of the answer to show; `large` when it can be too much for one result."""
+    if operation.hints.state:
+        yield "wait", "wait", _WAIT
+    if operation.answer_streamed:
+        yield "from", "from", _FROM_LINE
+        yield "count", "count", _COUNT_LINES
+        return
+    results = operation.hints.results
+    if results:
+        yield "only", "only", _ONLY
+        yield "from", "from", _FROM_RESULT
+        yield "count", "count", _COUNT_RESULTS
+        yield from _of_rows(results)
+    if large:
+        yield "part", "part", _PART
+        if not results:
+            yield "from", "from", _FROM_PART
+
+
+def _of_rows(results: ResultsHint) -> Iterator[Own]:
+    name = results.id.rpartition(".")[2]
+    ids: Schema = {
+        "type": "array",
+        "maxItems": MAX_IDS,
+        "items": {"type": "string"},
+        "description": f"Shows only the results with these values of {name}.",
+        "x-aliases": ["ids", name, "only_ids", "result_ids", "request_ids"],
+    }
+    yield f"{name}s", "ids", ids
+    yield "full", "full", _FULL
+    yield "numbers", "numbers", _NUMBERS
