@@ -26,9 +26,9 @@ KEY_SCHEMA: Schema = {
     "type": "string",
     "pattern": "^[!-~]{1,255}$",
     "description": (
-        "Optional name for this one action, without spaces: calls with the same key act once, and"
-        " a repeat gets the first result. Left out, it is made from the other arguments; give a"
-        " new one to do the same thing again on purpose."
+        "A name for this one action: calls with the same key act once, and a repeat gets the first"
+        " result. Left out, it is made from the other arguments; give a new one to do the same"
+        " thing again on purpose."
     ),
     "x-aliases": [
         *("key", "nonce", "client_request_id", "client_token", "request_key", "request_token"),
@@ -46,7 +46,7 @@ _SKIPPED: Schema = {
 _FROM_LINE: Schema = {
     **_SKIPPED,
     "default": 0,
-    "description": "How many lines to skip: the first line is 0. Go on with the last result's next_from.",
+    "description": "How many lines to skip. Go on with the last result's next_from.",
     "x-aliases": [
         *_SKIPPED["x-aliases"],
         *("line_start", "start_line", "first_line", "from_line"),
@@ -64,7 +64,7 @@ _COUNTED: Schema = {
 _COUNT_LINES: Schema = {
     **_COUNTED,
     "default": COUNT,
-    "description": "How many lines to read at most; fewer come when they are long.",
+    "description": "How many lines to read; fewer come when they are long.",
     "x-aliases": [
         *_COUNTED["x-aliases"],
         *("lines", "max_lines", "num_lines", "n_lines", "line_count", "line_limit"),
@@ -85,19 +85,19 @@ _FROM_PART: Schema = {
 _FROM_RESULT: Schema = {
     **_SKIPPED,
     "description": (
-        "How many results to skip, 0 first: go on with the last answer's next_from. With part, how"
-        " many of its items or characters."
+        "How many results to skip: go on with the last one's next_from. With part, how many of its"
+        " items or characters."
     ),
 }
 _COUNT_RESULTS: Schema = {
     **_COUNTED,
-    "description": "How many results to show at most; fewer come when they are long.",
+    "description": "How many results to show; fewer come when they are long.",
 }
 _WAIT: Schema = {
     "type": "integer",
     "minimum": 0,
     "description": (
-        "Seconds to wait for a final state, 45 say; more than one call may take are cut to that."
+        "Seconds to wait for a final state, such as 45; no more than a call may take."
     ),
     "x-aliases": [
         *("timeout", "wait_seconds", "wait_for", "max_wait", "block", "poll", "timeout_seconds"),
@@ -106,19 +106,19 @@ _WAIT: Schema = {
 _ONLY: Schema = {
     "type": "string",
     "enum": ["failed", "succeeded"],
-    "description": "Shows only the results that failed, or only those that succeeded.",
+    "description": "Shows only the results that failed, or those that succeeded.",
     "x-aliases": ["filter", "show", "outcome", "result_filter"],
 }
 _FULL: Schema = {
     "type": "boolean",
-    "description": "Shows results as they came, not only id and answer or error.",
+    "description": "Shows all of each result, not only id and answer or error.",
     "x-aliases": ["raw", "verbose", "complete", "detailed"],
 }
 _NUMBERS: Schema = {
     "type": "integer",
     "minimum": 0,
     "maximum": 2**31 - 1,
-    "description": "Cuts each list of numbers in the results, such as an embedding, to so many.",
+    "description": "Cuts each long list of numbers, such as an embedding, to its first so many.",
     "x-aliases": ["max_numbers", "dimensions", "first_numbers", "numbers_limit"],
 }
 
@@ -149,7 +149,7 @@ def _of_rows(results: ResultsHint) -> Iterator[Own]:
         "type": "array",
         "maxItems": MAX_IDS,
         "items": {"type": "string"},
-        "description": f"Shows only the results with these values of {name}.",
+        "description": f"Shows only the results with these {name}s.",
         "x-aliases": ["ids", name, "only_ids", "result_ids", "request_ids"],
     }
     yield f"{name}s", "ids", ids

@@ -4,12 +4,13 @@ An argument is one flat name for one input of the REST operation: a parameter, a
 body, a field of a form, or the whole body where the document does not say what is in it. A file of a
 form is given as text or as JSON objects, and an answer that is no JSON is read by lines. Input schemas
 are strict and use only what every large client accepts. Output schemas are lenient: a strict client
-throws away a whole result for one value that it does not expect.
+throws away a whole result for one value that it does not expect. Models read all of it before each
+call that they make, so it says nothing twice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,14 +25,14 @@ NOTE = "_note"
 PART = "_part"
 _NOTE_SCHEMA: Schema = {
     "type": "string",
-    "description": "Remarks, such as what was left out.",
+    "description": "Remarks on this result.",
 }
 _LINES_SCHEMA: Schema = {
     "type": "object",
     "properties": {
         "from": {
             "type": "integer",
-            "description": "The number of the first line here; lines are counted from 0.",
+            "description": "The number of the first line here, counted from 0.",
         },
         "lines": {
             "type": "array",
@@ -40,7 +41,7 @@ _LINES_SCHEMA: Schema = {
         },
         "next_from": {
             "type": "integer",
-            "description": "More lines follow: the from to go on with. Null after the last line.",
+            "description": "Where to go on; null after the last line.",
         },
     },
 }
@@ -82,7 +83,9 @@ class File:
 
 @dataclass(frozen=True)
 class CallableTool:
-    """A tool as the bridge offers it; `names` are its arguments', `checks` names the tools that show whether a call took effect."""
+    """A tool as the bridge offers it; `names` are its arguments', `checks` names the tools that show whether a call took effect, `look`
+    the one that shows by its id what a call made, if there is one.
+    """
 
     declared: Tool
     operation: Operation
@@ -93,6 +96,7 @@ class CallableTool:
     output_schema: Schema
     files: tuple[File, ...]
     checks: str
+    look: str
 
     @property
     def keyed(self) -> bool:
@@ -119,26 +123,25 @@ class CallableTool:
 
 def build_tools(contract: Contract) -> dict[str, CallableTool]:
     """The contract's tools by name, in the document's order."""
-    looks: dict[str, list[str]] = {}
-    for operation in contract.operations.values():
-        if operation.tool and operation.tool.read_only and not operation.answer_streamed:
-            looks.setdefault(operation.namespace, []).append(operation.tool.name)
-    return {
-        operation.tool.name: _callable(
-            operation, operation.tool, " or ".join(looks.get(operation.namespace, ["the operator"]))
-        )
-        for operation in contract.operations.values()
-        if operation.tool
-    }
+    declared = [(each, each.tool) for each in contract.operations.values() if each.tool]
+    return {tool.name: _callable(operation, tool, declared) for operation, tool in declared}
 
 
-def _callable(operation: Operation, tool: Tool, checks: str) -> CallableTool:
+def _callable(
+    operation: Operation, tool: Tool, declared: Sequence[tuple[Operation, Tool]]
+) -> CallableTool:
     arguments = {
         each.name: replace(each, required=each.required and each.name not in tool.defaults)
         for each in _arguments(operation, tool)
     }
     if strange := tool.defaults.keys() - arguments.keys():
         raise ContractError(f"{tool.name}: defaults for {sorted(strange)}, which are no arguments")
+    reading = [
+        (each, look) for each, look in declared if look.read_only and not each.answer_streamed
+    ]
+    checks = [look.name for each, look in reading if each.namespace == operation.namespace]
+    # Those that show one thing by its id.
+    looks = {look.name: each for each, look in reading if each.path.endswith("}")}
     answer = _LINES_SCHEMA if operation.answer_streamed else operation.response_schema
     flat: Schema = {
         "type": "object",
@@ -153,10 +156,20 @@ def _callable(operation: Operation, tool: Tool, checks: str) -> CallableTool:
         names=Names(flat["properties"]),
         check=Validator(flat | {rule: whole[rule] for rule in _ROOT_RULES if rule in whole}),
         input_schema=_input_schema(flat, tool.defaults),
-        output_schema=_output_schema(answer),
+        output_schema=_output_schema(
+            answer, {name: look.response_schema for name, look in looks.items() if name != tool.name}
+        ),
         files=tuple(_files(operation, arguments)),
-        checks=checks,
+        checks=" or ".join(checks or ["the operator"]),
+        look=next(
+            (name for name, each in looks.items() if _parent(each.path) == operation.path), ""
+        ),
     )
+
+
+def _parent(path: str) -> str:
+    """A path without its last step."""
+    return path.rpartition("/")[0]
 
 
 def _arguments(operation: Operation, tool: Tool) -> Iterator[Argument]:
@@ -232,7 +245,7 @@ def _form(body: Body) -> Iterator[Argument]:
                 "type": "array",
                 "maxItems": MAX_LINES,
                 "items": {"type": "object"},
-                "description": f"{said} Given as objects, of which each becomes a line of JSON.",
+                "description": f"{said} Given as objects: each becomes a line.",
                 "x-aliases": [
                     "lines",
                     "requests",
@@ -286,40 +299,67 @@ def _input_schema(flat: Schema, defaults: Mapping[str, Any]) -> Schema:
 
 
 def _portable(node: Any) -> Any:
+    """A schema with the formats alone that all clients know, and without what it says twice: an example of its description's or of
+    its values, and of an array what its items are.
+    """
     if isinstance(node, list):
         return [_portable(item) for item in node]
     if not isinstance(node, dict):
         return node
-    return {
+    kept = {
         key: _portable(value)
         for key, value in node.items()
         if key != "format" or not isinstance(value, str) or value in _PORTABLE_FORMATS
     }
+    if isinstance(examples := kept.get("examples"), list) and not _unsaid(kept, examples):
+        del kept["examples"]
+    if isinstance(items := kept.get("items"), dict) and isinstance(kept.get("description"), str):
+        items.pop("description", None)
+    return kept
 
 
-def _output_schema(schema: Schema) -> Schema:
+def _unsaid(schema: Schema, values: Iterable[Any]) -> bool:
+    """Whether one of the values is named neither by the schema's description nor among its values."""
+    said, known = schema.get("description", ""), schema.get("enum", ())
+    return not all(value in known or str(value) in said for value in values if value is not None)
+
+
+def _output_schema(schema: Schema, described: Mapping[str, Schema]) -> Schema:
+    """What to expect of an answer: its members, and what they mean.
+
+    What another tool shows by its id is described there alone. `described` are these things, by the tools' names.
+    """
     if schema.get("type") != "object":  # results are objects, so anything else comes as a member
-        schema = {"type": "object", "properties": {"result": schema}}
-    lenient = _lenient(schema)
-    properties = {NOTE: _NOTE_SCHEMA, **lenient.get("properties", {})}
-    return {**lenient, "properties": properties}
+        schema = {"properties": {"result": schema}}
+    known = _lenient(schema, described)
+    properties = {NOTE: _NOTE_SCHEMA, **known.get("properties", {})}
+    return {"type": "object", **known, "properties": properties}
 
 
-def _lenient(schema: Schema) -> Schema:
-    """What to expect of an answer, without anything that a new value, field or null could break."""
+def _lenient(schema: Schema, described: Mapping[str, Schema]) -> Schema:
+    """A schema without anything that a new value, field or null could break."""
+    for tool, known in described.items():
+        if "properties" in schema and schema == known:
+            return {"type": "object", "description": f"As {tool} has it."}
+    said = schema.get("description", "")
     kept: Schema = {key: schema[key] for key in ("type", "description") if key in schema}
-    if known := schema.get("enum") or schema.get("x-extensible-enum"):
-        kept["examples"] = [value for value in known if value is not None]
+    values = schema.get("enum") or schema.get("x-extensible-enum") or ()
+    if _unsaid(kept, values):
+        kept["examples"] = [value for value in values if value is not None]
     if "properties" in schema:
-        kept["properties"] = {
-            name: _or_null(_lenient(child)) for name, child in schema["properties"].items()
-        }
+        members = schema["properties"].items()
+        kept["properties"] = {name: _or_null(_lenient(child, described)) for name, child in members}
     if "items" in schema:
-        kept["items"] = _lenient(schema["items"])
+        kept["items"] = _lenient(schema["items"], described)
+        if said and kept["items"].get("description") == schema["items"].get("description"):
+            kept["items"].pop("description", None)
     return kept
 
 
 def _or_null(schema: Schema) -> Schema:
+    if "properties" in schema or "items" in schema:  # these say nothing of null
+        return {key: value for key, value in schema.items() if key != "type"}
+    # Clients refuse type arrays, and Inspector warns of a schema without a type.
     forms = [schema, {"type": "null"}] if "type" in schema else _ANYTHING
     outer = {"description": schema.pop("description")} if "description" in schema else {}
     return {**outer, "anyOf": forms}
