@@ -96,9 +96,7 @@ _COUNT_RESULTS: Schema = {
 _WAIT: Schema = {
     "type": "integer",
     "minimum": 0,
-    "description": (
-        "Seconds to wait for a final state, such as 45; no more than a call may take."
-    ),
+    "description": ("Seconds to wait for a final state, such as 45; no more than a call may take."),
     "x-aliases": [
         *("timeout", "wait_seconds", "wait_for", "max_wait", "block", "poll", "timeout_seconds"),
     ],

@@ -16,6 +16,7 @@ from typing import Any
 
 from mcp_bridge.own_arguments import KEY, KEY_SCHEMA, MAX_LINES, own_arguments
 from openapi.contract import Body, Contract, ContractError, Operation, Schema, Tool
+from openapi.job_hints import ResultsHint
 from openapi.json_schema import to_json_schema
 from openapi.names import Names
 from openapi.validation import Validator
@@ -143,6 +144,8 @@ def _callable(
     # Those that show one thing by its id.
     looks = {look.name: each for each, look in reading if each.path.endswith("}")}
     answer = _LINES_SCHEMA if operation.answer_streamed else operation.response_schema
+    if operation.hints.results:
+        answer = _with_results(answer, operation.hints.results)
     flat: Schema = {
         "type": "object",
         "properties": {argument.name: argument.schema for argument in arguments.values()},
@@ -157,7 +160,8 @@ def _callable(
         check=Validator(flat | {rule: whole[rule] for rule in _ROOT_RULES if rule in whole}),
         input_schema=_input_schema(flat, tool.defaults),
         output_schema=_output_schema(
-            answer, {name: look.response_schema for name, look in looks.items() if name != tool.name}
+            answer,
+            {name: look.response_schema for name, look in looks.items() if name != tool.name},
         ),
         files=tuple(_files(operation, arguments)),
         checks=" or ".join(checks or ["the operator"]),
@@ -332,8 +336,33 @@ def _output_schema(schema: Schema, described: Mapping[str, Schema]) -> Schema:
     if schema.get("type") != "object":  # results are objects, so anything else comes as a member
         schema = {"properties": {"result": schema}}
     known = _lenient(schema, described)
+    if "properties" in known:  # which say it
+        known.pop("description", None)
     properties = {NOTE: _NOTE_SCHEMA, **known.get("properties", {})}
     return {"type": "object", **known, "properties": properties}
+
+
+def _with_results(answer: Schema, results: ResultsHint) -> Schema:
+    """An answer whose results are shown in parts and in brief."""
+    name = results.id.rpartition(".")[2]
+    members = answer.get("properties", {})
+    said = members.get(results.member, {}).get("description", "The results.")
+    shown: Schema = {
+        "summary": {
+            "type": "object",
+            "description": "How many succeeded and failed, and the errors by how often each came.",
+        },
+        results.member: {
+            "type": "array",
+            "items": {"type": "object"},
+            "description": f"{said} Each has its {name} and answer or error, unless full is true.",
+        },
+        "next_from": {
+            "type": "integer",
+            "description": "How many results to skip to go on; null after the last.",
+        },
+    }
+    return {**answer, "properties": {**members, **shown}}
 
 
 def _lenient(schema: Schema, described: Mapping[str, Schema]) -> Schema:

@@ -23,6 +23,9 @@ TOOLS = [operation.tool.name for operation in load().operations.values() if oper
 JOB_TOOLS_LIMIT, LIST_LIMIT = 16_000, 24_000
 """Characters of the tools of jobs, and of all tools, as they are listed."""
 
+INSTRUCTIONS_LIMIT = 1_500
+"""Characters that tell a model the whole way."""
+
 LOOKS = {"get-batch-job": ["create-batch-job", "cancel-batch-job"], "get-file": ["upload-file"]}
 """Tools that show one thing by its id, and others whose answer is such a thing."""
 
@@ -142,6 +145,33 @@ def test_the_list_is_of_a_bounded_size(tools: dict[str, CallableTool]) -> None:
     assert sum(sizes.values()) < LIST_LIMIT
 
 
+def test_the_instructions_tell_the_whole_way_in_few_words(contract: Contract) -> None:
+    said = contract.mcp_instructions
+    assert len(said) < INSTRUCTIONS_LIMIT
+    way = (
+        "create-batch-job",
+        "custom_id",
+        "wait",
+        "summary",
+        "only failed",
+        "new job",
+        "custom_id",
+    )
+    at = 0
+    for step in way:
+        at = said.index(step, at) + 1
+    assert {"upload-file", "list-batch-jobs", "idempotency_key", "costs money"} <= {
+        word for word in (*TOOLS, "idempotency_key", "costs money") if word in said
+    }
+
+
+def test_results_are_described_as_they_are_shown(tools: dict[str, CallableTool]) -> None:
+    shown = tools["get-batch-job"].output_schema["properties"]
+    assert shown["outputs"]["items"] == {"type": "object"}  # which may be in brief, or in full
+    assert "custom_id" in shown["outputs"]["description"]
+    assert shown["summary"]["description"] and shown["next_from"]["description"]
+
+
 def test_a_thing_is_described_by_the_tool_that_shows_it_alone(
     tools: dict[str, CallableTool],
 ) -> None:
@@ -159,7 +189,9 @@ def test_a_thing_is_described_by_the_tool_that_shows_it_alone(
 
 def test_an_example_is_left_out_that_the_description_names(tools: dict[str, CallableTool]) -> None:
     made = tools["create-batch-job"].input_schema["properties"]
-    assert "examples" not in made["model"] and "mistral-small-latest" in made["model"]["description"]
+    assert (
+        "examples" not in made["model"] and "mistral-small-latest" in made["model"]["description"]
+    )
     assert made["metadata"]["examples"]
 
 
