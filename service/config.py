@@ -237,9 +237,7 @@ def _wrong_numbers(settings: Settings) -> Iterator[str]:
             " so that the best-worded failure comes first"
         )
     if settings.wait_limit > LONGEST:
-        raise SettingsError(
-            f"GATEWAY_WAIT_LIMIT must be at most {LONGEST:g}: what is around the gateway waits no longer"
-        )
+        yield f"GATEWAY_WAIT_LIMIT must be at most {LONGEST:g}: what is around the gateway waits no longer"
     if settings.settle < settings.timeout:
         yield "GATEWAY_SETTLE must be at least GATEWAY_TIMEOUT: a create under way must not be sent again"
     if settings.key_expiry > YEAR:

@@ -217,7 +217,9 @@ class Edge:
         method = scope["method"] if scope["method"] in metrics.METHODS else metrics.OTHER
         route = self.routes.get(ctx.operation) or _page_route(scope["path"])
         metrics.inflight.dec()
-        metrics.labelled(metrics.requests, method, route, ctx.status).observe(seconds)
+        metrics.labelled(metrics.requests, method, route, ctx.status).observe(
+            seconds - ctx.waited_seconds
+        )
         if ctx.idempotency:
             metrics.idempotency.labels(ctx.idempotency).inc()
         if ctx.problem and ctx.problem.slug == "create-outcome-unknown":
@@ -252,9 +254,10 @@ def _headers(ctx: RequestContext, begun: float) -> list[tuple[bytes, bytes]]:
     if ctx.warning:
         headers.append((b"gateway-warning", ctx.warning.encode()))
     if ctx.operation:
-        upstream = ctx.upstream_seconds * 1000
-        gateway = (time.perf_counter() - begun) * 1000 - upstream
+        upstream, waited = ctx.upstream_seconds * 1000, ctx.waited_seconds * 1000
+        gateway = (time.perf_counter() - begun) * 1000 - upstream - waited
         asked = f"upstream;dur={upstream:.1f}, " if upstream else ""
+        asked += f"wait;dur={waited:.1f}, " if waited else ""
         headers.append((b"server-timing", f"{asked}gateway;dur={gateway:.1f}".encode()))
     return headers
 
@@ -286,6 +289,8 @@ def _fields(
     if ctx.upstream_seconds:
         fields["upstream_status"] = ctx.upstream_status
         fields["upstream_seconds"] = round(ctx.upstream_seconds, 4)
+    if ctx.waited_seconds:
+        fields["waited_seconds"] = round(ctx.waited_seconds, 4)
     if ctx.problem:
         fields["problem"] = ctx.problem.slug
     if ctx.idempotency:

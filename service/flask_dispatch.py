@@ -22,6 +22,7 @@ from starlette.types import Receive, Scope, Send
 from openapi.contract import Operation
 from openapi.json_text import UNREADABLE, read_json
 from serving import STOPPING
+from telemetry import metrics
 
 from .file_access import FileAccess
 from .idempotency import LOOK_FIRST, REPEAT, Idempotency, outcome_unknown
@@ -41,6 +42,12 @@ PATIENCE = 1.0
 GRACE = 2.0
 """Seconds after its deadline at which a request is given up that its thread has not ended: after the watchdog has, and after a
 store that is slow (`BUSY`) has taken the outcome."""
+
+LOOKS = 4
+"""One in so many threads may be looking for those that wait for a final state: the others are there for all other requests."""
+
+PIECE = 1 << 16
+"""Bytes of an answer that are handed over at a time, so that a client that reads slowly has no copy of all of it here."""
 
 SMALL = 1024
 """Bytes of an answer up to which it is looked whether it is an empty list."""
@@ -80,7 +87,7 @@ class FlaskDispatch:
         self.under_way: set[asyncio.Future[Response]] = set()
         self.pool = ThreadPool(threads)
         self.transfers = Transfers(transfers)
-        self.waits: Waits[Response] = Waits(waiters, timeout)
+        self.waits: Waits[Response] = Waits(waiters, max(1, threads // LOOKS), timeout)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -103,20 +110,26 @@ class FlaskDispatch:
             handle = partial(self._call_flask, _environ(scope, request, cancellable))
             await self.transfers.serve(handle, request.stream, cancellable, receive, send)
             return
-        wait, filters = request.wait, request.filters
+        stopping = scope.get("extensions", {}).get(STOPPING)
+        wait, filters = request.wait and not (stopping and stopping.done()), request.filters
         del request  # nothing but the context has the body
         status, headers, content = await (self._wait if wait else self._answer)(ctx, scope)
         if filters and _is_empty(content):
             listed = one_line(filters)
             ctx.warning = f"nothing was found; taken as filters: {listed}"
         await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": content})
+        last = max(0, len(content) - 1) // PIECE * PIECE
+        for begin in range(0, last, PIECE):
+            piece = content[begin : begin + PIECE]
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": content[last:]})
 
     async def _wait(self, ctx: RequestContext, scope: Scope) -> Response:
         """The answer when it shows a final state; when its time is over, the latest one."""
         request, ctx.upstream_request = ctx.upstream_request, None
         assert request and request.operation.hints.state
         state, loop = request.operation.hints.state, asyncio.get_running_loop()
+        scope = {**scope, "method": "GET"}  # to a HEAD, Flask answers without the content
 
         async def look() -> Seen[Response]:
             # Of its own, since it is made for all who wait; its log lines are the first one's.
@@ -128,7 +141,11 @@ class FlaskDispatch:
             return Seen(answer, final, begun)
 
         stopping = scope.get("extensions", {}).get(STOPPING) or loop.create_future()
-        seen = await self.waits.wait(request, look, request.wait, stopping)
+        begun = loop.time()
+        try:
+            seen = await self.waits.wait(request, look, request.wait, stopping)
+        finally:
+            ctx.waited_seconds = loop.time() - begun
         ctx.headers += [
             (b"preference-applied", f"wait={request.wait:g}".encode()),
             (b"age", str(int(loop.time() - seen.at)).encode()),
@@ -174,6 +191,7 @@ class FlaskDispatch:
     async def _live(self, receive: Receive, send: Send) -> None:
         """The worker's start and end, which waits for every request: also those of clients that have left (ASGI, Lifespan)."""
         await receive()
+        metrics.wait_places.set(self.waits.places)
         await send({"type": "lifespan.startup.complete"})
         await receive()
         while under_way := self.under_way | self.transfers.under_way:

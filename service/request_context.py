@@ -38,6 +38,7 @@ class RequestContext:
     handling: asyncio.Future[Any] | None = None  # a thread's work, from `flask_dispatch` on
     upstream_status: int = 0  # 0 when nothing was asked upstream
     upstream_seconds: float = 0.0
+    waited_seconds: float = 0.0  # for a final state
     idempotency: str = ""  # what became of its Idempotency-Key: one of `edge.IDEMPOTENCY`
     problem: Problem | None = None  # what the caller was told
 

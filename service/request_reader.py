@@ -51,6 +51,8 @@ BODIES = 8
 LARGE = 1 << 18
 """Bytes of a body from which on its memory is counted, and a thread reads it."""
 
+# RFC 7240 section 2; a comma may be within quotes.
+_PREFERENCES = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*"?)+')
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
@@ -302,14 +304,14 @@ class OperationReader:
         """Seconds that the caller would wait for a final state, by `Prefer: wait` (RFC 7240), and a warning when it cannot be read."""
         if not self.operation.hints.state or not self.wait_limit:
             return 0.0, ""
-        preferences = ",".join(headers.getlist("prefer")).split(",")
-        for name, _, value in (text.partition("=") for text in preferences):
+        for preference in _PREFERENCES.findall(",".join(headers.getlist("prefer"))):
+            name, _, value = preference.partition(";")[0].partition("=")
             if name.strip().lower() != "wait":
-                continue
-            seconds = value.partition(";")[0].strip().strip('"')
+                continue  # of several the first one counts
+            seconds = value.strip().strip('"')
             if not (seconds.isascii() and seconds.isdecimal()):
                 return 0.0, "Prefer: wait must be whole seconds; it was ignored"
-            return min(float(seconds[:9]), self.wait_limit), ""
+            return min(float(seconds), self.wait_limit), ""
         return 0.0, ""
 
     def _idempotency_key(self, headers: Headers) -> str | None:

@@ -6,25 +6,34 @@ Waits live on the event loop. A look takes a thread, as any other request does, 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
-from typing import Generic, TypeVar
+from email.utils import parsedate_to_datetime
+from functools import cache, partial
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
 from openapi.job_hints import StateHint
 from openapi.json_text import UNREADABLE, read_json
+from telemetry import metrics
 
 from .problems import Overloaded, Problem
 from .translation import UpstreamRequest
 
 PACE = (1.0, 2.0, 3.0, 5.0, 8.0, 11.0, 15.0)
-"""Seconds from the beginning of each look to the next one's; the last stands for all further ones.
+"""Seconds from the beginning of each look to the next one's; the last stands for all further ones."""
 
-Two looks are never closer than the first of them, whoever comes meanwhile.
-"""
+FRESH = 5.0
+"""Seconds from the beginning of a look to that of the next one when somebody has come meanwhile, if it is not due before."""
+
+LAST_LOOK = 0.5
+"""Seconds that a look has to end when the process is to stop and nothing was seen yet."""
+
+AT_ONCE = 10
+"""Waiters that are answered before other work has its turn: a thousand at once would keep it waiting for a third of a second."""
 
 T = TypeVar("T")
 
@@ -43,13 +52,22 @@ Look = Callable[[], Awaitable[Seen[T]]]
 
 
 class Waits(Generic[T]):
-    """At most `places` waiters at a time; `patience`: seconds that a look may take; `pace` as PACE."""
+    """At most `places` waiters and `looks` at a time; `patience`: seconds that a look may take; `pace` and `fresh` as PACE and FRESH."""
 
-    def __init__(self, places: int, patience: float, pace: Sequence[float] = PACE) -> None:
+    def __init__(
+        self,
+        places: int,
+        looks: int,
+        patience: float,
+        pace: Sequence[float] = PACE,
+        fresh: float = FRESH,
+    ) -> None:
         self.places = places
         self.patience = patience
         self.pace = pace
+        self.fresh = fresh
         self.waiters = 0
+        self._looks = asyncio.Semaphore(looks)
         self._watches: dict[object, Watch[T]] = {}
 
     async def wait(
@@ -59,23 +77,26 @@ class Waits(Generic[T]):
         seconds: float,
         stopping: asyncio.Future[None],
     ) -> Seen[T]:
-        """What `request` shows when it is final; when it is not, what it shows `seconds` later, or when the process is to stop.
+        """What `request` shows when it is final; when it is not, what it showed last when `seconds` are over, or the process is to stop.
 
-        What is told was seen by a look that began no earlier than this wait, where the upstream allowed one. Problem: the last
-        look's when none found anything, one that another look would only repeat, or Overloaded.
+        When nothing was seen by then, it is what the look that is under way finds. Problem: what the last look met when none ever
+        found anything, one that another look would only repeat, or Overloaded.
         """
         if self.waiters >= self.places:
             raise Overloaded(f"All {self.places} places for waiting are taken (GATEWAY_WAITERS).")
         key = (request.operation.id, request.target, *sorted(request.headers.items()))
         watch = self._watches.get(key)
         if watch is None or watch.over:
-            watch = self._watches[key] = Watch(look, self.pace)
+            watch = Watch(look, self._looks, self.pace, self.fresh, stopping)
+            self._watches[key] = watch
             watch.task.add_done_callback(partial(self._over, key, watch))
         self.waiters += 1
+        metrics.inflight_waits.inc()
         try:
-            return await watch.wait(seconds, max(seconds, self.patience), stopping)
+            return await watch.wait(seconds, max(seconds, self.patience))
         finally:
             self.waiters -= 1
+            metrics.inflight_waits.dec()
 
     def _over(self, key: object, watch: Watch[T], _task: asyncio.Task[None]) -> None:
         if self._watches.get(key) is watch:
@@ -85,96 +106,139 @@ class Waits(Generic[T]):
 class Watch(Generic[T]):
     """One thing that is looked at again and again, as long as it is not final and somebody waits for it."""
 
-    def __init__(self, look: Look[T], pace: Sequence[float]) -> None:
+    def __init__(
+        self,
+        look: Look[T],
+        looks: asyncio.Semaphore,
+        pace: Sequence[float],
+        fresh: float,
+        stopping: asyncio.Future[None],
+    ) -> None:
         self.look = look
+        self.looks = looks
         self.pace = pace
+        self.fresh = fresh
+        self.stopping = stopping
         self.seen: Seen[T] | None = None
         self.problem: Problem | None = None
-        self.waiters: set[asyncio.Future[None]] = set()  # done when it is final
-        self.newcomers: set[asyncio.Future[None]] = set()  # done after the next look that begins
+        self.waiters: set[asyncio.Future[None]] = set()  # each done when its waiter is to be told
+        self.overdue: set[asyncio.Future[None]] = set()  # those of them whose time is over
         self.came = asyncio.Event()
         self.task = asyncio.get_running_loop().create_task(self._watch())
         self.task.add_done_callback(self._end)
+        stopping.add_done_callback(self._stop)
 
     @property
     def over(self) -> bool:
         """True when it looks no more."""
         return self.task.done() or self.task.cancelling() > 0
 
-    async def wait(self, seconds: float, most: float, stopping: asyncio.Future[None]) -> Seen[T]:
-        """As `Waits.wait`; `most`: seconds after which what is known is told, though it is older than this wait."""
+    async def wait(self, seconds: float, most: float) -> Seen[T]:
+        """As `Waits.wait`; `most`: seconds after which it is over also when nothing was seen."""
         loop = asyncio.get_running_loop()
-        begun = loop.time()
-        final, looked = loop.create_future(), loop.create_future()
-        self.waiters.add(final)
-        self.newcomers.add(looked)
+        told = loop.create_future()
+        self.waiters.add(told)
         self.came.set()
-        first = asyncio.FIRST_COMPLETED
+        timers = [
+            loop.call_later(seconds, self._time_over, told),
+            loop.call_later(most, _settle, told),
+        ]
         try:
-            await asyncio.wait({final, stopping}, timeout=seconds, return_when=first)
-            left = begun + most - loop.time()
-            await asyncio.wait({final, looked, stopping}, timeout=left, return_when=first)
+            await told  # raises what ended the watch, should that be no Problem
         finally:
-            self.waiters.discard(final)
-            self.newcomers.discard(looked)
+            for timer in timers:
+                timer.cancel()
+            self.waiters.discard(told)
+            self.overdue.discard(told)
             if not self.waiters:
                 self.task.cancel()
-        if final.done():
-            final.result()  # raises what ended the watch, should that be no Problem
-        if self.seen and not (final.done() and self.problem):
+        if self.seen and not (self.problem and not self.problem.retryable):
             return self.seen
-        raise self.problem or Overloaded("The gateway stops; nothing was seen yet.")
+        problem = self.problem or Overloaded("No look at it came to an end in this time.")
+        raise problem.with_traceback(
+            None
+        )  # else the frames of all who are told it would hang from it
 
     async def _watch(self) -> None:
         loop = asyncio.get_running_loop()
         pace = iter(self.pace)
         while True:
-            begun = loop.time()
-            self.came.clear()
-            asked, self.newcomers = self.newcomers, set()
             held = 0.0
-            try:
-                self.seen, self.problem = await self.look(), None
-                over = self.seen.final
-            except Problem as problem:
-                self.problem, over = problem, not problem.retryable
-                held = _retry_after(problem)
+            async with self.looks:
+                begun = loop.time()
+                self.came.clear()
+                metrics.looks.inc()
+                try:
+                    self.seen, self.problem = await self.look(), None
+                    over = self.seen.final
+                except Problem as problem:
+                    self.problem, over = problem, not problem.retryable
+                    held = _retry_after(problem)
+            await _tell(self.waiters if over else self.overdue)
             if over:
                 return
-            _settle(asked)
             due = begun + next(pace, self.pace[-1])
-            soonest = max(begun + self.pace[0], loop.time() + held)
+            earliest = loop.time() + held
             with suppress(TimeoutError):
-                async with asyncio.timeout_at(max(due, soonest)):
+                async with asyncio.timeout_at(max(due, earliest)):
                     await self.came.wait()
-                    await asyncio.sleep(soonest - loop.time())
+                    await asyncio.sleep(max(begun + self.fresh, earliest) - loop.time())
+
+    def _time_over(self, told: asyncio.Future[None]) -> None:
+        if self.seen or self.problem:
+            _settle(told)
+        else:
+            self.overdue.add(told)
+
+    def _stop(self, _stopping: asyncio.Future[None]) -> None:
+        loop = asyncio.get_running_loop()
+        for told in [*self.waiters]:
+            self._time_over(told)
+            loop.call_later(LAST_LOOK, _settle, told)
 
     def _end(self, task: asyncio.Task[None]) -> None:
+        self.stopping.remove_done_callback(self._stop)
         error = None if task.cancelled() else task.exception()
-        _settle(self.waiters, error)
+        for told in self.waiters:
+            _settle(told, error)
 
 
 def is_final(state: StateHint, content: bytes) -> bool:
     """True when `content`, a JSON object, shows a final state; all of it but that member is looked through only."""
-    shape = msgspec.defstruct(
-        "Shown", [("value", object, None)], rename=lambda _: state.member, gc=False
-    )
     with suppress(*UNREADABLE):
-        return getattr(read_json(content, shape), "value", None) in state.final
+        value = getattr(read_json(content, _shape(state.member)), "value", None)
+        return isinstance(value, str) and value in state.final
     return False
 
 
-def _settle(waiting: set[asyncio.Future[None]], error: BaseException | None = None) -> None:
-    for future in waiting:
-        if future.done():
-            continue
-        if error:
-            future.set_exception(error)
-        else:
-            future.set_result(None)
+@cache
+def _shape(member: str) -> Any:
+    """The type of an object of which only this member is read."""
+    return msgspec.defstruct("Shown", [("value", object, None)], rename=lambda _: member, gc=False)
+
+
+async def _tell(waiting: set[asyncio.Future[None]]) -> None:
+    """Settles them all, and leaves the set empty; a few at a time, so that other work has its turn in between."""
+    while waiting:
+        for _ in range(min(AT_ONCE, len(waiting))):
+            _settle(waiting.pop())
+        await asyncio.sleep(0)
+
+
+def _settle(told: asyncio.Future[None], error: BaseException | None = None) -> None:
+    if told.done():
+        return
+    if error:
+        told.set_exception(error)
+    else:
+        told.set_result(None)
 
 
 def _retry_after(problem: Problem) -> float:
-    """Seconds; 0 when it names none, or a date."""
+    """Seconds; 0 when it names none."""
     value = dict(problem.headers).get("Retry-After", "")
-    return float(value) if value.isdecimal() else 0.0
+    if value.isdecimal():
+        return float(value)
+    with suppress(ValueError, TypeError):
+        return parsedate_to_datetime(value).timestamp() - time.time()
+    return 0.0

@@ -226,10 +226,19 @@ class Worker(gasgi.ASGIWorker):  # type: ignore[misc]
     def handle_exit_signal(self) -> None:
         """Tells those that only wait."""
         super().handle_exit_signal()
+        self._tell_waiting()
+
+    def handle_quit_signal(self) -> None:
+        """Tells those that only wait."""
+        super().handle_quit_signal()
+        self._tell_waiting()
+
+    def _tell_waiting(self) -> None:
         if not self.stopping.done():
             self.stopping.set_result(None)
 
     async def _shutdown(self) -> None:
+        self._tell_waiting()  # not every stop is a signal
         closing = asyncio.create_task(self._close_idle())
         await super()._shutdown()
         closing.cancel()

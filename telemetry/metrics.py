@@ -194,10 +194,13 @@ _HTTP = ("http_request_method", "http_route", "http_response_status_code")
 
 # A table: one row, one line.
 # fmt: off
-requests = Histogram("http_server_request_duration_seconds", "Requests, by the time until their answer was sent", _HTTP, registry=REGISTRY, buckets=BUCKETS)
+requests = Histogram("http_server_request_duration_seconds", "Requests, by the time until their answer was sent, without what they waited for a final state", _HTTP, registry=REGISTRY, buckets=BUCKETS)
 upstream = Histogram("http_client_request_duration_seconds", "Requests to the upstream, by the time until their answer was read; without a status code: error_type says why", (*_HTTP, "server_address", "error_type"), registry=REGISTRY, buckets=BUCKETS)
 inflight = Gauge("gateway_inflight_requests", "Requests that are being answered", registry=REGISTRY)
 inflight_transfers = Gauge("gateway_inflight_transfers", "Requests of these whose body or answer is passed on as it comes", registry=REGISTRY)
+inflight_waits = Gauge("gateway_inflight_waits", "Requests of these that wait for a final state", registry=REGISTRY)
+wait_places = Gauge("gateway_wait_places", "Requests that may wait for a final state at a time", registry=REGISTRY)
+looks = Counter("gateway_looks", "Looks for those that wait for a final state, each an upstream request or more", registry=REGISTRY)
 transferred = Counter("gateway_transferred_bytes", "Bytes of bodies and answers that were passed on as they came, by direction as callers see it", ("direction",), registry=REGISTRY)
 shed = Counter("gateway_shed", "Requests turned away unserved, by reason", ("reason",), registry=REGISTRY)
 idempotency = Counter("gateway_idempotency", "Calls with an Idempotency-Key, by what became of them", ("outcome",), registry=REGISTRY)

@@ -47,7 +47,8 @@ def test_the_metrics_table_names_the_labels(row: list[str]) -> None:
 
 
 def test_the_field_tables_are_what_lines_have() -> None:
-    optional = {"upstream_status", "upstream_seconds", "problem", "idempotency", "path"}
+    optional = {"upstream_status", "upstream_seconds", "waited_seconds", "problem", "idempotency"}
+    optional.add("path")
     assert {name.strip("`") for name, _ in table("log fields")} == FIELDS | optional
     assert [name for name, _ in table("audit fields")] == ["`id`", "`request_bytes`"]
 

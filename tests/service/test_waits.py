@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
 from openapi.contract import load
+from openapi.job_hints import StateHint
 from service.problems import Overloaded, Problem
 from service.translation import UpstreamRequest
-from service.waits import Seen, Waits
+from service.waits import AT_ONCE, Seen, Waits, is_final
 
 PACE = (0.01, 0.02, 0.04)
 LONG = 30.0
@@ -24,6 +26,7 @@ class Upstream:
     def __init__(self, *found: str | Problem) -> None:
         self.found = list(found)
         self.looks: list[float] = []
+        self.under_way = self.most = 0
         self.abandoned = 0
         self.gate = asyncio.Event()
         self.gate.set()
@@ -31,11 +34,15 @@ class Upstream:
     async def look(self) -> Seen[str]:
         now = asyncio.get_running_loop().time()
         self.looks.append(now)
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
         try:
             await self.gate.wait()
         except asyncio.CancelledError:
             self.abandoned += 1
             raise
+        finally:
+            self.under_way -= 1
         found = self.found.pop(0) if len(self.found) > 1 else self.found[0]
         if isinstance(found, Problem):
             raise found
@@ -50,8 +57,8 @@ def run(test: Callable[[], Awaitable[Any]]) -> Any:
     return asyncio.run(asyncio.wait_for(test(), LONG))
 
 
-def waits(places: int = 1000, patience: float = LONG) -> Waits[str]:
-    return Waits(places, patience, PACE)
+def waits(places: int = 1000, looks: int = 64, patience: float = LONG) -> Waits[str]:
+    return Waits(places, looks, patience, PACE, PACE[0])
 
 
 def unavailable(retry_after: str = "") -> Problem:
@@ -127,19 +134,102 @@ def test_who_waits_for_another_thing_has_looks_of_its_own() -> None:
     run(waiting)
 
 
-def test_who_comes_during_a_look_is_told_what_a_later_one_found() -> None:
+def test_who_comes_between_two_looks_has_the_next_one_made_sooner() -> None:
     async def waiting() -> None:
-        upstream = Upstream("QUEUED", "RUNNING")
-        upstream.gate.clear()
+        upstream = Upstream("QUEUED", "RUNNING", "SUCCESS")
+        shared = Waits[str](2, 1, LONG, (PACE[0], LONG), 2 * PACE[0])
+        first = asyncio.create_task(shared.wait(request(), upstream.look, LONG, running()))
+        while len(upstream.looks) < 2:
+            await asyncio.sleep(PACE[0])
+        second = await shared.wait(request(), upstream.look, LONG, running())
+        assert {second.answer, (await first).answer} == {"SUCCESS"}
+        assert upstream.looks[2] - upstream.looks[1] >= 2 * PACE[0]
+
+    run(waiting)
+
+
+def test_who_comes_just_after_a_look_has_none_made_sooner_than_is_due() -> None:
+    async def waiting() -> None:
+        upstream = Upstream("RUNNING")
+        shared = Waits[str](100, 1, LONG, (PACE[0], LONG), LONG)
+        stopping = running()
+        tasks = []
+        for _ in range(20):
+            tasks.append(asyncio.create_task(shared.wait(request(), upstream.look, LONG, stopping)))
+            await asyncio.sleep(PACE[0])
+        assert len(upstream.looks) == 2
+        stopping.set_result(None)
+        await asyncio.gather(*tasks)
+
+    run(waiting)
+
+
+def test_a_wait_ends_in_time_with_what_others_saw_while_a_look_hangs() -> None:
+    async def waiting() -> None:
+        upstream = Upstream("RUNNING")
         shared = waits()
         first = asyncio.create_task(shared.wait(request(), upstream.look, LONG, running()))
         while not upstream.looks:
             await asyncio.sleep(0)
-        second = asyncio.create_task(shared.wait(request(), upstream.look, 0, running()))
-        await asyncio.sleep(0)
-        upstream.gate.set()
-        assert (await second).answer == "RUNNING"
+        upstream.gate.clear()
+        while len(upstream.looks) < 2:
+            await asyncio.sleep(PACE[0])
+        seen = await shared.wait(request(), upstream.look, PACE[0], running())
+        assert (seen.answer, seen.at, first.done()) == ("RUNNING", upstream.looks[0], False)
         first.cancel()
+
+    run(waiting)
+
+
+def test_a_wait_ends_in_time_with_what_others_saw_while_the_upstream_wants_no_looks() -> None:
+    async def waiting() -> None:
+        upstream = Upstream("RUNNING", unavailable("3600"))
+        shared = waits()
+        first = asyncio.create_task(shared.wait(request(), upstream.look, LONG, running()))
+        while len(upstream.looks) < 2:
+            await asyncio.sleep(PACE[0])
+        seen = await shared.wait(request(), upstream.look, PACE[0], running())
+        assert (seen.answer, seen.at) == ("RUNNING", upstream.looks[0])
+        first.cancel()
+
+    run(waiting)
+
+
+def test_looks_for_many_things_leave_threads_to_others() -> None:
+    async def waiting() -> None:
+        upstream = Upstream("SUCCESS")
+        shared, stopping = waits(looks=3), running()
+        upstream.gate.clear()
+        tasks = [
+            asyncio.create_task(shared.wait(request(f"/{n}"), upstream.look, LONG, stopping))
+            for n in range(30)
+        ]
+        while upstream.under_way < 3:
+            await asyncio.sleep(0)
+        await asyncio.sleep(PACE[0])
+        upstream.gate.set()
+        await asyncio.gather(*tasks)
+        assert (upstream.most, len(upstream.looks)) == (3, 30)
+
+    run(waiting)
+
+
+def test_other_work_has_its_turn_while_many_are_told() -> None:
+    async def waiting() -> None:
+        upstream = Upstream("RUNNING", "SUCCESS")
+        shared, stopping = waits(), running()
+        told: list[int] = []
+
+        async def one(number: int) -> None:
+            await shared.wait(request(), upstream.look, LONG, stopping)
+            told.append(number)
+
+        tasks = [asyncio.create_task(one(number)) for number in range(20 * AT_ONCE)]
+        steps = {0}
+        while len(told) < len(tasks):
+            await asyncio.sleep(0)
+            steps.add(len(told))
+        assert len(steps) >= 20
 
     run(waiting)
 
@@ -182,9 +272,21 @@ def test_what_no_further_look_would_change_is_told_at_once() -> None:
     run(waiting)
 
 
-def test_retry_after_holds_looks_back() -> None:
+def test_a_problem_that_many_are_told_keeps_nothing_of_them() -> None:
     async def waiting() -> None:
-        upstream = Upstream(unavailable("3600"), "SUCCESS")
+        problem = Problem("upstream-rejected", status=404)
+        upstream, shared = Upstream(problem), waits()
+        waiting = (shared.wait(request(), upstream.look, LONG, running()) for _ in range(100))
+        await asyncio.gather(*waiting, return_exceptions=True)
+        assert len(traceback.extract_tb(problem.__traceback__)) < 10
+
+    run(waiting)
+
+
+@pytest.mark.parametrize("value", ["3600", "Fri, 31 Dec 2100 23:59:59 GMT"])
+def test_retry_after_holds_looks_back(value: str) -> None:
+    async def waiting() -> None:
+        upstream = Upstream(unavailable(value), "SUCCESS")
         with pytest.raises(Problem):
             await waits().wait(request(), upstream.look, 5 * PACE[0], running())
         assert len(upstream.looks) == 1
@@ -247,6 +349,37 @@ def test_a_stop_answers_all_waiters_with_what_is_known() -> None:
     run(waiting)
 
 
+def test_a_stop_leaves_the_first_look_a_moment_to_end() -> None:
+    async def waiting() -> None:
+        upstream = Upstream("RUNNING")
+        upstream.gate.clear()
+        shared, stopping = waits(), running()
+        tasks = [
+            asyncio.create_task(shared.wait(request(), upstream.look, LONG, stopping))
+            for _ in range(50)
+        ]
+        while not upstream.looks:
+            await asyncio.sleep(0)
+        stopping.set_result(None)
+        await asyncio.sleep(0)
+        upstream.gate.set()
+        assert {seen.answer for seen in await asyncio.gather(*tasks)} == {"RUNNING"}
+
+    run(waiting)
+
+
+def test_a_stop_does_not_wait_for_a_look_that_hangs() -> None:
+    async def waiting() -> None:
+        upstream = Upstream("RUNNING")
+        upstream.gate.clear()
+        stopping = running()
+        stopping.set_result(None)
+        with pytest.raises(Overloaded):
+            await waits().wait(request(), upstream.look, LONG, stopping)
+
+    run(waiting)
+
+
 def test_one_more_than_there_are_places_is_turned_away() -> None:
     async def waiting() -> None:
         upstream = Upstream("RUNNING")
@@ -274,3 +407,25 @@ def test_a_fault_of_ours_reaches_everybody_who_waits() -> None:
         assert [type(result) for result in results] == [LookupError] * 3
 
     run(waiting)
+
+
+STATE = StateHint("state", frozenset({"over", "failed"}))
+
+
+@pytest.mark.parametrize(
+    ("content", "final"),
+    [
+        (b'{"state": "over"}', True),
+        (b'{"rows": [{"state": "over"}], "state": "begun"}', False),
+        (b'{"state": "Over"}', False),
+        (b'{"state": ["over"]}', False),
+        (b'{"state": {"over": true}}', False),
+        (b'{"state": null}', False),
+        (b"{}", False),
+        (b'["over"]', False),
+        (b"over", False),
+        (b"", False),
+    ],
+)
+def test_final_is_what_the_contract_says_is_final(content: bytes, final: bool) -> None:
+    assert is_final(STATE, content) is final

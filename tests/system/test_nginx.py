@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import ssl
 import threading
@@ -14,12 +15,14 @@ from typing import Any
 import pytest
 import requests
 
+import mcp_bridge.config
+import service.config
 from openapi.contract import DEFAULT_DOCUMENT, load
 from service.problems import PROBLEMS
 from tests.support.api import JOBS, job
 from tests.support.file_upstream import FILES
 from tests.support.gateway import Gateway
-from tests.support.processes import Sandbox, wait_until
+from tests.support.processes import ROOT, Sandbox, wait_until
 from tests.system.front import CONFIGURATION, Front, front, small
 
 CODED = f"POST {JOBS} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip\r\n\r\n".encode()
@@ -164,6 +167,44 @@ def test_the_gateways_own_pages_may_call_it_and_others_may_not(
 ) -> None:
     own = f"{origin}:{nginx.port}"  # of Swagger UI, which the gateway knows by scheme and Host
     assert nginx.request("POST", JOBS, json=job(), headers={"Origin": own}).status_code == status
+
+
+# -- waiting for a job
+
+
+def test_a_wait_for_a_final_state_passes_and_is_answered_as_by_the_gateway(
+    nginx: Front, rest: Gateway, sandbox: Sandbox
+) -> None:
+    path = f"{JOBS}/{nginx.request('POST', JOBS, json=job()).json()['id']}"
+    sandbox.advance(3600)
+    for preference, final in (("wait=45", True), ("wait=1", False)):
+        answer = nginx.request("GET", path, headers={"Prefer": preference})
+        assert (answer.status_code, answer.headers["preference-applied"]) == (200, preference)
+        assert answer.headers["age"].isdecimal()
+        assert answer.content == rest.get(path).content
+        assert (answer.json()["status"] == "SUCCESS") is final
+        path = f"{JOBS}/{nginx.request('POST', JOBS, json=job()).json()['id']}"
+
+
+def test_the_longest_wait_is_below_every_limit_around_it() -> None:
+    longest = service.config.Settings.wait_limit
+    limits = dict(
+        re.findall(
+            r"^ *(proxy_\w+_timeout|keepalive_timeout) +(\d+)s;", CONFIGURATION.read_text(), re.M
+        )
+    )
+    kubernetes = (ROOT / "deploy" / "kubernetes.yaml").read_text()
+    units = [path.read_text() for path in (ROOT / "deploy" / "systemd").glob("*.service")]
+    compose = (ROOT / "deploy" / "compose.yaml").read_text()
+    around = [
+        int(limits["proxy_read_timeout"]),
+        mcp_bridge.config.Settings.timeout,
+        service.config.LONGEST,
+        *map(int, re.findall(r"terminationGracePeriodSeconds: (\d+)", kubernetes)),
+        *map(int, re.findall(r"TimeoutStopSec=(\d+)", "".join(units))),
+        *map(int, re.findall(r"stop_grace_period: (\d+)s", compose)),
+    ]
+    assert 0 < longest < min(around)
 
 
 # -- one id everywhere

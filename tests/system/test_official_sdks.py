@@ -74,16 +74,25 @@ def seen_by(command: list[str], running_stack: Stack) -> Report:
     made = {"endpoint": "/v1/conversations", "requests": [{"body": {}}], "agent_id": "ag:1 & more"}
     named = running_stack.gateway.post("/v1/batch/jobs", {**made, "metadata": {"name": "agent's"}})
     assert named.status_code == 200
+    looks = looks_of(running_stack)
     done = subprocess.run(
         [*command, running_stack.gateway.url, *FAULTS], capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stderr
     found: Report = json.loads(done.stdout)
+    found["waits"] = {"looks": looks_of(running_stack) - looks}
     return found
 
 
+def looks_of(running_stack: Stack) -> float:
+    """How many looks the gateway has made for those that wait for a final state."""
+    lines = running_stack.gateway.get("/metrics").text.splitlines()
+    return float(next(line for line in lines if line.startswith("gateway_looks_total")).split()[1])
+
+
 def test_a_job_is_created_read_listed_and_cancelled(report: Report) -> None:
-    life = {name: value for name, value in report["life"].items() if name != "inline"}
+    others = ("inline", "waited")
+    life = {name: value for name, value in report["life"].items() if name not in others}
     assert life == {
         "created": ["QUEUED", "mistral-small-latest", {"made": "by the SDK"}],
         "same": True,
@@ -94,6 +103,11 @@ def test_a_job_is_created_read_listed_and_cancelled(report: Report) -> None:
 
 def test_results_come_inline_when_asked_for(report: Report) -> None:
     assert report["life"]["inline"] == {"without": None, "results": 12, "answered": 7}
+
+
+def test_a_job_can_be_waited_for(report: Report) -> None:
+    assert report["life"]["waited"] == ["SUCCESS", "CANCELLATION_REQUESTED"]
+    assert report["waits"]["looks"] >= 2  # so the gateway has heeded both
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,12 @@
-"""Waiting for the end of a job by `Prefer: wait`: a real gunicorn with one worker before a sandbox whose clock the tests move."""
+"""Waiting for the end of a job by `Prefer: wait`: a real gunicorn before a sandbox whose clock the tests move."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
+import socket
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -25,10 +27,11 @@ FINAL = "SUCCESS"
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
-    """A gateway of which waiting takes no thread, as there are so few."""
+    """A gateway of one worker and so few threads that waiting can take none."""
+    limits = {"GATEWAY_CONNECT_TIMEOUT": 1, "GATEWAY_READ_TIMEOUT": 1}
     with (
         sandbox_process(speed=1) as sandbox,
-        gateway_process(f"{sandbox.url}/v1", GATEWAY_THREADS=4) as gateway,
+        gateway_process(f"{sandbox.url}/v1", GATEWAY_THREADS=4, **limits) as gateway,
     ):
         yield Stack(gateway, sandbox)
 
@@ -77,6 +80,54 @@ def test_who_waits_in_vain_gets_the_latest_state_and_its_age(stack: Stack, path:
     assert (answer.status_code, answer.headers["Preference-Applied"]) == (200, "wait=2")
     assert answer.json()["status"] != FINAL
     assert int(answer.headers["Age"]) <= 2
+    assert answer.content == stack.gateway.get(path).content
+
+
+def test_who_waits_through_trouble_to_the_end_gets_what_was_seen_before_it_and_its_age(
+    stack: Stack, path: str
+) -> None:
+    before = stack.gateway.get(path).content
+    stack.sandbox.faults({"fault": "html-503", "match": {"path": path, "nth": 2}, "times": None})
+    answer = stack.gateway.get(path, headers={"Prefer": "wait=3"})
+    assert len(looks_at(stack, path)) > 2
+    assert (answer.status_code, answer.content) == (200, before)
+    assert int(answer.headers["Age"]) >= 2
+
+
+def test_what_was_waited_for_is_in_the_log_and_in_no_duration(stack: Stack, path: str) -> None:
+    before = durations(stack)
+    answer = stack.gateway.get(path, headers={"Prefer": "wait=2"})
+    own = f'"request_id":"{answer.headers["X-Request-ID"]}"'
+    (line,) = wait_until(lambda: [line for line in stack.gateway.output if own in line])
+    assert json.loads(line)["waited_seconds"] >= 2
+    assert durations(stack) - before < 2
+
+
+def durations(stack: Stack) -> float:
+    """Seconds that all looks at jobs have taken."""
+    start = "http_server_request_duration_seconds_sum"
+    lines = stack.gateway.get("/metrics").text.splitlines()
+    return sum(
+        float(line.split()[1]) for line in lines if line.startswith(start) and '{job-id}"' in line
+    )
+
+
+def metric(stack: Stack, name: str) -> float:
+    lines = stack.gateway.get("/metrics").text.splitlines()
+    return float(next(line for line in lines if line.startswith(f"{name} ")).split()[1])
+
+
+def test_who_hangs_up_waits_no_more_and_nobody_looks_for_him(stack: Stack, path: str) -> None:
+    looks = metric(stack, "gateway_looks_total")
+    with socket.create_connection(("127.0.0.1", stack.gateway.port)) as caller:
+        caller.sendall(
+            f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nPrefer: wait=40\r\n\r\n".encode()
+        )
+        wait_until(lambda: metric(stack, "gateway_inflight_waits") == 1)
+        assert metric(stack, "gateway_wait_places") == 1000
+    wait_until(lambda: metric(stack, "gateway_inflight_waits") == 0)
+    wait_until(lambda: stack.gateway.inflight() == 1)
+    assert len(looks_at(stack, path)) == metric(stack, "gateway_looks_total") - looks
 
 
 @pytest.mark.parametrize(
@@ -87,6 +138,7 @@ def test_who_waits_in_vain_gets_the_latest_state_and_its_age(stack: Stack, path:
         {"fault": "drop-before"},
         {"fault": "truncated"},
         {"fault": "rate-limited"},
+        {"fault": "hang"},
     ],
     ids=lambda fault: fault["fault"],
 )
@@ -141,7 +193,7 @@ async def _many(port: int, paths: list[str]) -> list[int]:
 def test_a_stop_answers_all_who_wait_within_a_second() -> None:
     with (
         sandbox_process(speed=1) as sandbox,
-        gateway_process(f"{sandbox.url}/v1", GATEWAY_THREADS=4) as gateway,
+        gateway_process(f"{sandbox.url}/v1", GATEWAY_THREADS=4, WEB_CONCURRENCY=2) as gateway,
     ):
         own = Stack(gateway, sandbox)
         waiters = waiting(own, created(own), 200)

@@ -52,6 +52,7 @@ def life(jobs):
         "cancelled": cancelled.status,
         "listed": created.id in [job.id for job in jobs.list().data],
         "inline": inline(jobs),
+        "waited": waited(jobs, created.id),
     }
 
 
@@ -63,6 +64,13 @@ def inline(jobs):
         "results": len(full.outputs),
         "answered": len([line for line in full.outputs if line["error"] is None]),
     }
+
+
+def waited(jobs, under_way):
+    (done,) = jobs.list(metadata={"name": "half-broken"}).data
+    waits = [(done.id, "wait=45"), (under_way, "wait=1")]
+    got = [jobs.get(job_id=name, http_headers={"Prefer": wait}) for name, wait in waits]
+    return [job.status for job in got]
 
 
 def filters(jobs):

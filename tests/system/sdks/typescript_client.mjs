@@ -30,7 +30,15 @@ async function life() {
     cancelled: cancelled.status,
     listed: (await jobs.list()).data.some((job) => job.id === created.id),
     inline: await inline(),
+    waited: await waited(created.id),
   };
+}
+
+async function waited(underWay) {
+  const [done] = (await jobs.list({ metadata: { name: "half-broken" } })).data;
+  const waits = [[done.id, "wait=45"], [underWay, "wait=1"]];
+  const got = waits.map(([jobId, wait]) => jobs.get({ jobId }, { headers: { Prefer: wait } }));
+  return (await Promise.all(got)).map((job) => job.status);
 }
 
 async function inline() {
