@@ -124,6 +124,8 @@ class Watch(Generic[T]):
         self.waiters: set[asyncio.Future[None]] = set()  # each done when its waiter is to be told
         self.overdue: set[asyncio.Future[None]] = set()  # those of them whose time is over
         self.came = asyncio.Event()
+        # Not told by Task.cancelling(): what its own time limit cancels counts there for a moment.
+        self.abandoned = False
         self.task = asyncio.get_running_loop().create_task(self._watch())
         self.task.add_done_callback(self._end)
         stopping.add_done_callback(self._stop)
@@ -131,7 +133,7 @@ class Watch(Generic[T]):
     @property
     def over(self) -> bool:
         """True when it looks no more."""
-        return self.task.done() or self.task.cancelling() > 0
+        return self.task.done() or self.abandoned
 
     async def wait(self, seconds: float, most: float) -> Seen[T]:
         """As `Waits.wait`; `most`: seconds after which it is over also when nothing was seen."""
@@ -151,6 +153,7 @@ class Watch(Generic[T]):
             self.waiters.discard(told)
             self.overdue.discard(told)
             if not self.waiters:
+                self.abandoned = True
                 self.task.cancel()
         if self.seen and not (self.problem and not self.problem.retryable):
             return self.seen

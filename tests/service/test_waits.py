@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import traceback
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -144,6 +145,22 @@ def test_who_comes_between_two_looks_has_the_next_one_made_sooner() -> None:
         second = await shared.wait(request(), upstream.look, LONG, running())
         assert {second.answer, (await first).answer} == {"SUCCESS"}
         assert upstream.looks[2] - upstream.looks[1] >= 2 * PACE[0]
+
+    run(waiting)
+
+
+def test_who_comes_just_when_a_look_is_due_joins_those_who_wait() -> None:
+    async def waiting() -> None:
+        upstream = Upstream("RUNNING")
+        shared, stopping = Waits[str](100_000, 1, LONG, PACE[:1], LONG), running()
+        tasks = []
+        while len(upstream.looks) < 4:
+            tasks.append(asyncio.create_task(shared.wait(request(), upstream.look, LONG, stopping)))
+            await asyncio.sleep(0)
+        stopping.set_result(None)
+        await asyncio.gather(*tasks)
+        gaps = [later - one for one, later in itertools.pairwise(upstream.looks)]
+        assert min(gaps) >= PACE[0]
 
     run(waiting)
 
