@@ -24,7 +24,7 @@ from urllib3.filepost import encode_multipart_formdata
 from mcp_bridge import safeguards
 from mcp_bridge.asked import Asked, Selection
 from mcp_bridge.canonical import BUILT, LARGE, idempotency_key, is_dense, join, meaning, spell
-from mcp_bridge.own_arguments import COUNT, KEY
+from mcp_bridge.own_arguments import COUNT, KEY, read_seconds
 from mcp_bridge.rest_client import RestRequest
 from mcp_bridge.tools import KEY_HEADER, Argument, CallableTool
 from openapi.contract import JSON, Schema
@@ -234,6 +234,8 @@ class _Texts:
 
         What can be read in no such way stays for the check.
         """
+        if "x-seconds" in schema:
+            return read_seconds(value)
         if isinstance(value, str) and schema.get("type", "string") != "string":
             meant = read_scalar(value.strip(), schema)
             if meant != value.strip():

@@ -24,6 +24,7 @@ from access import AccessDenied, listen, origins
 from access.admission import Admission, Needs, make_admission
 from access.token_file import LOCAL, Grant
 from mcp_bridge.config import Settings
+from mcp_bridge.event_stream import EventStream
 from mcp_bridge.messages import PATH, media_type
 from serving.problems import MEDIA_TYPE, document
 from telemetry import trace_context
@@ -36,13 +37,14 @@ log = logging.getLogger("mcp_bridge.edge")
 @dataclass(slots=True)
 class RequestContext:
     """Who calls; headers that the answer has, whatever it is; the arguments of a tool call that is not small, as text, and the
-    thread's work on them.
+    thread's work on them; where to tell what there is to tell before the result, when the client takes it.
     """
 
     caller: Grant = LOCAL
     headers: origins.Headers = field(default_factory=list)
     arguments: Raw | None = None
     reading: asyncio.Future[Any] | None = None
+    stream: EventStream | None = None
 
 
 _current: ContextVar[RequestContext] = ContextVar("mcp_bridge.request_context")

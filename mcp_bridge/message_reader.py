@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mcp_bridge.canonical import LARGE
 from mcp_bridge.edge import current
+from mcp_bridge.event_stream import EventStream
 from mcp_bridge.messages import PATH, Refused, take_apart
 from serving.body_buffer import (
     BodyBrokeOff,
@@ -70,13 +71,14 @@ class MessageReader:
         reservation = Reservation(self.budget)
         reading: asyncio.Future[Any] | None = None
         leaving = _Leaving(receive)
+        stream = current().stream = EventStream(send)
 
         async def replayed() -> Message:
             return received.pop() if received else await receive()
 
         async def answered(message: Message) -> None:
             leaving.ignore()  # servers report the end of an answer as they do a client's leaving
-            await send(message)
+            await stream.send(message)
 
         try:
             content = await receive_body(scope, receive, self.max_body, reservation)
@@ -102,6 +104,7 @@ class MessageReader:
                 raise
         finally:
             leaving.ignore()
+            stream.close()
             reservation.release(reading or current().reading)
             reading = current().reading = (
                 None  # its error's traceback keeps this frame, and the message
@@ -120,10 +123,10 @@ _REFUSALS: Mapping[type[BodyRefused], Callable[[], Refused]] = {
 
 
 class _Leaving:
-    """Cancels the task that makes it when its client leaves before the answer begins.
+    """Cancels the task that makes it when its client leaves before the answer, which what is told of progress is not.
 
     To hang up is how a call is cancelled over HTTP (MCP 2026-07-28, "Streamable HTTP"), and the SDK notices it only where
-    it answers with a stream.
+    it answers with a stream of its own.
     """
 
     def __init__(self, receive: Receive) -> None:

@@ -5,7 +5,10 @@ Each is a name, a `location` as in `tools.Argument`, and a schema. What there is
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterator
+from typing import Any
 
 from openapi.contract import Operation, Schema
 from openapi.job_hints import ResultsHint
@@ -96,6 +99,7 @@ _COUNT_RESULTS: Schema = {
 _WAIT: Schema = {
     "type": "integer",
     "minimum": 0,
+    "x-seconds": True,
     "description": ("Seconds to wait for a final state, such as 45; no more than a call may take."),
     "x-aliases": [
         *("timeout", "wait_seconds", "wait_for", "max_wait", "block", "poll", "timeout_seconds"),
@@ -153,3 +157,26 @@ def _of_rows(results: ResultsHint) -> Iterator[Own]:
     yield f"{name}s", "ids", ids
     yield "full", "full", _FULL
     yield "numbers", "numbers", _NUMBERS
+
+
+def read_seconds(value: Any) -> Any:
+    """The whole seconds that `value` means: a number, a text such as "30s" or "1.5 min", or true for as many as there may be.
+
+    The value itself where that is not certain, for the check to refuse.
+    """
+    if isinstance(value, str):
+        text = value.strip().lower()
+        if text in ("true", "false"):
+            value = text == "true"
+        elif duration := _DURATION.fullmatch(text):
+            value = float(duration["number"]) * _UNITS[duration.lastgroup or ""]
+    if isinstance(value, bool):
+        return 2**31 if value else 0
+    return math.ceil(value) if isinstance(value, float) and math.isfinite(value) else value
+
+
+_DURATION = re.compile(
+    r"(?P<number>[0-9]{1,9}(?:\.[0-9]{1,9})?)\s*"
+    r"(?:(?P<ms>ms|milliseconds?)|(?P<s>s|secs?|seconds?)|(?P<m>m|mins?|minutes?)|(?P<h>h|hrs?|hours?))?"
+)
+_UNITS = {"number": 1, "ms": 0.001, "s": 1, "m": 60, "h": 3600}

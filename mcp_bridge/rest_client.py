@@ -23,6 +23,9 @@ from mcp_bridge.tools import KEY_HEADER
 from serving.body_buffer import SECONDS, MemoryBudget, OutOfMemory, Reservation
 
 MAX_CONNECTIONS = 512
+MAX_WAITING = 512
+"""Calls that may wait for a final state, beside the MAX_CONNECTIONS, so that they keep no other call waiting."""
+
 MAX_KEPT = 64
 KEPT_SECONDS = 30.0
 """For which an idle connection is kept: less than servers do, 75 in gunicorn.conf.py and by nginx's default."""
@@ -115,6 +118,7 @@ class RestClient:
         self.budget = MemoryBudget(max(MEMORY, max_answer), LARGE)
         # Not the connectors' own limit, since to wait for one of these is not to wait for the service.
         self.slots = asyncio.Semaphore(MAX_CONNECTIONS)
+        self.places = asyncio.Semaphore(MAX_WAITING)
         options: dict[str, Any] = {
             "timeout": aiohttp.ClientTimeout(total=None, connect=min(CONNECT_SECONDS, timeout)),
             "headers": {"Authorization": f"Bearer {token}"} if token else {},
@@ -137,21 +141,28 @@ class RestClient:
             await session.close()
 
     async def send(
-        self, request: RestRequest, reservation: Reservation, take: Take | None = None
+        self,
+        request: RestRequest,
+        reservation: Reservation,
+        take: Take | None = None,
+        *,
+        placed: bool = False,
     ) -> Answer:
         """The answer to `request`; NotSent or NoAnswer without one. The caller releases the memory of a large one.
 
-        With `take` a success has no content: `take` gets its pieces, and ends the transfer when it has enough.
+        With `take` a success has no content: `take` gets its pieces, and ends the transfer when it has enough. `placed`: the caller
+        has one of the `places`, and needs no other.
         """
         repeatable = request.method in _SAFE or KEY_HEADER.lower() in map(
             str.lower, request.headers
         )
         end = asyncio.get_running_loop().time() + self.timeout
-        try:
-            async with asyncio.timeout(WAITING * self.timeout):
-                await self.slots.acquire()
-        except TimeoutError as error:
-            raise NotSent("too many calls are under way") from error
+        if not placed:
+            try:
+                async with asyncio.timeout(WAITING * self.timeout):
+                    await self.slots.acquire()
+            except TimeoutError as error:
+                raise NotSent("too many calls are under way") from error
         kept, fresh = self.sessions
         try:
             async with asyncio.timeout_at(end):
@@ -168,7 +179,8 @@ class RestClient:
         except TimeoutError as error:
             raise NoAnswer(f"did not answer within {self.timeout:g} seconds") from error
         finally:
-            self.slots.release()
+            if not placed:
+                self.slots.release()
 
     async def _exchange(
         self,

@@ -28,7 +28,7 @@ from msgspec import Raw
 from starlette.requests import Request
 
 from access.token_file import LOCAL, Grant
-from mcp_bridge import edge
+from mcp_bridge import edge, waiting
 from mcp_bridge.arguments import BadArguments, read_call
 from mcp_bridge.asked import Asked
 from mcp_bridge.canonical import LARGE
@@ -185,7 +185,15 @@ class Bridge:
         lines = Lines(asked.lines, self.results.limit) if asked.lines else None
         try:
             sent = replace(asked.request, headers={**asked.request.headers, **call.headers})
-            answer = await rest.send(sent, reservation, lines.take if lines else None)
+            if tool.operation.hints.state:
+                look = waiting.Look(
+                    *(rest, sent, reservation, tool.operation.hints),
+                    *(self.reading, self.results.secret),
+                )
+                answer, note = await waiting.waited(look, context, tool, asked.wait)
+                asked = replace(asked, note=" ".join(filter(None, [asked.note, note])))
+            else:
+                answer = await rest.send(sent, reservation, lines.take if lines else None)
             if not 200 <= answer.status < 300:
                 return self.results.http_error(tool, answer, asked.note)
             if lines:

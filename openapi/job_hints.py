@@ -2,7 +2,7 @@
 
 * `x-state`: which `member` of the answer is the state, and which values of it are `final`;
 * `x-progress`: the members that count: the `total` of its units, and how many are `done`, have `succeeded` and have `failed`; the
-  member with the Unix time at which it `started`; and what a `unit` is called;
+  member with the Unix time at which it `started`; what a `unit` is called; and the states in which it is `running`, at its pace;
 * `x-results`: where its results are, a row for each unit. `member` of the answer has the rows when it was asked for with the
   parameters `asked`; `files` names the members of the answer that have ids of files with a row a line, of those that `succeeded`
   and those that `failed` and of the `input`, which the operation `content` reads. Within a row, `id` is what its unit was called,
@@ -29,7 +29,10 @@ class StateHint:
 
 @dataclass(frozen=True)
 class ProgressHint:
-    """Names of the members that tell how far it is; `unit` is what they count, as a plural."""
+    """Names of the members that tell how far it is; `unit` is what they count, as a plural.
+
+    `running` are the states in which it goes on at its pace.
+    """
 
     unit: str
     total: str
@@ -37,6 +40,7 @@ class ProgressHint:
     succeeded: str
     failed: str
     started: str
+    running: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,9 @@ def read(declared: Mapping[str, Any]) -> JobHints:
     state, progress = declared.get("x-state"), declared.get("x-progress")
     return JobHints(
         StateHint(state["member"], frozenset(state["final"])) if state else None,
-        ProgressHint(**progress) if progress else None,
+        ProgressHint(**{**progress, "running": frozenset(progress.get("running", ()))})
+        if progress
+        else None,
         _results(declared["x-results"]) if "x-results" in declared else None,
     )
 

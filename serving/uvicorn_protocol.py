@@ -8,6 +8,7 @@
 - A body with a transfer coding beside `chunked` is refused; httptools ignores the others.
 - What cannot be read is refused by a problem document, as is everything else.
 - An answer before its request was read says that the connection ends, and arrives (`lingering`).
+- Who waits for something else than work of its own learns of a stop at once.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from . import knows_codings
+from . import STOPPING, knows_codings
 from .lingering import Lingering
 from .problems import unreadable
 
@@ -48,9 +49,11 @@ class Protocol(HttpToolsProtocol):
     in_message = False
     upgrading = False  # the present request's head asks for it, and will be read again
     keep_alive = False  # of the present request
+    stopping: asyncio.Future[None]
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.stopping = self.loop.create_future()
         self.transport = _Transport(transport, self)  # type: ignore[assignment]
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -108,6 +111,7 @@ class Protocol(HttpToolsProtocol):
         self.in_head = self.in_message = True
         self.head_size = self.coming
         super().on_message_begin()
+        self.scope["extensions"] = {STOPPING: self.stopping}  # type: ignore[dict-item]
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self.in_head:  # else it is a trailer
@@ -146,6 +150,8 @@ class Protocol(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         super().shutdown()
+        if not self.stopping.done():
+            self.stopping.set_result(None)
         if self.lingering:
             self.lingering.stop()
 

@@ -60,11 +60,11 @@ async def test_the_server_introduces_itself_with_the_document_s_words(
 
 
 async def test_a_call_gives_data_and_the_same_as_text(bridge: Make, rest: Rest, era: str) -> None:
-    rest.answers({"id": JOB_ID, "status": "A_NEW_STATUS", "new": None})
+    rest.answers({"id": JOB_ID, "status": "SUCCESS", "new": None})
     async with bridge(era) as client:
         result = await client.call_tool("get-batch-job", {"job_id": JOB_ID})
-    assert result.structured_content == {"id": JOB_ID, "status": "A_NEW_STATUS", "new": None}
-    assert text(result) == f'{{"id":"{JOB_ID}","status":"A_NEW_STATUS","new":null}}'
+    assert result.structured_content == {"id": JOB_ID, "status": "SUCCESS", "new": None}
+    assert text(result) == f'{{"id":"{JOB_ID}","status":"SUCCESS","new":null}}'
 
 
 async def test_a_large_answer_is_a_result_like_any_other(
