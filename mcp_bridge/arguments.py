@@ -13,6 +13,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -33,6 +34,9 @@ from openapi.json_text import texts_of, values_in
 from openapi.partial_json import TooLarge, read
 from openapi.scalars import read_items, read_scalar, write_scalar
 from openapi.validation import SMALL, UNREADABLE
+
+SHOWN = 5
+"""Ids that a failure names."""
 
 MAX_UNKNOWN = 50
 """Arguments of a call that its tool does not have: more of them no client adds."""
@@ -338,7 +342,22 @@ def _asked(tool: CallableTool, arguments: Mapping[str, Any], caller: str) -> Ask
         first=first,
         selection=selection,
         wait=own.get("wait", 0),
+        ids=tuple(islice(_ids(tool, arguments), SHOWN)),
+        key_given=KEY in arguments,
     )
+
+
+def _ids(tool: CallableTool, arguments: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The arguments by which a call means something that is there, and their values: those of the path, or else all with UUIDs."""
+    found = [each for name, each in tool.arguments.items() if name in arguments]
+    of_path = [each for each in found if each.location == "path"]
+    for argument in of_path or found:
+        value, schema = arguments[argument.name], argument.schema
+        several = schema.get("items", {}).get("format") == "uuid"
+        if several and isinstance(value, list):
+            yield from ((argument.name, str(each)) for each in value)
+        elif argument.location == "path" or schema.get("format") == "uuid":
+            yield argument.name, write_scalar(value)
 
 
 def _asking(tool: CallableTool, results: ResultsHint) -> dict[str, Any]:

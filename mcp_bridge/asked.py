@@ -29,7 +29,8 @@ class Asked:
 
     `lines`: those that are wanted of an answer that is no JSON; counted from 0. `part`: the place in the answer that is wanted, and
     `first` how much of that to skip. `selection`: which of the results, None when they are not asked for. `wait`: the seconds that
-    the answer may take to show a final state.
+    the answer may take to show a final state. `ids` are the arguments by which the call means something that is there, with their
+    values; `key_given` is true when the caller gave the call a key.
     """
 
     request: RestRequest
@@ -38,4 +39,6 @@ class Asked:
     first: int = 0
     selection: Selection | None = None
     wait: int = 0
+    ids: tuple[tuple[str, str], ...] = ()
+    key_given: bool = False
     note: str = ""

@@ -111,8 +111,7 @@ class RestClient:
 
     def __init__(self, url: str, token: str, timeout: float, max_answer: int = MEMORY) -> None:
         self.url = url.rstrip("/")
-        service = "where the gateway's REST service should be"
-        self.unreachable = f"nothing answers at {redact_url(url)}, {service}"
+        self.unreachable = f"nothing answers at {redact_url(url)}, where the gateway should be"
         self.timeout = timeout
         self.max_answer = max_answer
         self.budget = MemoryBudget(max(MEMORY, max_answer), LARGE)
@@ -256,7 +255,7 @@ class RestClient:
             except OutOfMemory as error:
                 raise NoAnswer("answered more than there is memory for at present") from error
         if too_large and success:
-            raise AnswerTooLarge(f"has more than {limit} bytes (GATEWAY_MAX_ANSWER)")
+            raise AnswerTooLarge(f"has more than {limit} bytes")
         if too_large:
             return bytearray()
         if response.was_reset():

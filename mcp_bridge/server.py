@@ -33,9 +33,10 @@ from mcp_bridge.arguments import BadArguments, read_call
 from mcp_bridge.asked import Asked
 from mcp_bridge.canonical import LARGE
 from mcp_bridge.config import Settings
+from mcp_bridge.failures import Failures, invalid_arguments, tool_error
 from mcp_bridge.lines import Lines
 from mcp_bridge.rest_client import AnswerTooLarge, NoAnswer, NotSent, RestClient
-from mcp_bridge.results import Results, invalid_arguments, tool_error
+from mcp_bridge.results import Results
 from mcp_bridge.tools import CallableTool, build_tools
 from openapi.contract import Contract
 from openapi.names import near_name
@@ -127,11 +128,10 @@ class Bridge:
         self.listings = {name: tool.listing() for name, tool in self.tools.items()}
         self.settings = settings
         self.reading = reading
-        self.results = Results(
-            limit=settings.result_limit,
-            # A shorter one may be a word of its own.
-            secret=settings.rest_token if len(settings.rest_token) >= SECRET else "",
-        )
+        # A shorter one may be a word of its own.
+        secret = settings.rest_token if len(settings.rest_token) >= SECRET else ""
+        self.results = Results(limit=settings.result_limit, secret=secret)
+        self.failures = Failures(contract.provider, secret)
 
     async def list_tools(self, context: Context, _: PaginatedRequestParams) -> dict[str, Any]:
         """The result of tools/list: what the caller may call."""
@@ -158,7 +158,7 @@ class Bridge:
         except Exception:  # the outermost edge: the SDK tells older clients an exception's text
             log.exception("%s broke in the bridge, request %s", params.name, call.request_id)
             how = f"may have been asked when the bridge broke (its log: {call.request_id})"
-            result = self.results.no_response(tool, how)
+            result = self.failures.no_response(tool, how)
         _log_call(tool, call, result, time.monotonic() - started)
         return result
 
@@ -195,7 +195,7 @@ class Bridge:
             else:
                 answer = await rest.send(sent, reservation, lines.take if lines else None)
             if not 200 <= answer.status < 300:
-                return self.results.http_error(tool, answer, asked.note)
+                return self.failures.refused(tool, asked, answer)
             if lines:
                 return self.results.lines(tool, asked, answer, lines)
             read = partial(self.results.success, tool, asked, answer)
@@ -205,17 +205,14 @@ class Bridge:
             # Goes on when the client leaves: until it has ended, the answer is in memory.
             return await asyncio.shield(reading)
         except NotSent as error:
-            return tool_error(
-                f"{tool.declared.name} failed: {error}. Nothing was sent, and the arguments are not"
-                " at fault. The same call can work soon; if not, the service has to be started."
-            )
+            return self.failures.not_sent(tool, str(error))
         except AnswerTooLarge as error:
-            return self.results.too_large(tool, asked, str(error))
+            return self.failures.too_large(tool, str(error))
         except NoAnswer as error:
             come = f", of which {lines.seen} lines had come" if lines and lines.seen else ""
-            return self.results.no_response(tool, f"{error}{come}")
+            return self.failures.no_response(tool, f"{error}{come}")
         except (ValueError, RecursionError):
-            return self.results.no_response(tool, "answered with what cannot be passed on")
+            return self.failures.no_response(tool, "answered with what cannot be passed on")
         finally:
             reservation.release(reading)
 

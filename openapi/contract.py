@@ -4,7 +4,7 @@
 own extensions are read here and nowhere else:
 
 * root `x-naftiko`: `upstreams` (each one's `baseUri` and `authentication`, by its namespace), `environment`, `ports`, optionally
-  `product` (our name towards the upstreams), `answerHeaders` (upstream headers that reach the caller), `scopes` (names of
+  `product` (our name towards the upstreams), `provider` (what callers know these as), `answerHeaders` (upstream headers that reach the caller), `scopes` (names of
   the scopes that reading and writing need; an upstream may have its own) and `otherPaths` (paths that other APIs have, each
   with the path here that stands for it);
 * operation `x-naftiko`: `call` (the upstream's namespace and its operation), upstream `method` and `path`, optionally `names`
@@ -283,6 +283,7 @@ class Contract:
     environment: Mapping[str, tuple[str, ...]]
     ports: Mapping[str, int]
     product: str
+    provider: str
     answer_headers: frozenset[str]
     other_paths: Mapping[str, str]
     """Path templates of other APIs that callers use by mistake, and ours in their places."""
@@ -407,6 +408,7 @@ def _contract(source: str, published: dict[str, Any], document: dict[str, Any]) 
         environment={name: tuple(sources) for name, sources in root.get("environment", {}).items()},
         ports=root["ports"],
         product=root.get("product", "naftiko-gateway"),
+        provider=root.get("provider", "the provider"),
         answer_headers=frozenset(name.lower() for name in root.get("answerHeaders", [])),
         other_paths={
             other: path

@@ -170,7 +170,9 @@ class Idempotency:
             raise Problem("idempotency-key-reused", "Use a new key for another request.")
         if found.state == "done":
             current().idempotency = "replayed"
-            return _replay(found)
+            age = max(0, int(claim.claimed_at - found.claimed_at))
+            answer = _replay(found)
+            return replace(answer, headers=(*answer.headers, ("Age", str(age))))
         if found.state == "claimed" and found.lease_until > claim.claimed_at:
             raise _in_progress(found.lease_until - claim.claimed_at)
         return self._reconcile(exchange, claim, found)

@@ -6,6 +6,7 @@ What was read goes upstream as it came, unless a member is repeated (`openapi.pa
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
 
@@ -20,6 +21,8 @@ from openapi.validation import Validator
 from .problems import Problem
 from .translation import RequestBody
 
+_NULL = Raw(b"null")
+_EMPTY = (_NULL, Raw(b'""'))
 _PRINTABLE = "".join(map(chr, range(0x20, 0x7F)))
 
 
@@ -29,6 +32,7 @@ class BodyReader:
     def __init__(self, body: Body) -> None:
         self.required = body.required
         self._validator = Validator(body.schema)
+        self._names = ItemNames(**hint) if (hint := body.schema.get("x-items-name")) else None
 
     def read(self, content: RequestBody) -> tuple[RequestBody, str]:
         """The body as it goes upstream, and a warning about what of it is doubtful, or was not checked.
@@ -42,6 +46,8 @@ class BodyReader:
         repeated, doubts = self._validator.item_ids(value, "/body")
         if repeated:
             raise Problem("validation-failed", violations=repeated)
+        if self._names:
+            doubts += self._names.missing(text, value)
         if unknown:
             listed = one_line(unknown)
             doubts.append(f"members not in the contract were passed on unchecked: {listed}")
@@ -68,6 +74,37 @@ class BodyReader:
             ) from error
         except RecursionError as error:
             raise Problem("malformed-request", "The body is nested too deeply.") from error
+
+
+class ItemNames:
+    """What the body names for all of its items, or each of them for itself: `x-items-name` of its schema.
+
+    That is one member of `one_of`, of the body or of the member `within` of each of `items`.
+    """
+
+    def __init__(self, one_of: Sequence[str], items: str, within: str) -> None:
+        self.one_of = one_of
+        self.items = items
+        self.within = within
+        named = msgspec.defstruct("Named", [(name, Raw, _NULL) for name in one_of])
+        item: Any = msgspec.defstruct("Item", [(within, named)])
+        self._decoder = msgspec.json.Decoder(msgspec.defstruct("Items", [(items, list[item])]))
+
+    def missing(self, text: Raw, value: dict[str, Any]) -> list[str]:
+        """A sentence about the items without, if there are any; `value` is what was read of `text`. Reads them only when the body has none."""
+        if any(value.get(name) for name in self.one_of):
+            return []
+        wanted = " or ".join(self.one_of)
+        if not value.get(self.items):  # they are elsewhere
+            return [f"there is no {wanted} for all {self.items}, so that each needs its own"]
+        with suppress(msgspec.MsgspecError):
+            items = getattr(self._decoder.decode(text), self.items)
+            own = [getattr(item, self.within) for item in items]
+            named = sum(any(getattr(each, n) not in _EMPTY for n in self.one_of) for each in own)
+            if named < len(items):
+                count = f"{len(items) - named} of {len(items)} {self.items}"
+                return [f"{count} have no {wanted}, of their own or for all"]
+        return []
 
 
 def one_line(names: Sequence[str]) -> str:

@@ -23,6 +23,7 @@ from starlette.types import Receive
 from openapi.contract import Operation
 from openapi.json_text import UNREADABLE, check_utf8, read_json
 from openapi.validation import Violation
+from serving.problems import words
 
 from .problems import Problem
 
@@ -31,7 +32,6 @@ MAX_RETRY_AFTER = 24 * 3600
 MAX_HEADERS = 20
 """Headers of an answer that are passed on: many clients stop reading at a hundred of all."""
 
-_SENTENCE = 300
 _look_through = msgspec.json.Decoder(Raw).decode
 _LIMITS = re.compile(r"(?:x-ratelimit-|ratelimit)[a-z0-9_-]*")
 
@@ -279,7 +279,7 @@ def _refusal(
     """The problem that an error of the upstream is, which could be read."""
     refusal = partial(Problem, upstream_status=status, upstream=error)
     try:
-        said = _sentence(error)
+        said = words(error)
     except RecursionError:
         said = "an error that is nested too deeply to be read"
     if status in (401, 403):
@@ -335,23 +335,6 @@ def _json_error(content: bytes) -> Any:
         return read_json(content, object)
     except UNREADABLE:
         return None
-
-
-def _sentence(error: Any) -> str:
-    """What an error body says, for people: its message, or the list of its validation messages."""
-    if isinstance(error, dict):
-        for member in ("detail", "message", "error", "title"):
-            if error.get(member):
-                return _sentence(error[member])
-    if isinstance(error, list):
-        return "; ".join(_located(item) for item in error[:5])[:_SENTENCE]
-    return " ".join(str(error).split())[:_SENTENCE]
-
-
-def _located(item: Any) -> str:
-    if isinstance(item, dict) and isinstance(item.get("loc"), list) and "msg" in item:
-        return f"{'.'.join(str(step) for step in item['loc'])}: {item['msg']}"
-    return _sentence(item)
 
 
 def _retry_after(headers: Mapping[str, str]) -> Headers:

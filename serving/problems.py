@@ -1,4 +1,6 @@
-"""Problem documents (RFC 9457) of both processes for what comes to no operation: also for what is no request that can be read."""
+"""Problem documents (RFC 9457) of both processes for what comes to no operation, also for what is no request that can be read; and
+what an upstream's error says.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +29,9 @@ TITLES = {
     "internal-error": "The gateway failed",
 }
 """Titles of the kinds of problem that both processes have."""
+
+_WORDS = 300
+"""Characters of what an upstream said."""
 
 _UNREADABLE = {
     400: "It is no well-formed HTTP request.",
@@ -64,3 +69,23 @@ def unreadable(status: int, detail: str = "", root: str = "") -> tuple[bytes, st
         f"X-Request-ID: {request_id}\r\nX-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n"
     )
     return head.encode() + body, request_id
+
+
+def words(error: Any) -> str:
+    """What an upstream's error body says, for people: its message, or the list of its validation messages. RecursionError when it is
+    nested too deeply.
+    """
+    if isinstance(error, dict):
+        for member in ("detail", "message", "error", "title"):
+            if error.get(member):
+                return words(error[member])
+    if isinstance(error, list):
+        return "; ".join(map(_located, error[:5]))[:_WORDS]
+    said = error if isinstance(error, str) else json.dumps(error, ensure_ascii=False)
+    return " ".join(said.split())[:_WORDS]
+
+
+def _located(item: Any) -> str:
+    if isinstance(item, dict) and isinstance(item.get("loc"), list) and "msg" in item:
+        return f"{'.'.join(str(step) for step in item['loc'])}: {item['msg']}"
+    return words(item)

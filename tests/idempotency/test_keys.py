@@ -49,6 +49,13 @@ def test_answers_say_until_when_the_key_is_remembered(client: TestClient) -> Non
     assert 86390 < left.total_seconds() <= 86400
 
 
+def test_a_replay_says_how_old_it_is(client: TestClient, clock: Clock) -> None:
+    first = client.post(JOBS, json=CREATE, headers=keyed())
+    clock.advance(90)
+    second = client.post(JOBS, json=CREATE, headers=keyed())
+    assert "Age" not in first.headers and 90 <= int(second.headers["Age"]) < 120
+
+
 def test_a_replay_says_which_request_it_answers(client: TestClient) -> None:
     headers = {**keyed(), "X-Request-ID": "the-second"}
     client.post(JOBS, json=CREATE, headers=keyed())

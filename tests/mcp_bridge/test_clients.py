@@ -321,7 +321,7 @@ async def test_the_bridge_outlives_the_rest_service(sandbox: Sandbox) -> None:
             assert not (await session.call_tool("list-batch-jobs", {})).is_error
             service.kill()
             result = await session.call_tool("create-batch-job", CREATE)
-            assert result.is_error and "REST service" in str(result.content[0])
+            assert result.is_error and "where the gateway should be" in str(result.content[0])
             service.start()
             assert not (await session.call_tool("create-batch-job", CREATE)).is_error
     assert len(sandbox.ledger(method="POST")) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tracemalloc
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +16,6 @@ from mcp_bridge.rest_client import Answer, AnswerTooLarge, RestRequest
 from mcp_bridge.results import Results
 from mcp_bridge.shortening import MOST, NoPart, Shortening, compact, weigh
 from mcp_bridge.tools import CallableTool
-from service.problems import PROBLEMS
 
 Tools = dict[str, CallableTool]
 CALL = Asked(RestRequest("GET", "/v1/batch/jobs/1?inline=true", {}, None))
@@ -33,30 +33,6 @@ def result(tool: CallableTool, answer: Any, limit: int = LIMIT, **headers: str) 
     assert json.loads(made["content"][0]["text"]) == made["structuredContent"]
     assert made["isError"] is False
     return made
-
-
-def problem(slug: str, **more: Any) -> dict[str, Any]:
-    kind = PROBLEMS[slug]
-    return {
-        "type": f"https://example/problems#{slug}",
-        "title": kind.title,
-        "status": kind.status,
-        "detail": "A detail.",
-        "source": kind.source,
-        "retryable": kind.retryable,
-        "request_id": "r-1",
-        **more,
-    }
-
-
-def said(tool: CallableTool, answer: Any, status: int = 0, **headers: str) -> str:
-    names = {name.replace("_", "-"): value for name, value in headers.items()}
-    content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
-    answered = Answer(status or answer["status"], names, content)
-    made = Results(LIMIT, SECRET).http_error(tool, answered)
-    assert made["isError"] is True and "structuredContent" not in made
-    (block,) = made["content"]
-    return str(block["text"])
 
 
 def shorten(value: Any, room: int, place: str, cuts: list[str]) -> Any:
@@ -85,15 +61,39 @@ class TestSuccess:
         with pytest.raises(ValueError):
             Results(LIMIT).success(tools["get-batch-job"], CALL, Answer(200, {}, answer))
 
-    def test_of_a_repeat_says_so_and_how_to_ask_for_another(self, tools: Tools) -> None:
-        made = result(tools["create-batch-job"], {"id": "1"}, Idempotency_Replayed="true")
-        note = made["structuredContent"]["_note"]
-        assert "earlier call" in note and "idempotency_key" in note
-        assert next(iter(made["structuredContent"])) == "_note"
+    @pytest.mark.parametrize(
+        ("age", "ago"),
+        [
+            ("0", "0 seconds ago"), ("1", "1 second ago"), ("119", "1 minute ago"),
+            ("7200", "2 hours ago"), ("", "before"), ("soon", "before"),
+        ],
+    )  # fmt: skip
+    def test_of_a_repeat_says_whose_key_it_was_and_how_old_it_is(
+        self, tools: Tools, age: str, ago: str
+    ) -> None:
+        for given, whose in ((False, "The same call"), (True, "A call with this idempotency_key")):
+            answer = Answer(200, {"Idempotency-Replayed": "true", "Age": age}, b'{"id": "1"}')
+            asked = replace(CALL, key_given=given)
+            made = Results(LIMIT).success(tools["create-batch-job"], asked, answer)
+            note = made["structuredContent"]["_note"]
+            assert note.startswith(f"{whose} was made {ago}, and nothing was done again.")
+            assert "as it was then; get-batch-job shows how it is now." in note
+            assert "call with an idempotency_key that was never used" in note
+            assert next(iter(made["structuredContent"])) == "_note"
 
-    def test_that_the_gateway_warns_about_has_the_warning(self, tools: Tools) -> None:
-        made = result(tools["create-batch-job"], {"id": "1"}, Gateway_Warning="/body/x passed on")
-        assert "/body/x passed on" in made["structuredContent"]["_note"]
+    def test_of_a_repeat_names_no_tool_where_none_shows_what_was_made(
+        self, odd_tools: Tools
+    ) -> None:
+        made = result(odd_tools["make-thing"], {"id": 1}, Idempotency_Replayed="true")
+        assert "as it was then. To do it" in made["structuredContent"]["_note"]
+
+    def test_that_the_gateway_warns_about_has_the_warning_by_its_arguments(
+        self, tools: Tools
+    ) -> None:
+        warned = "members not in the contract were passed on unchecked: /body/x, /body/requests/0/y"
+        made = result(tools["create-batch-job"], {"id": "1"}, Gateway_Warning=warned)
+        note = made["structuredContent"]["_note"]
+        assert note == f"The gateway warns: {warned.partition(':')[0]}: x, requests.0.y."
 
 
 class TestShortening:
@@ -122,7 +122,7 @@ class TestShortening:
         note = made["_note"]
         assert f"outputs has the first {len(made['outputs'])} of 10000 items" in note
         assert tools["get-batch-job"].declared.shortened in note
-        assert f"{CALL.request.method} {CALL.request.target}" in note
+        assert CALL.request.target not in note  # nobody who calls tools can send it
 
     def test_of_a_call_that_changes_something_does_not_say_to_send_it_again(
         self, tools: Tools
@@ -335,7 +335,7 @@ class TestShortening:
         self, tools: Tools, answer: dict[str, Any]
     ) -> None:
         note = result(tools["get-batch-job"], answer)["structuredContent"]["_note"]
-        assert "Shortened: " in note and "To go on" not in note and "GET /v1" in note
+        assert "Shortened: " in note and "To go on" not in note
 
     def test_names_a_part_that_has_a_point_in_its_name(self, tools: Tools) -> None:
         answer = {"a.b": "x" * 99_999, "a": 1, "c": 2}
@@ -444,7 +444,6 @@ class TestLines:
         made = self.read(tools["read-file"], b"x" * 500 + b"\n", limit=60)
         assert made["_note"] == (
             "Line 0 is shortened to its first 60 characters, of 500 bytes in all."
-            f" The REST service gives the whole answer: GET {LOG.request.target}."
         )
         assert made["lines"] == ["x" * 60 + "…"]
 
@@ -483,137 +482,3 @@ class TestTheBridgesOwnToken:
     def test_is_in_no_note(self, tools: Tools) -> None:
         made = result(tools["get-batch-job"], {"id": "1"}, Gateway_Warning=f"/body/{SECRET}")
         assert SECRET not in str(made)
-
-    @pytest.mark.parametrize("member", ["title", "detail", "upstream", "request_id"])
-    def test_is_in_no_failure(self, tools: Tools, member: str) -> None:
-        answer = problem("upstream-rejected", **{member: f"Bearer {SECRET}"})
-        text = said(tools["get-batch-job"], answer, Retry_After=SECRET)
-        assert SECRET not in text and "***" in text
-
-    def test_is_not_even_halved(self, tools: Tools) -> None:
-        answer = problem("upstream-rejected", upstream={"m": "x" * 485 + SECRET})
-        assert SECRET[:4] not in said(tools["get-batch-job"], answer)
-
-
-class TestFailure:
-    @pytest.mark.parametrize("slug", PROBLEMS)
-    @pytest.mark.parametrize("name", ["get-batch-job", "create-batch-job"])
-    def test_of_every_kind_says_what_whose_fault_and_what_next(
-        self, tools: Tools, slug: str, name: str
-    ) -> None:
-        text = said(tools[name], problem(slug))
-        assert text.startswith(f"{name} failed: {PROBLEMS[slug].title}.")
-        assert "A detail." in text and "Request id: r-1." in text
-        assert f"HTTP {PROBLEMS[slug].status}" in text
-        next_steps = ("The same call can work", "The same call would fail", "may have taken effect")
-        assert sum(step in text for step in next_steps) == 1
-        assert "\n" not in text
-
-    def test_of_the_arguments_names_each_fault_by_its_argument(self, tools: Tools) -> None:
-        faults = [
-            {"pointer": "/body/timeout_hours", "detail": "must be at most 168"},
-            {"pointer": "/body/requests/3/body", "detail": "is required"},
-            {"pointer": "/query/page", "detail": "must be at least 0"},
-            {"pointer": "/body/requests/1/custom_id", "detail": "repeats that of /body/requests/0"},
-        ]
-        text = said(tools["create-batch-job"], problem("validation-failed", errors=faults))
-        assert (
-            "A detail. timeout_hours must be at most 168. requests.3.body is required. page must"
-            in text
-        )
-        assert "requests.1.custom_id repeats that of requests.0. " in text
-        assert "arguments need a change" in text
-
-    def test_of_a_file_s_lines_names_them_and_how_many_there_are(self, tools: Tools) -> None:
-        faults = [
-            {"pointer": f"/file/line/{line}", "detail": "It is not JSON: x."}
-            for line in range(1, 101)
-        ]
-        detail = "250 faults in the file, by its lines; the first 100 are in errors."
-        answer = problem("validation-failed", detail=detail, errors=faults)
-        text = said(tools["upload-file"], answer)
-        assert f"{detail} line 1: It is not JSON: x. line 2: It" in text and "line 100: It" in text
-        assert "would fail again" in text and "may have taken effect" not in text
-
-    def test_of_an_upload_whose_answer_was_lost_says_where_to_look(self, tools: Tools) -> None:
-        text = said(tools["upload-file"], problem("upstream-timeout"))
-        assert "before any repeat, check with list-files or get-file." in text
-
-    def test_that_time_heals_says_when(self, tools: Tools) -> None:
-        text = said(tools["get-batch-job"], problem("rate-limited"), Retry_After="7")
-        assert "The same call can work in 7 seconds." in text
-
-    def test_that_a_date_heals_says_the_date(self, tools: Tools) -> None:
-        date = "Wed, 25 Nov 2026 08:00:00 GMT"
-        text = said(tools["get-batch-job"], problem("overloaded"), Retry_After=date)
-        assert f"The same call can work after {date}." in text
-
-    def test_after_which_a_creation_may_have_happened_says_where_to_look(
-        self, tools: Tools
-    ) -> None:
-        text = said(tools["create-batch-job"], problem("upstream-timeout"))
-        assert "may have taken effect" in text and f"check with {CHECKS}." in text
-        assert "same arguments" in text
-
-    @pytest.mark.parametrize("upstream", [200, 302, 408, 500])
-    def test_of_an_unknown_outcome_does_not_say_that_it_would_fail_again(
-        self, tools: Tools, upstream: int
-    ) -> None:
-        unknown = problem("create-outcome-unknown", retryable=False, upstream_status=upstream)
-        text = said(tools["create-batch-job"], unknown)
-        assert "may have taken effect" in text and "would fail again" not in text
-
-    def test_of_a_refused_creation_does_not_send_to_look(self, tools: Tools) -> None:
-        for status, upstream in ((400, 400), (502, 401)):
-            answer = problem("upstream-refused-key", status=status, upstream_status=upstream)
-            assert "may have taken effect" not in said(tools["create-batch-job"], answer)
-
-    def test_has_the_upstream_s_words_once(self, tools: Tools) -> None:
-        words = {"message": "Unknown model."}
-        bare = problem("upstream-rejected", detail="Refused.", upstream=words)
-        told = problem(
-            "upstream-rejected", detail="The upstream said: Unknown model.", upstream=words
-        )
-        for answer in (bare, told):
-            assert said(tools["get-batch-job"], answer).count("Unknown model.") == 1
-
-    def test_has_the_upstream_s_words_also_where_they_are_no_json(self, tools: Tools) -> None:
-        answer = problem("upstream-rejected", upstream={"limit": float("inf")})
-        assert 'The upstream said: {"limit":Infinity}' in said(tools["create-batch-job"], answer)
-
-    def test_has_no_more_of_the_upstream_s_words_than_a_model_can_take(self, tools: Tools) -> None:
-        answer = problem("upstream-rejected", upstream={"message": "x" * 50_000})
-        assert len(said(tools["get-batch-job"], answer)) < 1500
-
-    def test_has_no_more_of_any_member_than_a_model_can_take(self, tools: Tools) -> None:
-        for member in ("title", "detail", "request_id"):
-            answer = problem("upstream-rejected", **{member: "x" * 1_000_000})
-            assert len(said(tools["get-batch-job"], answer)) < 20_000
-
-    @pytest.mark.parametrize(
-        "content",
-        [b"", b"<html>Bad Gateway</html>", b"[]", b'{"detail": 1}', b"\xff\xfe", b"[" * 100_000],
-    )
-    def test_that_is_no_problem_document_is_told_all_the_same(
-        self, tools: Tools, content: bytes
-    ) -> None:
-        text = said(tools["get-batch-job"], content, status=502)
-        assert text.startswith("get-batch-job failed: ") and "HTTP 502" in text
-        assert "html" not in text
-
-    def test_that_is_no_problem_document_blames_only_whom_its_status_blames(
-        self, tools: Tools
-    ) -> None:
-        tool = tools["create-batch-job"]
-        assert "arguments are not at fault" in said(tool, b"", status=302)
-        assert "can work in 7 seconds" in said(tool, b"", status=429, Retry_After="7")
-
-    @pytest.mark.parametrize("errors", [[1, {"pointer": 2}, None], 5, "x", {"a": 1}])
-    def test_with_members_of_wrong_types_is_told_all_the_same(
-        self, tools: Tools, errors: Any
-    ) -> None:
-        answer = {
-            "title": 5, "status": 422, "detail": ["x"], "errors": errors,
-            "upstream_status": "401", "retryable": "yes", "upstream": "text", "request_id": 7,
-        }  # fmt: skip
-        assert "HTTP 422" in said(tools["create-batch-job"], answer)

@@ -12,8 +12,10 @@ import pytest
 import requests
 from starlette.testclient import TestClient
 
+from openapi.contract import load
 from service.app import create_app
 from service.config import Settings
+from service.json_body import BodyReader
 from tests.support.processes import Sandbox
 
 FILES = "/v1/files"
@@ -261,6 +263,35 @@ def test_a_create_with_requests_that_cannot_be_told_apart_is_warned_of(
     answer = make().post(JOBS, json=creation(*ids))
     assert answer.status_code == 200
     assert answer.headers.get("gateway-warning", "") == warned
+
+
+M: dict[str, Any] = {"model": "m"}
+NAMELESS = "have no model or agent_id, of their own or for all"
+
+
+@pytest.mark.parametrize(
+    ("job", "bodies", "warned"),
+    [
+        ({}, [M, {}, {"agent_id": "a"}, {"model": None}, {"model": ""}], f"3 of 5 requests {NAMELESS}"),
+        ({}, [{}], f"1 of 1 requests {NAMELESS}"),
+        ({}, [M, {"agent_id": "a", "x": [1]}], ""),
+        ({"model": None, "agent_id": ""}, [{}, M], f"1 of 2 requests {NAMELESS}"),
+        (M, [{}, {}], ""),
+        ({"agent_id": "a"}, [{}], ""),
+        ({"input_files": [str(uuid.UUID(int=1))]}, None, "there is no model or agent_id for all requests, so that each needs its own"),
+        ({"input_files": [str(uuid.UUID(int=1))], **M}, None, ""),
+    ],
+)  # fmt: skip
+def test_a_create_that_does_not_say_what_runs_its_requests_is_warned_of(
+    job: dict[str, Any], bodies: list[dict[str, Any]] | None, warned: str
+) -> None:
+    body = load().operations["createbatchjob"].body
+    assert body
+    given = {"endpoint": "/v1/ocr", **job}
+    if bodies is not None:
+        given["requests"] = [{"custom_id": str(n), "body": b} for n, b in enumerate(bodies)]
+    content = json.dumps(given).encode()
+    assert BodyReader(body).read(content) == (content, warned)
 
 
 # ---------------------------------------------------------------------------------------------------------------- logs
