@@ -333,14 +333,19 @@ def _asked(tool: CallableTool, arguments: Mapping[str, Any], caller: str) -> Ask
     first, count, part = own.get("from", 0), own.get("count", COUNT), own.get("part", "")
     results = tool.operation.hints.results
     selection = _selection(tool, results, arguments, own) if results else None
+    plain = None
     if selection and results:
-        arguments = {**arguments, **_asking(tool, results)}
+        asking = _asking(tool, results)
+        rest = {name: value for name, value in arguments.items() if name not in asking}
+        plain = _request(tool, rest, caller)
+        arguments = {**arguments, **asking}
     return Asked(
         request=_request(tool, arguments, caller),
         lines=range(first, first + count) if tool.operation.answer_streamed else None,
         part=part,
         first=first,
         selection=selection,
+        without_results=plain,
         wait=own.get("wait", 0),
         ids=tuple(islice(_ids(tool, arguments), SHOWN)),
         key_given=KEY in arguments,

@@ -28,9 +28,9 @@ class Asked:
     """One call. `note` is for the caller, beside the answer.
 
     `lines`: those that are wanted of an answer that is no JSON; counted from 0. `part`: the place in the answer that is wanted, and
-    `first` how much of that to skip. `selection`: which of the results, None when they are not asked for. `wait`: the seconds that
-    the answer may take to show a final state. `ids` are the arguments by which the call means something that is there, with their
-    values; `key_given` is true when the caller gave the call a key.
+    `first` how much of that to skip. `selection`: which of the results, None when they are not asked for, and `without_results` is the
+    request that then shows all else. `wait`: the seconds that the answer may take to show a final state. `ids` are the arguments by
+    which the call means something that is there, with their values; `key_given` is true when the caller gave the call a key.
     """
 
     request: RestRequest
@@ -38,6 +38,7 @@ class Asked:
     part: str = ""
     first: int = 0
     selection: Selection | None = None
+    without_results: RestRequest | None = None
     wait: int = 0
     ids: tuple[tuple[str, str], ...] = ()
     key_given: bool = False

@@ -251,6 +251,12 @@ def invalid_arguments(tool: CallableTool, violations: list[str], note: str = "")
     )
 
 
+def is_too_large(answer: Answer) -> bool:
+    """True for a failure by which a success would have had too much in it."""
+    problem = _problem(answer.content) if answer.status >= 400 else None
+    return str((problem or {}).get("type")).endswith("#upstream-answer-too-large")
+
+
 def _problem(content: bytes | bytearray) -> dict[str, Any] | None:
     try:
         problem = json.loads(content)

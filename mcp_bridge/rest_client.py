@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import io
 import select
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self, cast
 from weakref import WeakSet
@@ -82,7 +82,7 @@ class RestRequest:
     body: bytes | None = None
 
 
-Take = Callable[[bytes], bool]
+Take = Callable[[bytes], bool | Awaitable[bool]]
 """Takes a piece of a content; true when no more of it is wanted."""
 
 
@@ -238,7 +238,8 @@ class RestClient:
                 raise NoAnswer(_BROKE_OFF) from error
             if not piece and response.was_reset():
                 raise NoAnswer(_BROKE_OFF)
-            if take(piece):
+            enough = take(piece)
+            if enough is True or (not isinstance(enough, bool) and await enough):
                 return  # a connection over which more would come is closed, not kept
 
     async def _read(self, response: _Response, reservation: Reservation) -> bytearray:

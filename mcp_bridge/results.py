@@ -13,12 +13,16 @@ from typing import Any
 from msgspec import Raw
 from pydantic_core import to_json
 
+from mcp_bridge import result_notes
 from mcp_bridge.asked import Asked
 from mcp_bridge.canonical import LARGE
 from mcp_bridge.failures import as_arguments, encodable, tool_error
+from mcp_bridge.job_results import Job, View, read_job
 from mcp_bridge.lines import Lines
 from mcp_bridge.own_arguments import KEY
 from mcp_bridge.rest_client import Answer
+from mcp_bridge.result_order import HeldRows
+from mcp_bridge.result_page import ResultPage
 from mcp_bridge.shortening import NAMED, NoPart, Shortening, compact, weigh, without
 from mcp_bridge.tools import NOTE, PART, CallableTool
 
@@ -43,7 +47,7 @@ class Results:
             result = Raw(b'{"result":%b}' % result)
         elif not isinstance(result, dict | Raw):
             result = {"result": result}
-        notes = self._notes(tool, asked, answer.headers)
+        notes = [*self._notes(tool, asked, answer.headers), _next(tool, answer)]
         room = self.limit - self.limit // 20  # for the note
         if asked.part or asked.first:
             return self._part(tool, asked, shortening, result, notes)
@@ -53,6 +57,25 @@ class Results:
             result = shortening.shorten(result, room)
             notes += self._cuts(tool, asked, shortening)
         return _result(result, notes, text)
+
+    def view(self, tool: CallableTool, asked: Asked, job: Job) -> View:
+        """What a call is shown of a job's results."""
+        return View(tool, asked, job, self.limit, self.secret)
+
+    def of_job(
+        self, view: View, headers: Mapping[str, str], rows: HeldRows | ResultPage
+    ) -> dict[str, Any]:
+        """The result of a call that wants results of a job: of all `rows` in their order, or a page that was made of them."""
+        try:
+            shown = view.shown(rows) if isinstance(rows, ResultPage) else view.held(rows)
+        except NoPart as error:
+            return self._no_part(view.tool, view.asked, error)
+        notes = self._notes(view.tool, view.asked, headers)
+        return _result(shown, notes + [without(self.secret, note) for note in view.notes])
+
+    def _no_part(self, tool: CallableTool, asked: Asked, error: NoPart) -> dict[str, Any]:
+        sentence = f"{tool.declared.name} has no part {asked.part[:200]} in its result: {error}."
+        return tool_error(without(self.secret, sentence))
 
     def _part(
         self,
@@ -67,8 +90,7 @@ class Results:
         try:
             value, after = shortening.part(result, path, start, self.limit - self.limit // 20)
         except NoPart as error:
-            sentence = f"{tool.declared.name} has no part {path[:200]} in its result: {error}."
-            return tool_error(without(self.secret, sentence))
+            return self._no_part(tool, asked, error)
         part = {"of": path, "from": start, "value": value, "next_from": after}
         return _result({PART: part}, notes + self._cuts(tool, asked, shortening))
 
@@ -136,10 +158,10 @@ def _time(seconds: int) -> str:
 
 def _result(result: dict[str, Any], notes: list[str], text: str = "") -> dict[str, Any]:
     """A success; `text` is the JSON of `result`, where that is known."""
-    if notes:
+    if any(notes):
         result = {NOTE: " ".join(filter(None, notes)), **result}
     sent = _sendable(result)
-    if notes or sent is not result or not text:
+    if any(notes) or sent is not result or not text:
         text = compact(sent)
     return {
         "content": [{"type": "text", "text": text}],
@@ -147,6 +169,15 @@ def _result(result: dict[str, Any], notes: list[str], text: str = "") -> dict[st
         "isError": False,
         "resultType": "complete",
     }
+
+
+def _next(tool: CallableTool, answer: Answer) -> str:
+    """What to do next, after an answer that shows a job without its results."""
+    hints = tool.operation.hints
+    if not hints.results or len(answer.content) >= LARGE or not answer.content.strip():
+        return ""
+    job = read_job(hints, answer.content)
+    return result_notes.without_results(tool, job) if job else ""
 
 
 def _sendable(result: dict[str, Any]) -> dict[str, Any]:

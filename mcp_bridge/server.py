@@ -33,9 +33,10 @@ from mcp_bridge.arguments import BadArguments, read_call
 from mcp_bridge.asked import Asked
 from mcp_bridge.canonical import LARGE
 from mcp_bridge.config import Settings
-from mcp_bridge.failures import Failures, invalid_arguments, tool_error
+from mcp_bridge.failures import Failures, invalid_arguments, is_too_large, tool_error
 from mcp_bridge.lines import Lines
 from mcp_bridge.rest_client import AnswerTooLarge, NoAnswer, NotSent, RestClient
+from mcp_bridge.result_source import Refused, ResultSource
 from mcp_bridge.results import Results
 from mcp_bridge.tools import CallableTool, build_tools
 from openapi.contract import Contract
@@ -124,6 +125,7 @@ class Bridge:
 
     def __init__(self, contract: Contract, settings: Settings, reading: ThreadPoolExecutor) -> None:
         self.tools = build_tools(contract)
+        self.operations = contract.operations
         self.input_schemas = {name: tool.input_schema for name, tool in self.tools.items()}
         self.listings = {name: tool.listing() for name, tool in self.tools.items()}
         self.settings = settings
@@ -183,19 +185,29 @@ class Bridge:
         reservation = Reservation(rest.budget)
         reading: asyncio.Future[dict[str, Any]] | None = None
         lines = Lines(asked.lines, self.results.limit) if asked.lines else None
+        source = self._source(tool, rest, call, reservation)
         try:
             sent = replace(asked.request, headers={**asked.request.headers, **call.headers})
-            if tool.operation.hints.state:
-                look = waiting.Look(
-                    *(rest, sent, reservation, tool.operation.hints),
-                    *(self.reading, self.results.secret),
-                )
-                answer, note = await waiting.waited(look, context, tool, asked.wait)
-                asked = replace(asked, note=" ".join(filter(None, [asked.note, note])))
-            else:
-                answer = await rest.send(sent, reservation, lines.take if lines else None)
+            try:
+                if tool.operation.hints.state:
+                    look = waiting.Look(
+                        *(rest, sent, reservation, tool.operation.hints),
+                        *(self.reading, self.results.secret),
+                    )
+                    answer, note = await waiting.waited(look, context, tool, asked.wait)
+                    asked = replace(asked, note=" ".join(filter(None, [asked.note, note])))
+                else:
+                    answer = await rest.send(sent, reservation, lines.take if lines else None)
+            except AnswerTooLarge:
+                if not asked.selection:
+                    raise
+                return await source.result(tool, asked, None)
+            if asked.selection and is_too_large(answer):
+                return await source.result(tool, asked, None)
             if not 200 <= answer.status < 300:
                 return self.failures.refused(tool, asked, answer)
+            if asked.selection:
+                return await source.result(tool, asked, answer)
             if lines:
                 return self.results.lines(tool, asked, answer, lines)
             read = partial(self.results.success, tool, asked, answer)
@@ -204,6 +216,8 @@ class Bridge:
             reading = asyncio.get_running_loop().run_in_executor(self.reading, read)
             # Goes on when the client leaves: until it has ended, the answer is in memory.
             return await asyncio.shield(reading)
+        except Refused as error:
+            return self.failures.refused(tool, asked, error.answer)
         except NotSent as error:
             return self.failures.not_sent(tool, str(error))
         except AnswerTooLarge as error:
@@ -214,7 +228,25 @@ class Bridge:
         except (ValueError, RecursionError):
             return self.failures.no_response(tool, "answered with what cannot be passed on")
         finally:
-            reservation.release(reading)
+            reservation.release(reading or source.running)
+
+    def _source(
+        self, tool: CallableTool, rest: RestClient, call: _Call, reservation: Reservation
+    ) -> ResultSource:
+        """Where the results come from that the call may want."""
+        results = tool.operation.hints.results
+        content = self.operations.get(results.files.content) if results and results.files else None
+        if content and not (call.caller is LOCAL or call.caller.allows(content.scope)):
+            content = None
+        return ResultSource(
+            self.results,
+            rest,
+            self.reading,
+            content,
+            call.headers,
+            asyncio.get_running_loop().time() + rest.timeout,
+            reservation,
+        )
 
     async def _asked(
         self, context: Context, tool: CallableTool, params: CallToolRequestParams, call: _Call

@@ -187,28 +187,10 @@ class Shortening:
         """`value` with one level of it told apart where it is large: an object or list of JSON texts. AnswerTooLarge for too many."""
         if not isinstance(value, Raw):
             return value
-        kind = _kind(value)
-        try:
-            if kind == b"{":
-                found = count()
-
-                def named(made: type[_Name], name: str) -> _Name:
-                    if next(found) >= MOST:
-                        raise TooMany
-                    return made(name)
-
-                members = msgspec.json.decode(value, type=dict[_Name, Raw], dec_hook=named)
-                return {without(self.secret, str(name)): each for name, each in members.items()}
-            if kind == b"[":
-                try:
-                    count_objects(value, MOST)
-                except msgspec.ValidationError:
-                    if holds_more(value, MOST):
-                        raise TooMany from None
-                return msgspec.json.decode(value, type=list[Raw])
-        except TooMany:
-            raise AnswerTooLarge(f"has more than {MOST} values in it") from None
-        return value
+        value = opened(value)
+        if not self.secret or not isinstance(value, dict):
+            return value
+        return {without(self.secret, name): each for name, each in value.items()}
 
     def _size(self, value: Any, most: int) -> int:
         if not isinstance(value, Raw):
@@ -305,6 +287,53 @@ class Shortening:
             return
         if not self.next or len(self.next[0]) > len(place):
             self.next = (place, after)
+
+
+def opened(text: Raw) -> Any:
+    """An object or list with JSON texts in it; any other text itself. AnswerTooLarge when it has more than MOST."""
+    kind = _kind(text)
+    try:
+        if kind == b"{":
+            found = count()
+
+            def named(made: type[_Name], name: str) -> _Name:
+                if next(found) >= MOST:
+                    raise TooMany
+                return made(name)
+
+            members = msgspec.json.decode(text, type=dict[_Name, Raw], dec_hook=named)
+            return {str(name): each for name, each in members.items()}
+        if kind == b"[":
+            _count_items(text)
+            return msgspec.json.decode(text, type=list[Raw])
+    except TooMany:
+        raise AnswerTooLarge(f"has more than {MOST} values in it") from None
+    return text
+
+
+def _count_items(text: Raw) -> None:
+    """Raises TooMany for more than MOST."""
+    try:
+        count_objects(text, MOST)
+    except msgspec.ValidationError:  # some are no objects
+        if not holds_more(text, MOST):
+            return
+        if holds_more(text, 10 * MOST):
+            raise TooMany from None
+        found = count()
+
+        def seen(made: type[_Seen], _: Any) -> _Seen:
+            if next(found) >= MOST:
+                raise TooMany
+            return made()
+
+        msgspec.json.decode(text, type=list[_Seen], dec_hook=seen)
+
+
+class _Seen:
+    """An item of which only this is kept while they are counted."""
+
+    __slots__ = ()
 
 
 class _Name(str):

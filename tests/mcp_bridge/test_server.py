@@ -74,7 +74,7 @@ async def test_a_large_answer_is_a_result_like_any_other(
     async with bridge(era) as client:
         result = await client.call_tool("get-batch-job", {"job_id": JOB_ID, "inline": True})
     assert result.structured_content["id"] == JOB_ID
-    assert "of 10000 items" in result.structured_content["_note"]
+    assert "of 10000 results" in result.structured_content["_note"]
 
 
 async def test_bad_arguments_are_a_result_and_nothing_is_sent(

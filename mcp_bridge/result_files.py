@@ -1,0 +1,117 @@
+"""Files of rows, a JSON text a line, taken apart while they come: rows that are held to be put in order, or are too many for that."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+
+import msgspec
+from msgspec import Raw
+
+from mcp_bridge.job_results import View
+from mcp_bridge.places import Row
+from mcp_bridge.result_order import HeldRows
+from mcp_bridge.result_rows import ResultRows
+from mcp_bridge.shortening import MOST
+from openapi.json_text import UNREADABLE, read_json
+
+PORTION = 1 << 20
+"""Bytes of lines that are read together, beside the event loop."""
+
+SEEN = 200
+"""Bytes that are kept of a line that is no JSON, or too long."""
+
+_MARK = b"\xef\xbb\xbf"
+
+
+class WholeLines:
+    """Makes portions of whole lines of the pieces of a text. A line of more than `longest` bytes is cut to its beginning."""
+
+    def __init__(self, feed: Callable[[bytes], Awaitable[bool]], longest: int) -> None:
+        self.feed = feed
+        self.longest = longest
+        self._begun = bytearray()
+        self._skipping = False  # the rest of a line that is too long
+
+    async def take(self, piece: bytes) -> bool:
+        """Takes the next piece, the last one empty; true when no more is wanted."""
+        if self._skipping and piece:
+            _, found, piece = piece.partition(b"\n")
+            self._skipping = not found
+        self._begun += piece
+        if piece and len(self._begun) < PORTION:
+            return False
+        end = self._begun.rfind(b"\n") + 1 if piece else len(self._begun)
+        if not end and len(self._begun) > self.longest:
+            self._skipping = True
+            del self._begun[SEEN:]
+            end = SEEN
+        if not end:
+            return not piece
+        lines = bytes(self._begun[:end])
+        del self._begun[:end]
+        return await self.feed(lines) or not piece
+
+
+class FileRows:
+    """Rows of files of results: held up to `most` bytes, and beyond that only looked at, in the order of the files."""
+
+    def __init__(self, view: View, most: int) -> None:
+        self.view = view
+        self.held: HeldRows | None = HeldRows(view.reader)
+        self.page = view.page()
+        self._most = most
+
+    @property
+    def size(self) -> int:
+        """Bytes that are held."""
+        return self.held.size if self.held else 0
+
+    def take(self, lines: bytes, failed: bool | None) -> bool:
+        """Reads some lines of a file, in which all rows `failed` if that is known."""
+        for text in _texts(lines):
+            if self.held is None:
+                self._look(self.view.reader.row(text, failed))
+                continue
+            self.held.add(text, failed)
+            if self.held.size > self._most or len(self.held.texts) > MOST:
+                rows, self.held = self.held, None
+                for row in rows:
+                    self._look(row)
+        return False
+
+    def _look(self, row: Row) -> None:
+        self.view.groups.take(self.view.reader, row)
+        self.page.take(row)
+
+
+class InputIds:
+    """The ids of the lines of an input, and where each stands; `positions` is None when there are too many."""
+
+    def __init__(self, reader: ResultRows) -> None:
+        self.positions: dict[str, int] | None = {}
+        self._reader = reader
+        self._seen = 0
+
+    def take(self, lines: bytes) -> bool:
+        """Reads some lines; true when no more are wanted."""
+        for text in _texts(lines):
+            if self.positions is None:
+                return True
+            name = self._reader.id_text(self._reader.row(text, failed=False))
+            if name is not None:
+                self.positions.setdefault(name, self._seen)
+            self._seen += 1
+            if len(self.positions) > MOST:
+                self.positions = None
+        return False
+
+
+def _texts(lines: bytes) -> Iterator[Raw]:
+    """The JSON text of each line that has something; of one that is no JSON its beginning, as a text."""
+    for line in lines.split(b"\n"):
+        line = line.removeprefix(_MARK).strip()
+        if line:
+            try:
+                yield read_json(line, Raw)
+            except UNREADABLE:
+                yield Raw(msgspec.json.encode(line[:SEEN].decode(errors="replace")))
