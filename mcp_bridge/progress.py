@@ -142,7 +142,7 @@ class Report:
 def wants_progress(meta: Mapping[str, Any] | None) -> str | int | None:
     """The progress token of a call that has one (MCP, "Progress": text or integer)."""
     token = (meta or {}).get("progress_token")
-    return token if isinstance(token, str | int) and not isinstance(token, bool) else None
+    return token if isinstance(token, str | int) else None
 
 
 @lru_cache(64)

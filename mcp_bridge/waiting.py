@@ -38,7 +38,7 @@ from serving.body_buffer import Reservation
 FIRST, STEP = 1, 5
 """Seconds that the REST service is asked to wait, the first time and then, for a caller who is told of progress."""
 
-PACE = (2.0, 4.0, 8.0, 15.0)
+PACE = (1.0, 2.0, 4.0, 8.0)
 """Seconds from one request to the next when they are answered before their time; the last stands for all further ones."""
 
 AT_ONCE = 1.0
@@ -199,6 +199,7 @@ class _Wait:
         self.begun = self.loop.time()
         self.end = self.begun + seconds
         self.step: float = FIRST if report else seconds
+        self.sent = False  # a request was
         self.seen: Seen | None = None
         self.failure: Seen | Exception = NoAnswer("did not answer in this time")
 
@@ -240,8 +241,12 @@ class _Wait:
         except AnswerTooLarge:
             raise
         except (NotSent, NoAnswer) as error:
+            if isinstance(error, NotSent) and not self.sent:
+                raise
+            self.sent = True
             self.failure = error
             return None
+        self.sent = True
         if not found.failed:
             return found
         self.failure = found
