@@ -58,10 +58,10 @@ KINDS = {
     "cross-origin": Kind("The gateway takes the bridge for a web page.", _OPERATOR),
     "unauthenticated": Kind("The gateway does not accept the bridge's own token.", _OPERATOR),
     "insufficient-scope": Kind("The bridge's own token does not allow it.", _OPERATOR),
-    "too-many-requests": Kind("The gateway is called too often."),
+    "too-many-requests": Kind("The gateway is called too often.", _NOT_CALLERS_FAULT),
     "issuer-unreachable": Kind("The gateway cannot check tokens now.", _NOT_CALLERS_FAULT),
     "malformed-request": Kind("The arguments cannot be read.", detailed=True),
-    "validation-failed": Kind("The arguments are wrong.", detailed=True),
+    "validation-failed": Kind("", detailed=True),
     "not-found": Kind("There is none."),
     "method-not-allowed": Kind("The gateway is of another version than this tool.", _OPERATOR),
     "content-too-large": Kind("What was given is larger than the gateway takes.", detailed=True),
@@ -76,10 +76,10 @@ KINDS = {
     "idempotency-key-reused": Kind(f"The {KEY} belongs to a call with other arguments.", "Give another for another call."),
     "idempotency-store-unavailable": Kind("The gateway cannot note the call now, by which a repeat would not act twice. Nothing was done."),
     "upstream-rejected": Kind("{} refused it."),
-    "rate-limited": Kind("{} limits the number of calls."),
+    "rate-limited": Kind("{} limits the number of calls.", _NOT_CALLERS_FAULT),
     "upstream-failed": Kind("{} failed."),
-    "upstream-refused-key": Kind("{} does not accept the gateway's own key.", _OPERATOR),
-    "upstream-bad-response": Kind("What {} answered cannot be used."),
+    "upstream-refused-key": Kind("{} does not allow it with the gateway's own key.", _OPERATOR),
+    "upstream-bad-response": Kind("{} gave no answer that can be used."),
     "upstream-redirected": Kind("{} has the content elsewhere, where the gateway does not go.", _OPERATOR),
     "upstream-answer-too-large": Kind("The answer is too large."),
     "upstream-unreachable": Kind("{} cannot be reached. Nothing was done."),
@@ -150,7 +150,7 @@ class Failures:
         slug = str(problem.get("type")).rpartition("#")[2]
         kind = KINDS.get(slug)
         if slug in _NOT_THERE and status == 404:
-            return _not_there(asked, self.provider)
+            return _not_there(asked, "The gateway" if slug == "not-found" else self._named)
         if kind is None:
             kind = Kind(_ended(problem.get("title")), detailed=True)
         name = self._named if kind.what.startswith("{}") else self.provider
@@ -199,7 +199,8 @@ class Failures:
             when = (
                 f"in {after} seconds" if after.isdigit() else f"after {after}" if after else "soon"
             )
-            return f"The same call can work {when}."
+            once = "" if certain or not tool.keyed else ", and does not act twice"
+            return f"The same call can work {when}{once}."
         if certain or tool.operation.safe:
             return "The same call would fail again."
         return self._unclear(tool)
@@ -215,12 +216,12 @@ class Failures:
 _NOT_THERE = ("not-found", "upstream-rejected")
 
 
-def _not_there(asked: Asked, provider: str) -> str:
-    """A sentence on what was not found, by its argument."""
+def _not_there(asked: Asked, who: str) -> str:
+    """A sentence on what was not found, by its argument; `who` was asked."""
     ids = [f'{name} "{value}"' for name, value in asked.ids]
     if len(ids) > 1:
         return f"One of these was not found: {', '.join(ids)}."
-    return f"Nothing was found for {ids[0]}." if ids else f"{provider} has no such thing."
+    return f"Nothing was found for {ids[0]}." if ids else f"{who} knows no such call."
 
 
 def _less(tool: CallableTool) -> str:

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mcp_bridge.canonical import LARGE
 from mcp_bridge.edge import current
 from mcp_bridge.event_stream import EventStream
-from mcp_bridge.messages import PATH, Refused, take_apart
+from mcp_bridge.messages import PATH, TOO_LARGE, Refused, take_apart
 from serving.body_buffer import (
     BodyBrokeOff,
     BodyRefused,
@@ -114,7 +114,7 @@ class MessageReader:
 _OVERLOADED = -32000  # the first of those that JSON-RPC 2.0 section 5.1 leaves to servers
 # fmt: off
 _REFUSALS: Mapping[type[BodyRefused], Callable[[], Refused]] = {
-    BodyTooLarge: partial(Refused, INVALID_REQUEST, "the message is larger than GATEWAY_MAX_BODY.", status=413),
+    BodyTooLarge: partial(Refused, INVALID_REQUEST, TOO_LARGE, status=413),
     BodyTooSlow: partial(Refused, INVALID_REQUEST, "the message came too slowly.", status=408),
     BodyBrokeOff: partial(Refused, INVALID_REQUEST, "the message broke off."),
     OutOfMemory: partial(Refused, _OVERLOADED, "too much is under way. The same call can work in a second.", status=503),

@@ -31,6 +31,12 @@ def media_type(_method: str, path: str) -> str:
     return "application/json" if path == PATH else ""
 
 
+TOO_LARGE = (
+    "the message is larger than the gateway takes. Send less in one call; its operator can raise"
+    " GATEWAY_MAX_BODY."
+)
+
+
 class Refused(Exception):
     """The message is not for the SDK: a JSON-RPC error's code and sentence, the message's id, and a status for HTTP."""
 

@@ -29,10 +29,11 @@ KEY_SCHEMA: Schema = {
     "type": "string",
     "pattern": "^[!-~]{1,255}$",
     "description": (
-        "A name for this one action: calls with the same key act once, and a repeat gets the first"
-        " result. Left out, it is made from the other arguments; give a new one to do the same"
-        " thing again on purpose."
+        "A name without spaces for this one action, such as run-2: calls with the same key act"
+        " once, and a repeat gets the first result. Left out, it is made from the other arguments;"
+        " give a new one to do the same thing again on purpose."
     ),
+    "example": "run-2",
     "x-aliases": [
         *("key", "nonce", "client_request_id", "client_token", "request_key", "request_token"),
         *("idempotency", "idempotency_token", "idempotent_key", "dedup_key", "deduplication_key"),

@@ -138,7 +138,7 @@ class Results:
 
 def _repeat(tool: CallableTool, asked: Asked, age: str) -> str:
     """What a result is that an earlier call had, `age` seconds ago when that is known."""
-    when = f"{_time(int(age))} ago" if age.isascii() and age.isdecimal() else "before"
+    when = _ago(int(age)) if age.isascii() and age.isdecimal() else "before"
     same = f"A call with this {KEY}" if asked.key_given else "The same call"
     now = f"; {tool.look} shows how it is now" if tool.look else ""
     return (
@@ -147,13 +147,12 @@ def _repeat(tool: CallableTool, asked: Asked, age: str) -> str:
     )
 
 
-def _time(seconds: int) -> str:
-    """A length of time in words, of its largest unit."""
+def _ago(seconds: int) -> str:
+    """How long ago it is, in words, of its largest unit."""
     for unit, size in (("hour", 3600), ("minute", 60), ("second", 1)):
-        if seconds >= size or size == 1:
-            count = seconds // size
-            return f"{count} {unit}{'' if count == 1 else 's'}"
-    return ""
+        if count := seconds // size:
+            return f"{count} {unit}{'' if count == 1 else 's'} ago"
+    return "just now"
 
 
 def _result(result: dict[str, Any], notes: list[str], text: str = "") -> dict[str, Any]:

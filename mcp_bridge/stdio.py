@@ -32,7 +32,7 @@ from mcp.types import (
 
 from mcp_bridge.canonical import LARGE
 from mcp_bridge.edge import RequestContext
-from mcp_bridge.messages import Refused, take_apart, value
+from mcp_bridge.messages import TOO_LARGE, Refused, take_apart, value
 from mcp_bridge.rest_client import RestClient
 
 Sent = MemoryObjectSendStream[SessionMessage]
@@ -116,7 +116,7 @@ class Exchange:
 
     async def _message(self, line: bytearray) -> tuple[JSONRPCMessage, RequestContext]:
         if len(line) > self.max_line:
-            raise Refused(INVALID_REQUEST, "the message is larger than GATEWAY_MAX_BODY.")
+            raise Refused(INVALID_REQUEST, TOO_LARGE)
         if len(line) < LARGE:
             message, text, taken = take_apart(line)
         else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -231,17 +231,25 @@ def _violation(error: ValidationError, at: str, schema: Schema) -> Violation:
         return Violation(f"{pointer}/{pointer_token(kind.value)}", "is required")
     if kind.name == "propertyNames":
         inner = kind.value.kind
+        said = _at(schema, error.schema_path[:-1]).get("description")
+        if inner.name == "pattern" and said:
+            return Violation(pointer, f"has a member whose name {said}")
         return Violation(
             pointer, f"has a member whose name {broken_rule('', inner.name, inner.value).detail}"
         )
-    if kind.name == "pattern":
-        # The example beside the rule that was broken, if it has one: a pattern is hard to read.
-        ruled: Any = schema
-        for step in error.schema_path[:-1]:
-            ruled = ruled[step]
-        if examples := ruled.get("examples"):
-            return Violation(pointer, f"must look like {examples[0]}")
+    # The example beside the rule that was broken, if it has one: a pattern is hard to read.
+    ruled = _at(schema, error.schema_path[:-1]) if kind.name == "pattern" else {}
+    if examples := ruled.get("examples"):
+        return Violation(pointer, f"must look like {examples[0]}")
     return broken_rule(pointer, kind.name, kind.value)
+
+
+def _at(schema: Schema, path: Sequence[str | int]) -> Any:
+    """What is in a schema at a place."""
+    found: Any = schema
+    for step in path:
+        found = found[step]
+    return found
 
 
 _TYPES = {

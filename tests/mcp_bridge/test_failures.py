@@ -109,7 +109,8 @@ class TestFailure:
         for slug in ("upstream-rejected", "not-found"):
             answer = problem(slug, status=404)
             text = said(tools["list-batch-jobs"], answer, asked=Asked(CALL.request))
-            assert "Mistral has no such thing." in text and "operator can help" in text
+            who = "The gateway" if slug == "not-found" else "Mistral"
+            assert f"failed: {who} knows no such call." in text and "operator can help" in text
 
     def test_for_want_of_a_quota_says_that_no_repeat_helps(self, tools: Tools) -> None:
         for retryable in (True, False):
@@ -159,7 +160,10 @@ class TestFailure:
         detail = "250 faults in the file, by its lines; the first 100 are in errors."
         answer = problem("validation-failed", detail=detail, errors=faults)
         text = said(tools["upload-file"], answer)
-        assert f"{detail} line 1: It is not JSON: x. line 2: It" in text and "line 100: It" in text
+        assert (
+            f"upload-file failed: {detail} line 1: It is not JSON: x. line 2: It" in text
+            and "line 100: It" in text
+        )
         assert "would fail again" in text and "may have taken effect" not in text
 
     def test_of_an_upload_whose_answer_was_lost_says_where_to_look(self, tools: Tools) -> None:
@@ -181,6 +185,15 @@ class TestFailure:
         text = said(tools["create-batch-job"], problem("upstream-timeout"))
         assert "may have taken effect" in text and f"check with {CHECKS}." in text
         assert "same arguments" in text
+
+    def test_that_may_have_happened_and_can_be_repeated_says_that_it_acts_once(
+        self, tools: Tools
+    ) -> None:
+        for slug in ("create-outcome-unknown", "outcome-still-unknown"):
+            text = said(tools["create-batch-job"], problem(slug, retryable=True, status=504))
+            assert "The same call can work soon, and does not act twice." in text
+        for name, slug in (("create-batch-job", "rate-limited"), ("get-batch-job", "overloaded")):
+            assert "The same call can work soon." in said(tools[name], problem(slug))
 
     @pytest.mark.parametrize("upstream", [200, 302, 408, 500])
     def test_of_an_unknown_outcome_does_not_say_that_it_would_fail_again(

@@ -64,7 +64,7 @@ class TestSuccess:
     @pytest.mark.parametrize(
         ("age", "ago"),
         [
-            ("0", "0 seconds ago"), ("1", "1 second ago"), ("119", "1 minute ago"),
+            ("0", "just now"), ("1", "1 second ago"), ("119", "1 minute ago"),
             ("7200", "2 hours ago"), ("", "before"), ("soon", "before"),
         ],
     )  # fmt: skip

@@ -134,3 +134,11 @@ def test_a_million_faults_take_little_memory() -> None:
         [sys.executable, "-c", LITTLE_MEMORY], capture_output=True, text=True, check=False
     )
     assert ended.stdout == "[True, True, True, True]\n", ended.stderr[-500:]
+
+
+def test_names_of_members_are_refused_in_the_schema_s_own_words_where_it_has_some() -> None:
+    rule = {"pattern": "^(?!own_)", "maxLength": 9, "description": "must not begin with own_"}
+    check = Validator({"properties": {"tags": {"x-propertyNames": rule}}})
+    for name, said in (("own_x", "must not begin with own_"), ("x" * 10, "must have at most 9")):
+        (violation,) = check.violations({"tags": {name: "x"}})
+        assert violation.detail.startswith(f"has a member whose name {said}")
