@@ -23,6 +23,7 @@ from bench.machine import LITELLM, LOADED_BY
 from bench.processes import Server, Target
 from bench.run import Run, Samples, check_answers, median
 from bench.targets import FLASK, GATEWAY
+from bench.waiters import jobs_beside_waiters
 from bench.work import LEGACY, MODERN, Request
 
 OURS, FLASKS = GATEWAY.name, FLASK.name
@@ -366,7 +367,7 @@ def in_flight(run: Run) -> None:
 Part = Callable[[Run], None]
 PARTS: tuple[Part, ...] = (
     get_job, saturated, list_jobs, create, over_tls, tool_calls, tool_calls_over_rest,
-    uploads, downloads, jobs_beside_files, start_up, waiting, in_flight,
+    uploads, downloads, jobs_beside_files, jobs_beside_waiters, start_up, waiting, in_flight,
 )  # fmt: skip
 GROWTH: tuple[Part, ...] = (clients, workers, records, collector, delays)
 """How cost grows, and what the collector costs: not in a quick run."""

@@ -46,6 +46,10 @@ store that is slow (`BUSY`) has taken the outcome."""
 LOOKS = 4
 """One in so many threads may be looking for those that wait for a final state: the others are there for all other requests."""
 
+SILENCE = 10.0
+"""Seconds that the upstream may say nothing when it is looked for those that wait: the next look may be answered, and they are
+not to wait for one that is not."""
+
 PIECE = 1 << 16
 """Bytes of an answer that are handed over at a time, so that a client that reads slowly has no copy of all of it here."""
 
@@ -136,7 +140,7 @@ class FlaskDispatch:
             context, begun = RequestContext(ctx.request_id, ctx.trace), loop.time()
             context.upstream_request = request
             CURRENT.set(context)
-            answer = await self._answer(context, scope)
+            answer = await self._answer(context, scope, SILENCE)
             final = await self.pool.submit(partial(is_final, state, answer.content))
             return Seen(answer, final, begun)
 
@@ -152,14 +156,16 @@ class FlaskDispatch:
         ]
         return seen.answer
 
-    async def _answer(self, ctx: RequestContext, scope: Scope) -> Response:
+    async def _answer(
+        self, ctx: RequestContext, scope: Scope, silence: float = math.inf
+    ) -> Response:
         """The answer to the request that `ctx` has, which it has no more then."""
         request, ctx.upstream_request = ctx.upstream_request, None
         assert request
         operation, keyed = request.operation, request.key is not None
         if len(self.under_way) >= self.limit:
             raise Overloaded("All threads are busy and the queue is full.")
-        cancellable = CancellableRequest(Deadline(self.timeout))
+        cancellable = CancellableRequest(Deadline(self.timeout), silence=silence)
         environ = _environ(scope, request, cancellable)
         loop = asyncio.get_running_loop()
         handling: asyncio.Future[Response] = loop.create_future()

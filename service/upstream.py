@@ -229,7 +229,10 @@ class Upstream:
         if transport is self.fresh:
             prepared.headers["Connection"] = "close"
         left = max(cancellable.deadline.left(), 0.001)  # 0 would be no limit; nothing is sent then
-        timeouts = (min(self.connect_timeout, left), min(self.read_timeout, left))
+        timeouts = (
+            min(self.connect_timeout, left),
+            min(self.read_timeout, cancellable.silence, left),
+        )
         cancellable.begin()
         try:
             return transport.send(prepared, stream=True, timeout=timeouts)

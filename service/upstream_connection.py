@@ -58,6 +58,7 @@ class CancellableRequest:
     `fresh`: over a connection of its own, on which there can be no answer to anything else; reads share kept ones otherwise.
     `streamed`: its body leaves piece by piece, at the caller's pace, and may be answered before its end; from then on, or from
     its end, the answer has `answer_within` seconds to come.
+    `silence`: seconds that the upstream may say nothing, where the settings allow more.
     `sent_before`: an earlier request was this one too, and was perhaps carried out.
     """
 
@@ -68,8 +69,10 @@ class CancellableRequest:
         fresh: bool = False,
         streamed: bool = False,
         answer_within: float = math.inf,
+        silence: float = math.inf,
     ) -> None:
         self.deadline = deadline
+        self.silence = silence
         self.fresh = fresh
         self.streamed = streamed
         self.answer_within = answer_within

@@ -6,6 +6,7 @@ Waits live on the event loop. A look takes a thread, as any other request does, 
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -25,6 +26,9 @@ from .translation import UpstreamRequest
 
 PACE = (1.0, 2.0, 3.0, 5.0, 8.0, 11.0, 15.0)
 """Seconds from the beginning of each look to the next one's; the last stands for all further ones."""
+
+SPREAD = 0.2
+"""Share of the first of these by which it is longer at most."""
 
 FRESH = 5.0
 """Seconds from the beginning of a look to that of the next one when somebody has come meanwhile, if it is not due before."""
@@ -165,6 +169,8 @@ class Watch(Generic[T]):
     async def _watch(self) -> None:
         loop = asyncio.get_running_loop()
         pace = iter(self.pace)
+        # Those that begin together do not look together: many at a time would be felt by other calls.
+        apart = random.random() * SPREAD * self.pace[0]  # noqa: S311 - no secret
         while True:
             held = 0.0
             async with self.looks:
@@ -180,7 +186,8 @@ class Watch(Generic[T]):
             await _tell(self.waiters if over else self.overdue)
             if over:
                 return
-            due = begun + next(pace, self.pace[-1])
+            due = begun + next(pace, self.pace[-1]) + apart
+            apart = 0.0
             earliest = loop.time() + held
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(max(due, earliest)):

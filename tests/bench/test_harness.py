@@ -21,6 +21,7 @@ from bench.load import Caller, WrongAnswer, load, small_requests
 from bench.processes import Server, ServerFailed, Target
 from bench.run import QUICK, RoundFailed, Run, check_answers
 from bench.upstream import Upstream
+from bench.waiters import waiters
 from bench.work import Request
 from tests.support.processes import wait_until
 from tests.support.tools_available import needed
@@ -220,6 +221,18 @@ def test_slow_transfers_are_all_under_way_or_it_is_told(folder: Path, file_serve
         files.slow_transfers(server),
     ):
         wait_until(lambda: '"status":503' in server.log.read_text())
+
+
+def test_callers_all_wait_or_it_is_told(run: Run) -> None:
+    few = GATEWAY.with_settings(GATEWAY_WAITERS=9)
+    with few.started(run.upstream.url, run.folder) as server, Caller(server) as caller:
+        with waiters(server, 9):
+            assert b"\ngateway_inflight_waits 9" in caller.call(Request("/metrics"))[2]
+        with (
+            pytest.raises(WrongAnswer, match=r"a waiter was answered b'HTTP/1\.1 503"),
+            waiters(server, 10),
+        ):
+            pass
 
 
 def test_an_upload_without_a_length_comes_whole_too(file_server: Server) -> None:

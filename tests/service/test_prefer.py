@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -16,6 +18,7 @@ from service.flask_dispatch import PIECE
 from serving import STOPPING
 from tests.conftest import UPSTREAM
 from tests.support.api import JOB_ID, JOBS
+from tests.support.upstreams import Received, echo_upstream
 
 PATH = f"{JOBS}/{JOB_ID}"
 JOB = UPSTREAM + PATH
@@ -174,11 +177,29 @@ def test_a_stop_turns_nobody_away_who_asks_for_a_wait(
     assert "preference-applied" not in answer.headers
 
 
+def test_an_upstream_that_says_nothing_holds_no_wait_as_long_as_a_call_may_take(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.flask_dispatch.SILENCE", 0.2)
+    over = threading.Event()
+
+    def first_nothing(_: Received) -> tuple[int, str, bytes]:
+        if len(echo.received) == 1:
+            over.wait(30)
+        return 200, "application/json", DONE
+
+    with echo_upstream() as echo:
+        echo.answer = first_nothing
+        app = create_app(replace(settings, upstream_url=f"http://127.0.0.1:{echo.port}/v1"))
+        answer = get(TestClient(app, base_url="http://127.0.0.1:8080"), "wait=20")
+        assert (answer.status_code, answer.content) == (200, DONE)
+        assert len(echo.received) == 2
+        over.set()
+
+
 def test_an_operator_can_have_no_waits(
     settings: Settings, upstream: responses.RequestsMock
 ) -> None:
-    from dataclasses import replace
-
     app = create_app(replace(settings, wait_limit=0.0))
     answer = get(TestClient(app, base_url="http://127.0.0.1:8080"), "wait=10")
     assert (answer.status_code, "preference-applied" in answer.headers) == (200, False)
