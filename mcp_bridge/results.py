@@ -131,7 +131,8 @@ class Results:
         notes = [asked.note] if asked.note else []
         if headers.get("Idempotency-Replayed", "").lower() == "true":
             notes.append(_repeat(tool, asked, headers.get("Age", "")))
-        if warning := as_arguments(headers.get("Gateway-Warning", "")):
+        if "Gateway-Warning" in headers:
+            warning = as_arguments(headers["Gateway-Warning"])
             notes.append(f"The gateway warns: {without(self.secret, warning)}.")
         return notes
 
@@ -142,8 +143,8 @@ def _repeat(tool: CallableTool, asked: Asked, age: str) -> str:
     same = f"A call with this {KEY}" if asked.key_given else "The same call"
     now = f"; {tool.look} shows how it is now" if tool.look else ""
     return (
-        f"{same} was made {when}, and nothing was done again. This is the first call's result,"
-        f" as it was then{now}. To do it once more on purpose, call with an {KEY} that was never used."
+        f"{same} was made {when}. This is the result of that earlier call, as it was then, and nothing was"
+        f" done again{now}. To do it once more on purpose, call with an {KEY} that was never used."
     )
 
 

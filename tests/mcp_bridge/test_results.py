@@ -76,8 +76,8 @@ class TestSuccess:
             asked = replace(CALL, key_given=given)
             made = Results(LIMIT).success(tools["create-batch-job"], asked, answer)
             note = made["structuredContent"]["_note"]
-            assert note.startswith(f"{whose} was made {ago}, and nothing was done again.")
-            assert "as it was then; get-batch-job shows how it is now." in note
+            assert note.startswith(f"{whose} was made {ago}. This is the result of that earlier")
+            assert "nothing was done again; get-batch-job shows how it is now." in note
             assert "call with an idempotency_key that was never used" in note
             assert next(iter(made["structuredContent"])) == "_note"
 
@@ -85,7 +85,7 @@ class TestSuccess:
         self, odd_tools: Tools
     ) -> None:
         made = result(odd_tools["make-thing"], {"id": 1}, Idempotency_Replayed="true")
-        assert "as it was then. To do it" in made["structuredContent"]["_note"]
+        assert "nothing was done again. To do it" in made["structuredContent"]["_note"]
 
     def test_that_the_gateway_warns_about_has_the_warning_by_its_arguments(
         self, tools: Tools
