@@ -9,7 +9,7 @@ from typing import Any
 
 from mcp_bridge.places import Row
 from mcp_bridge.result_rows import ResultRows
-from mcp_bridge.shortening import beginning, compact, weigh
+from mcp_bridge.shortening import beginning, compact, weigh, without
 
 KINDS = 20
 """Groups that are shown; and distinct messages from which on those that differ in numbers and ids alone are one group."""
@@ -65,7 +65,8 @@ class ErrorGroups:
     def take(self, reader: ResultRows, row: Row) -> None:
         """Counts a row."""
         if row.failed:
-            self.add(reader.error(row), reader.id_text(row), reader.bad_status(row))
+            name = without(reader.secret, reader.id_text(row))
+            self.add(reader.error(row), name, reader.bad_status(row))
         else:
             self.succeeded += 1
 

@@ -94,7 +94,7 @@ class View:
     def __post_init__(self) -> None:
         self.hint: ResultsHint = _results(self.tool)
         self.selection = self.asked.selection or Selection()
-        self.reader = ResultRows(self.hint)
+        self.reader = ResultRows(self.hint, self.secret)
         self.groups = ErrorGroups()
         self._room = self.limit - self.limit // 20  # for the note
         self._shortening = Shortening(self.secret)
@@ -160,7 +160,7 @@ class View:
             self.notes += result_notes.of_page(self, page)
             return {PART: {"of": path, "from": start, "value": page.shown, NEXT: page.next_from}}
         if path.startswith(f"{self.hint.member}."):
-            if not page.shown:
+            if self._index is None or not page.shown:
                 raise NoPart(f"{self.hint.member} has {page.total} items, counted from 0")
             within: Any = {self.hint.member: {str(self._index): page.shown[0]}}
         else:

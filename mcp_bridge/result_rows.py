@@ -14,7 +14,7 @@ from msgspec import Raw
 
 from mcp_bridge.canonical import LARGE
 from mcp_bridge.places import Places, Row, built, is_empty, is_vast, kind_of
-from mcp_bridge.shortening import compact
+from mcp_bridge.shortening import compact, without
 from openapi.job_hints import ResultsHint
 from openapi.json_text import texts_of
 
@@ -29,10 +29,11 @@ LONG = 10_000
 
 
 class ResultRows:
-    """Reads rows by a `hint`."""
+    """Reads rows by a `hint`; `secret` is taken out of errors, which are cut."""
 
-    def __init__(self, hint: ResultsHint) -> None:
+    def __init__(self, hint: ResultsHint, secret: str = "") -> None:
         self.hint = hint
+        self.secret = secret
         self.id_name = hint.id.rpartition(".")[2]
         places = [hint.id, hint.status, hint.ended, *hint.answers, *hint.errors]
         self._places = Places(places)
@@ -89,10 +90,10 @@ class ResultRows:
         """What it failed of, as one line."""
         for place in self.hint.errors:
             for text in row.at(place):
-                if said := one_line(text):
+                if said := one_line(text, self.secret):
                     return said
         if kind_of(row.text) != b"{":
-            return f"the result is no object but {bytes(row.text)[:200].decode(errors='replace')}"
+            return f"the result is no object but {one_line(row.text, self.secret)[:200] or 'empty'}"
         status = self.status(row)
         return f"HTTP status {status}" if status is not None else "no answer"
 
@@ -110,10 +111,10 @@ class ResultRows:
         return form
 
     def full(self, row: Row) -> Any:
-        """The row as it came; Raw when it is large. One that is no object has the compact form."""
-        if kind_of(row.text) != b"{":
-            return self.compact(row)
-        return _value(row.text)
+        """The row as it came; Raw when it is large. One that cannot be shown as an object has the compact form."""
+        value = _value(row.text)
+        known = isinstance(value, dict) or (value is row.text and kind_of(row.text) == b"{")
+        return value if known else self.compact(row)
 
     def _answer(self, row: Row) -> Any:
         """What is at the first place that has something; at the last that is there when none has."""
@@ -142,15 +143,15 @@ def _value(text: Raw) -> Any:
     return text if len(text) >= LARGE else built(text)
 
 
-def one_line(text: Raw) -> str:
-    """What an error says, in whatever form it came: as one line of text, empty when it says nothing."""
+def one_line(text: Raw, secret: str = "") -> str:
+    """What an error says, in whatever form it came: as one line of text without `secret`, empty when it says nothing."""
     if is_empty(text) or is_vast(text):
         return ""
     if len(text) < LARGE:
-        return _said(built(text))
+        return str(without(secret, _said(built(text))))
     if kind_of(text) == b'"':
-        return _said("".join(islice(texts_of(text), 1))[:LONG])
-    return _said(msgspec.json.decode(text))
+        return str(without(secret, _said("".join(islice(texts_of(text), 1)))))[:LONG]
+    return str(without(secret, _said(msgspec.json.decode(text))))[:LONG]
 
 
 def _said(error: Any, depth: int = 0) -> str:
