@@ -154,7 +154,7 @@ async def test_an_answer_that_is_too_large_is_told_as_that(
         result = await client.call_tool(tool, given)
     assert "more than 10 bytes" in text(result)
     assert ("may have taken effect" in text(result)) == (tool == "create-batch-job")
-    assert ("Call again without inline" in text(result)) == (tool == "get-batch-job")
+    assert ("page by page" in text(result)) == (tool == "get-batch-job")
 
 
 async def test_the_bridge_s_own_token_is_in_no_result(bridge: Make, rest: Rest) -> None:
