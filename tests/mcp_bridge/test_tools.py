@@ -217,6 +217,15 @@ def test_nobody_is_sent_to_an_api_whose_key_they_do_not_have(
     assert {"upload-file", "read-file"} <= {name for name in tools if name in said}
 
 
+def test_nothing_that_a_model_reads_of_a_tool_is_of_another_interface(
+    tools: dict[str, CallableTool], contract: Contract
+) -> None:
+    said = json.dumps([contract.mcp_instructions, *[tool.listing() for tool in tools.values()]])
+    said += "".join(tool.declared.shortened for tool in tools.values())
+    for word in ("pstream", "REST", "GATEWAY_", "GET ", "POST ", "/v1/batch", "/v1/files", "eader"):
+        assert word not in said
+
+
 def test_no_wording_of_the_bridge_names_its_contract() -> None:
     """A tool of another document must read as well: what is specific comes from the document."""
     for source in (ROOT / "mcp_bridge").glob("*.py"):
