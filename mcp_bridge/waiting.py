@@ -182,9 +182,14 @@ def _end(limit: asyncio.Timeout, _: object) -> None:
 
 
 async def _last_look(look: Look) -> Seen:
+    """What is shown as the bridge is to stop: one look for all who wait for the same, or hundreds would be made at once."""
+    looks, target = look.rest.last_looks, look.request.target
+    if target not in looks:
+        looks[target] = asyncio.get_running_loop().create_task(look(placed=True))
     try:
         async with asyncio.timeout(LAST_LOOK):
-            return await look(placed=True)
+            seen: Seen = await asyncio.shield(looks[target])
+            return seen
     except TimeoutError:
         raise NoAnswer("did not answer, and the bridge is about to stop") from None
 
