@@ -20,6 +20,7 @@ from starlette.requests import Request
 
 from mcp_bridge import edge, event_stream, progress
 from mcp_bridge.canonical import LARGE
+from mcp_bridge.failures import is_lasting
 from mcp_bridge.progress import Report, Shown
 from mcp_bridge.rest_client import (
     Answer,
@@ -67,7 +68,8 @@ class Seen:
     @property
     def failed(self) -> bool:
         """True for a failure that may be over soon."""
-        return self.answer.status >= 500 or self.answer.status == 429
+        status = self.answer.status
+        return (status >= 500 or status == 429) and not is_lasting(self.answer)
 
     @property
     def last(self) -> bool:

@@ -48,6 +48,7 @@ class Service:
     final_at: float = 1e9
     down: tuple[float, float] = (1e9, 1e9)
     failure: Any = 502
+    problem: bytes = b"<html>"
     failing_takes: float = 0.01
     says: dict[str, str] = field(default_factory=dict)
     rest: Any = field(
@@ -74,7 +75,7 @@ class Service:
             await asyncio.sleep(self.failing_takes)
             if isinstance(self.failure, Exception):
                 raise self.failure
-            return Seen(Answer(self.failure, self.says, b""), None, loop.time())
+            return Seen(Answer(self.failure, self.says, self.problem), None, loop.time())
         final = loop.time() >= self.final_at
         shown = Shown("SUCCESS" if final else "RUNNING", final, not final, "requests", done=1)
         return Seen(Answer(200, {**headers, **self.says}, b""), shown, loop.time())
@@ -203,6 +204,14 @@ def test_a_failure_at_the_end_is_the_result_when_nothing_was_seen() -> None:
 @pytest.mark.parametrize("status", [404, 403, 422])
 def test_what_another_look_would_not_change_ends_the_wait(status: int) -> None:
     told, after = waited(Service(limit=10, down=(15, 1e8), failure=status))
+    assert (told.answer.status, round(after)) == (status, 15)
+
+
+@pytest.mark.parametrize("status", [429, 500, 502])
+def test_a_failure_that_lasts_by_the_service_s_own_word_ends_the_wait(status: int) -> None:
+    """As results do that are too large to pass on, once they are there."""
+    lasting = b'{"title": "Too large", "retryable": false}'
+    told, after = waited(Service(down=(15, 1e8), failure=status, problem=lasting))
     assert (told.answer.status, round(after)) == (status, 15)
 
 
