@@ -34,23 +34,22 @@ class WholeLines:
 
     async def take(self, piece: bytes) -> bool:
         """Takes the next piece, the last one empty; true when no more is wanted."""
-        ended = not piece
-        if self._skipping:
+        if self._skipping and piece:
             _, found, piece = piece.partition(b"\n")
             self._skipping = not found
         self._begun += piece
-        if len(self._begun) < PORTION and not ended:
+        if piece and len(self._begun) < PORTION:
             return False
-        end = len(self._begun) if ended else self._begun.rfind(b"\n") + 1
+        end = self._begun.rfind(b"\n") + 1 if piece else len(self._begun)
         if not end and len(self._begun) > self.longest:
             self._skipping = True
             del self._begun[SEEN:]
             end = SEEN
         if not end:
-            return ended
+            return not piece
         lines = bytes(self._begun[:end])
         del self._begun[:end]
-        return await self.feed(lines) or ended
+        return await self.feed(lines) or not piece
 
 
 class FileRows:

@@ -6,9 +6,11 @@ import itertools
 import json
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import pytest
 from mcp import Client, StdioServerParameters
 
 from openapi.contract import load
+from tests.mcp_bridge import agent
 from tests.support.api import JOB_ID
 from tests.support.bridge import bridge_process, gunicorn_bridge
 from tests.support.gateway import Gateway, gateway_process
@@ -35,6 +38,8 @@ CREATE: dict[str, Any] = {
         for n in range(3)
     ],
 }
+MOST_CALLS = 15
+"""From the creation of a job of ten minutes to its last result, with waits of 45 s."""
 TOOLS = len([each for each in load().operations.values() if each.tool])
 NEW_JOB = (f"project-{number}" for number in itertools.count())
 
@@ -46,7 +51,7 @@ def new_job() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[Sandbox]:
-    with sandbox_process(speed=0) as running:
+    with sandbox_process(speed=0, run_seconds=555) as running:
         yield running
 
 
@@ -75,13 +80,16 @@ def client(
 ) -> AbstractAsyncContextManager[Client]:
     if transport == "http":
         return Client(url, mode=mode)
-    stdio = StdioServerParameters(
+    return Client(stdio_server(rest), mode=mode)
+
+
+def stdio_server(rest: Gateway) -> StdioServerParameters:
+    return StdioServerParameters(
         command=sys.executable,
         args=["-m", "mcp_bridge", "--stdio"],
         env=environment(BRIDGE_REST_URL=rest.url),
-        cwd=ROOT,
+        cwd=str(ROOT),
     )
-    return Client(stdio, mode=mode)
 
 
 @pytest.mark.parametrize("mode", ["legacy", "2026-07-28"])
@@ -131,26 +139,10 @@ async def test_a_batch_that_is_a_file_from_its_upload_to_its_results(
         listed = await data(session, "list-files", {})
         assert (await data(session, "get-file", results))["sample_type"] == "batch_result"
         assert (await data(session, "delete-file", results))["deleted"] is True
-        gone = [
-            await session.call_tool(name, results)
-            for name in ("get-file", "read-file", "delete-file")
-        ]
-        again = {**job, "input_files": [results["file_id"]]}
-        unfounded = await session.call_tool("create-batch-job", again)
-        strange = [
-            await session.call_tool(name, {"job_id": JOB_ID})
-            for name in ("get-batch-job", "cancel-batch-job")
-        ]
+        gone = await session.call_tool("get-file", results)
     assert {json.loads(line)["custom_id"] for line in found} == {"r-0", "r-1", "r-2"}
     assert {uploaded["id"], done["output_file"]} <= {file["id"] for file in listed["data"]}
-    for refused in gone:
-        said = f'Nothing was found for file_id "{results["file_id"]}". (HTTP 404.)'
-        assert refused.is_error and said in refused.content[0].text
-    said = f'Nothing was found for input_files "{results["file_id"]}". Mistral said: '
-    assert unfounded.is_error and said in unfounded.content[0].text
-    for refused in strange:
-        said = f'Nothing was found for job_id "{JOB_ID}". Mistral said: '
-        assert refused.is_error and said in refused.content[0].text
+    assert gone.is_error and "HTTP 404" in str(gone.content[0])
     assert len(sandbox.ledger(method="POST", path="/v1/files")) == 1
 
 
@@ -227,44 +219,61 @@ async def test_every_worker_gives_the_same_answers(mcp_url: str) -> None:
     assert len(answers) == 1
 
 
-OLDER = """
-import asyncio, json, sys
-from mcp import ClientSession
-from mcp.client.streamable_http import streamablehttp_client
-
-async def main(url, arguments):
-    async with streamablehttp_client(url) as (read, write, _), ClientSession(read, write) as session:
-        version = (await session.initialize()).protocolVersion
-        tools = [tool.name for tool in (await session.list_tools()).tools]
-        created = await session.call_tool("create-batch-job", arguments)
-        bad = await session.call_tool("get-batch-job", {"job_id": "no"})
-        print(json.dumps([version, tools, created.structuredContent, bad.isError]))
-
-asyncio.run(main(sys.argv[1], json.loads(sys.argv[2])))
-"""
-FASTMCP = """
-import asyncio, json, sys
-from fastmcp import Client
-
-async def main(url, arguments):
-    async with Client(url) as session:
-        tools = [tool.name for tool in await session.list_tools()]
-        created = await session.call_tool("create-batch-job", arguments)
-        bad = await session.call_tool("get-batch-job", {"job_id": "no"}, raise_on_error=False)
-        print(json.dumps(["", tools, created.structured_content, bad.is_error]))
-
-asyncio.run(main(sys.argv[1], json.loads(sys.argv[2])))
-"""
+@pytest.fixture
+def targets(mcp_url: str, rest_service: Gateway) -> list[Any]:
+    """What an agent's script is given to reach a bridge: over HTTP, and over standard input."""
+    return [mcp_url, stdio_server(rest_service).model_dump(exclude_defaults=True)]
 
 
-@pytest.mark.parametrize(("tool", "script"), [("mcp-1", OLDER), ("fastmcp", FASTMCP)])
-def test_other_clients_work_as_well(tool: str, script: str, mcp_url: str) -> None:
-    """mcp 1.x speaks only the older era and checks results against the output schema."""
-    done = run([tool_python(tool), "-c", script, mcp_url, json.dumps(new_job())])
+@pytest.fixture
+def clock_goes(sandbox: Sandbox) -> Iterator[None]:
+    """The sandbox's clock goes: a job of ten minutes takes some three seconds."""
+    over = threading.Event()
+
+    def go() -> None:
+        while not over.wait(0.2):
+            sandbox.advance(45)
+
+    thread = threading.Thread(target=go)
+    thread.start()
+    yield
+    over.set()
+    thread.join()
+
+
+@pytest.mark.parametrize("mode", ["auto", "legacy", "2026-07-28"])
+@pytest.mark.usefixtures("clock_goes")
+async def test_an_agent_s_script_has_all_results_of_ten_minutes_after_few_calls(
+    mode: str, targets: list[Any]
+) -> None:
+    for script in await agent.run_at_each(partial(agent.sdk, mode=mode), targets):
+        check(script)
+
+
+@pytest.mark.parametrize(("client", "tool"), [("older_sdk", "mcp-1"), ("fastmcp", "fastmcp")])
+@pytest.mark.usefixtures("clock_goes")
+def test_the_script_has_them_with_other_clients_as_well(
+    client: str, tool: str, targets: list[Any]
+) -> None:
+    done = run([tool_python(tool), agent.__file__, client, json.dumps(targets)])
     assert done.returncode == 0, done.stderr
-    _, tools, created, refused = json.loads(done.stdout.splitlines()[-1])
-    assert len(tools) == TOOLS and refused is True
-    assert created["status"] == "QUEUED"
+    for script in json.loads(done.stdout.splitlines()[-1]):
+        check(agent.Script(**script))
+
+
+def check(script: agent.Script) -> None:
+    """Refuses a script that took many calls, was not told how far the job was, or missed a result, or saw one twice."""
+    assert script.tools == TOOLS and script.refused is True
+    assert len(script.given) <= MOST_CALLS
+    assert script.given[0]["status"] == "QUEUED"
+    waits = [each for each in script.given[1:] if not each["outputs"]]
+    assert all(each["_note"].startswith(f"{each['status']}: ") for each in waits)
+    pages = script.given[1 + len(waits) :]
+    assert pages[0]["status"] == "SUCCESS"
+    assert (pages[0]["summary"]["succeeded"], pages[0]["summary"]["failed"]) == (288, 12)
+    rows = [row for page in pages for row in page["outputs"]]
+    assert [row["custom_id"] for row in rows] == [each["custom_id"] for each in agent.REQUESTS]
+    assert sum("error" in row for row in rows) == 12
 
 
 @pytest.mark.parametrize("era", ["legacy", "modern"])
