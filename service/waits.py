@@ -95,12 +95,15 @@ class Waits(Generic[T]):
             self._watches[key] = watch
             watch.task.add_done_callback(partial(self._over, key, watch))
         self.waiters += 1
+        # Not among those that are answered: by these it is judged whether there are enough workers, and it holds none up.
+        metrics.inflight.dec()
         metrics.inflight_waits.inc()
         try:
             return await watch.wait(seconds, max(seconds, self.patience))
         finally:
             self.waiters -= 1
             metrics.inflight_waits.dec()
+            metrics.inflight.inc()
 
     def _over(self, key: object, watch: Watch[T], _task: asyncio.Task[None]) -> None:
         if self._watches.get(key) is watch:

@@ -136,9 +136,10 @@ class Gateway:
         return self.request("POST", path, json=json, **options)
 
     def inflight(self) -> float:
-        """Requests that it is answering, the one that asks included."""
+        """Requests that it has, the one that asks included: those that it is answering, and those that wait."""
         samples = self.get("/metrics", timeout=5).text.splitlines()
-        return float(next(s for s in samples if s.startswith("gateway_inflight")).split()[1])
+        kinds = ("gateway_inflight_requests ", "gateway_inflight_waits ")
+        return sum(float(sample.split()[1]) for sample in samples if sample.startswith(kinds))
 
 
 @dataclass(frozen=True)

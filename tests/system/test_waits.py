@@ -125,6 +125,7 @@ def test_who_hangs_up_waits_no_more_and_nobody_looks_for_him(stack: Stack, path:
         )
         wait_until(lambda: metric(stack, "gateway_inflight_waits") == 1)
         assert metric(stack, "gateway_wait_places") == 1000
+        assert metric(stack, "gateway_inflight_requests") == 1  # the one that asks
     wait_until(lambda: metric(stack, "gateway_inflight_waits") == 0)
     wait_until(lambda: stack.gateway.inflight() == 1)
     assert len(looks_at(stack, path)) == metric(stack, "gateway_looks_total") - looks
