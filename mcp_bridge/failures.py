@@ -258,6 +258,12 @@ def is_too_large(answer: Answer) -> bool:
     return str((problem or {}).get("type")).endswith("#upstream-answer-too-large")
 
 
+def is_lasting(answer: Answer) -> bool:
+    """True for a failure that, by the service's own word, the same request would meet again."""
+    problem = _problem(answer.content) if answer.status >= 400 else None
+    return (problem or {}).get("retryable") is False
+
+
 def _problem(content: bytes | bytearray) -> dict[str, Any] | None:
     try:
         problem = json.loads(content)

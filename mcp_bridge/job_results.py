@@ -90,6 +90,8 @@ class View:
     order: str = ""
     """What they are ordered by, in words."""
     notes: list[str] = field(default_factory=list)
+    gone: bool = False
+    """Whether there were results that cannot be had any more."""
 
     def __post_init__(self) -> None:
         self.hint: ResultsHint = _results(self.tool)

@@ -27,7 +27,8 @@ MAX_IDS = 10_000
 
 KEY_SCHEMA: Schema = {
     "type": "string",
-    "pattern": "^[!-~]{1,255}$",
+    "pattern": "^[!-~]+$",
+    "maxLength": 255,
     "description": (
         "A name without spaces for this one action, such as run-2: calls with the same key act"
         " once, and a repeat gets the first result. Left out, it is made from the other arguments;"

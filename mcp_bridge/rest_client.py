@@ -118,6 +118,7 @@ class RestClient:
         # Not the connectors' own limit, since to wait for one of these is not to wait for the service.
         self.slots = asyncio.Semaphore(MAX_CONNECTIONS)
         self.places = asyncio.Semaphore(MAX_WAITING)
+        self.last_looks: dict[str, asyncio.Task[Any]] = {}  # by target, as the process is to stop
         options: dict[str, Any] = {
             "timeout": aiohttp.ClientTimeout(total=None, connect=min(CONNECT_SECONDS, timeout)),
             "headers": {"Authorization": f"Bearer {token}"} if token else {},
@@ -136,6 +137,8 @@ class RestClient:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        for look in self.last_looks.values():
+            look.cancel()
         for session in self.sessions:
             await session.close()
 

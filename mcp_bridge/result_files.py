@@ -34,22 +34,23 @@ class WholeLines:
 
     async def take(self, piece: bytes) -> bool:
         """Takes the next piece, the last one empty; true when no more is wanted."""
-        if self._skipping and piece:
+        ended = not piece
+        if self._skipping:
             _, found, piece = piece.partition(b"\n")
             self._skipping = not found
         self._begun += piece
-        if piece and len(self._begun) < PORTION:
+        if len(self._begun) < PORTION and not ended:
             return False
-        end = self._begun.rfind(b"\n") + 1 if piece else len(self._begun)
+        end = len(self._begun) if ended else self._begun.rfind(b"\n") + 1
         if not end and len(self._begun) > self.longest:
             self._skipping = True
             del self._begun[SEEN:]
             end = SEEN
         if not end:
-            return not piece
+            return ended
         lines = bytes(self._begun[:end])
         del self._begun[:end]
-        return await self.feed(lines) or not piece
+        return await self.feed(lines) or ended
 
 
 class FileRows:

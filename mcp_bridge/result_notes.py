@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def of_page(view: View, page: ResultPage) -> list[str]:
     """Sentences on a page of results."""
     return [
-        _ended(view.tool, view.job, view.groups.succeeded + view.groups.failed),
+        "" if view.gone else _ended(view),
         _window(view, page),
         *of_part(view, page, page.shortening),
         _missing(view, page),
@@ -62,9 +62,10 @@ def without_results(tool: CallableTool, job: Job) -> str:
     return f"{how}: call with {asking} for a summary and the results{alone}."
 
 
-def _ended(tool: CallableTool, job: Job, found: int) -> str:
+def _ended(view: View) -> str:
     """How the job ended, when not all of it has results; or that it did not end yet."""
-    progress = tool.operation.hints.progress
+    job, progress = view.job, view.tool.operation.hints.progress
+    found = view.groups.succeeded + view.groups.failed
     total = job.number(progress.total) if progress else None
     done = job.number(progress.done) if progress else None
     if not job.final:

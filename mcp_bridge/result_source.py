@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 from mcp_bridge.asked import Asked
 from mcp_bridge.canonical import LARGE
+from mcp_bridge.failures import tool_error
 from mcp_bridge.job_results import Job, View, read_job
 from mcp_bridge.rest_client import Answer, AnswerTooLarge, NoAnswer, RestClient, RestRequest
 from mcp_bridge.result_files import FileRows, InputIds, WholeLines
@@ -55,6 +56,8 @@ class ResultSource:
     """For the memory of an answer that shows the job."""
     held: Reservation = field(init=False)
     """For rows of files."""
+    files: tuple[str, ...] = ()
+    """The ids of files that have the results."""
     running: asyncio.Future[Any] | None = None
     """What goes on in the thread, with what is counted here, also when the caller has left."""
 
@@ -68,10 +71,8 @@ class ResultSource:
         try:
             async with asyncio.timeout_at(self.end):
                 return await self._result(tool, asked, answer)
-        except TimeoutError as error:
-            raise NoAnswer(
-                f"had no time left for the results within {self.rest.timeout:g} seconds"
-            ) from error
+        except TimeoutError:
+            return tool_error(f"{tool.declared.name} failed: {self._late(asked)}")
         finally:
             self.held.release(self.running)
 
@@ -121,10 +122,12 @@ class ResultSource:
         if named and not self.content:
             view.notes.append("Its results are in files, which this caller may not read.")
             named = []
+        self.files = tuple(name for name, _ in named)
         for name, failed in named:
             take = partial(rows.take, failed=True if failed else None)
             answer = await self._read(name, take, rows)
             if answer.status in GONE:
+                view.gone = True
                 kind = "failed" if failed else "succeeded"
                 view.notes.append(f"The results that {kind} are gone: their file was deleted.")
             elif not 200 <= answer.status < 300:
@@ -144,6 +147,17 @@ class ResultSource:
             if not 200 <= answer.status < 300:
                 return None
         return ids.positions if named else None
+
+    def _late(self, asked: Asked) -> str:
+        """What to do about files that take too long."""
+        sentence = "its results could not be read within the time that one call has."
+        if asked.wait:
+            return f"{sentence} Call again without a wait."
+        reader = self.content and self.content.tool
+        if not (reader and self.files):
+            return f"{sentence} It changes nothing, so call again."
+        files = " and ".join(self.files)
+        return f"{sentence} {reader.name} reads them by lines, from the files {files}."
 
     async def _read(
         self, name: str, take: Callable[[bytes], bool], rows: FileRows | None = None

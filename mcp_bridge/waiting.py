@@ -20,6 +20,7 @@ from starlette.requests import Request
 
 from mcp_bridge import edge, event_stream, progress
 from mcp_bridge.canonical import LARGE
+from mcp_bridge.failures import is_lasting
 from mcp_bridge.progress import Report, Shown
 from mcp_bridge.rest_client import (
     Answer,
@@ -67,7 +68,8 @@ class Seen:
     @property
     def failed(self) -> bool:
         """True for a failure that may be over soon."""
-        return self.answer.status >= 500 or self.answer.status == 429
+        status = self.answer.status
+        return (status >= 500 or status == 429) and not is_lasting(self.answer)
 
     @property
     def last(self) -> bool:
@@ -182,9 +184,14 @@ def _end(limit: asyncio.Timeout, _: object) -> None:
 
 
 async def _last_look(look: Look) -> Seen:
+    """What is shown as the bridge is to stop: one look for all who wait for the same, or hundreds would be made at once."""
+    looks, target = look.rest.last_looks, look.request.target
+    if target not in looks:
+        looks[target] = asyncio.get_running_loop().create_task(look(placed=True))
     try:
         async with asyncio.timeout(LAST_LOOK):
-            return await look(placed=True)
+            seen: Seen = await asyncio.shield(looks[target])
+            return seen
     except TimeoutError:
         raise NoAnswer("did not answer, and the bridge is about to stop") from None
 

@@ -52,6 +52,22 @@ def test_a_path_argument_is_put_into_the_path(tools: Tools) -> None:
     assert (call.method, call.target, call.body) == ("GET", f"/v1/batch/jobs/{JOB_ID}", None)
 
 
+@pytest.mark.parametrize(
+    ("name", "given", "ids"),
+    [
+        ("get-batch-job", {"job_id": JOB_ID, "custom_ids": ["a"]}, (("job_id", JOB_ID),)),
+        ("read-file", {"file_id": JOB_ID}, (("file_id", JOB_ID),)),
+        ("list-batch-jobs", {"model": "m"}, ()),
+        ("create-batch-job", {"endpoint": "/v1/ocr", "model": "m"}, ()),
+        ("create-batch-job", {"endpoint": "/v1/ocr", "input_files": [JOB_ID] * 9}, (("input_files", JOB_ID),) * 5),
+    ],
+)  # fmt: skip
+def test_what_a_call_means_that_is_there_is_known_by_its_arguments(
+    tools: Tools, name: str, given: dict[str, Any], ids: tuple[tuple[str, str], ...]
+) -> None:
+    assert read_call(tools[name], given, "test").ids == ids
+
+
 def test_a_path_argument_cannot_leave_its_place(odd_tools: Tools) -> None:
     call = rest_request(odd_tools["replace-thing"], {"name": "a/../b?c#%", "body": {}}, "test")
     assert call.target == "/v1/things/a%2F..%2Fb%3Fc%23%25"
@@ -529,6 +545,23 @@ class TestIdempotencyKey:
         given = {**CREATE, "idempotency_key": "mine-1"}
         tool = tools["create-batch-job"]
         assert self.key(tool, given) != self.key(tool, given, caller="another")
+
+    def test_that_is_none_is_refused_with_what_one_looks_like(self, tools: Tools) -> None:
+        for bad, said in (
+            ("a b", "must look like run-2"),
+            ("k" * 256, "must have at most 255 characters"),
+        ):
+            given = {**CREATE, "idempotency_key": bad}
+            assert faults(tools["create-batch-job"], given) == [f"idempotency_key {said}"]
+
+    def test_of_the_caller_s_own_is_known_as_that(self, tools: Tools) -> None:
+        tool = tools["create-batch-job"]
+        for more, given in (
+            ({}, False),
+            ({"idempotency_key": "k"}, True),
+            ({"idempotency_key": None}, False),
+        ):
+            assert read_call(tool, {**CREATE, **more}, "test").key_given is given
 
     def test_is_no_part_of_the_body(self, tools: Tools) -> None:
         call = rest_request(

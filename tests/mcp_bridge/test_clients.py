@@ -139,10 +139,26 @@ async def test_a_batch_that_is_a_file_from_its_upload_to_its_results(
         listed = await data(session, "list-files", {})
         assert (await data(session, "get-file", results))["sample_type"] == "batch_result"
         assert (await data(session, "delete-file", results))["deleted"] is True
-        gone = await session.call_tool("get-file", results)
+        gone = [
+            await session.call_tool(name, results)
+            for name in ("get-file", "read-file", "delete-file")
+        ]
+        again = {**job, "input_files": [results["file_id"]]}
+        unfounded = await session.call_tool("create-batch-job", again)
+        strange = [
+            await session.call_tool(name, {"job_id": JOB_ID})
+            for name in ("get-batch-job", "cancel-batch-job")
+        ]
     assert {json.loads(line)["custom_id"] for line in found} == {"r-0", "r-1", "r-2"}
     assert {uploaded["id"], done["output_file"]} <= {file["id"] for file in listed["data"]}
-    assert gone.is_error and "HTTP 404" in str(gone.content[0])
+    for refused in gone:
+        said = f'Nothing was found for file_id "{results["file_id"]}". (HTTP 404.)'
+        assert refused.is_error and said in refused.content[0].text
+    said = f'Nothing was found for input_files "{results["file_id"]}". Mistral said: '
+    assert unfounded.is_error and said in unfounded.content[0].text
+    for refused in strange:
+        said = f'Nothing was found for job_id "{JOB_ID}". Mistral said: '
+        assert refused.is_error and said in refused.content[0].text
     assert len(sandbox.ledger(method="POST", path="/v1/files")) == 1
 
 

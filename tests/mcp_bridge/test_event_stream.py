@@ -35,8 +35,8 @@ class Job(Rest):
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http":
-            state = {"status": "SUCCESS"} if self.looks == 9 else {}
-            self.answers({**RUNNING, **state, "completed_requests": self.looks})
+            state = {"status": "SUCCESS"} if self.looks >= 9 else {}
+            self.answers({**RUNNING, **state, "completed_requests": min(self.looks, 9)})
             self.looks += 1
         await super().__call__(scope, receive, send)
 
@@ -46,15 +46,23 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(waiting, "PACE", (0.01,))
 
 
-@pytest.fixture
-def rest() -> Job:
-    return Job()
-
-
-@pytest.fixture
-def url(rest: Job) -> Iterator[str]:
+@pytest.fixture(scope="module")
+def running() -> Iterator[tuple[Job, str]]:
+    rest = Job()
     with served(rest) as rest_url, served(create_app(Settings(rest_url=rest_url))) as url:
-        yield url
+        yield rest, url
+
+
+@pytest.fixture
+def rest(running: tuple[Job, str]) -> Job:
+    rest, _ = running
+    rest.looks = 0
+    return rest
+
+
+@pytest.fixture
+def url(rest: Job, running: tuple[Job, str]) -> str:
+    return running[1]
 
 
 def call(token: Any = "t", tool: str = "get-batch-job", **given: Any) -> dict[str, Any]:
@@ -65,11 +73,17 @@ def call(token: Any = "t", tool: str = "get-batch-job", **given: Any) -> dict[st
 def answered(url: str, body: Any, headers: dict[str, str]) -> tuple[dict[str, str], bytes]:
     connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=10)
     try:
-        connection.request("POST", "/mcp", json.dumps(body), headers)
-        response = connection.getresponse()
-        return {name.lower(): value for name, value in response.getheaders()}, response.read()
+        return over(connection, body, headers)
     finally:
         connection.close()
+
+
+def over(
+    connection: http.client.HTTPConnection, body: Any, headers: dict[str, str]
+) -> tuple[dict[str, str], bytes]:
+    connection.request("POST", "/mcp", json.dumps(body), headers)
+    response = connection.getresponse()
+    return {name.lower(): value for name, value in response.getheaders()}, response.read()
 
 
 def events(content: bytes) -> list[Any]:
@@ -132,6 +146,19 @@ def test_a_job_that_is_over_at_once_is_answered_in_json(
     told, content = answered(url, call(), headers)
     assert told["content-type"] == "application/json"
     assert json.loads(content)["result"]["structuredContent"]["status"] == "SUCCESS"
+
+
+@pytest.mark.parametrize("headers", ERAS)
+def test_a_connection_is_kept_after_a_stream(headers: dict[str, str], rest: Job, url: str) -> None:
+    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=10)
+    kinds = []
+    for _ in range(3):
+        rest.looks = 7
+        kinds.append(over(connection, call(), headers)[0]["content-type"])
+        kinds.append(over(connection, call(None), headers)[0]["content-type"])
+        assert connection.sock is not None
+    connection.close()
+    assert kinds == ["text/event-stream", "application/json"] * 3
 
 
 @pytest.mark.parametrize("headers", ERAS)

@@ -9,7 +9,7 @@ import pytest
 
 from mcp_bridge.progress import Report, note, read
 from openapi.contract import Contract
-from openapi.job_hints import JobHints
+from openapi.job_hints import JobHints, StateHint
 
 NOW = 1_790_000_000.0
 RUNNING = {"status": "RUNNING", "total_requests": 1000, "completed_requests": 412}
@@ -139,6 +139,14 @@ def test_an_old_state_is_called_old(hints: JobHints) -> None:
 
 def test_a_call_that_cannot_wait_is_not_told_to(hints: JobHints) -> None:
     assert said(hints, wait="", **RUNNING).endswith(" Call again later, or do other work first.")
+
+
+def test_where_nothing_counts_the_state_alone_is_told() -> None:
+    hints = JobHints(state=StateHint("phase", frozenset({"over"})))
+    assert said(hints, phase="under way") == (
+        "under way. Call again with wait 45, or do other work first."
+    )
+    assert said(hints, phase="over") == ""
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"3", b'{"status":', b'{"a":"\xff', b"[" * 9999])

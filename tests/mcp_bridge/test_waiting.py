@@ -48,11 +48,15 @@ class Service:
     final_at: float = 1e9
     down: tuple[float, float] = (1e9, 1e9)
     failure: Any = 502
+    problem: bytes = b"<html>"
     failing_takes: float = 0.01
     says: dict[str, str] = field(default_factory=dict)
     rest: Any = field(
-        default_factory=lambda: SimpleNamespace(places=asyncio.Semaphore(9), timeout=TIMEOUT)
+        default_factory=lambda: SimpleNamespace(
+            places=asyncio.Semaphore(9), timeout=TIMEOUT, last_looks={}
+        )
     )
+    request: Any = field(default_factory=lambda: SimpleNamespace(target="/jobs/1"))
     asked: list[tuple[float, int]] = field(default_factory=list)
     cancelled: int = 0
 
@@ -71,7 +75,7 @@ class Service:
             await asyncio.sleep(self.failing_takes)
             if isinstance(self.failure, Exception):
                 raise self.failure
-            return Seen(Answer(self.failure, self.says, b""), None, loop.time())
+            return Seen(Answer(self.failure, self.says, self.problem), None, loop.time())
         final = loop.time() >= self.final_at
         shown = Shown("SUCCESS" if final else "RUNNING", final, not final, "requests", done=1)
         return Seen(Answer(200, {**headers, **self.says}, b""), shown, loop.time())
@@ -203,6 +207,14 @@ def test_what_another_look_would_not_change_ends_the_wait(status: int) -> None:
     assert (told.answer.status, round(after)) == (status, 15)
 
 
+@pytest.mark.parametrize("status", [429, 500, 502])
+def test_a_failure_that_lasts_by_the_service_s_own_word_ends_the_wait(status: int) -> None:
+    """As results do that are too large to pass on, once they are there."""
+    lasting = b'{"title": "Too large", "retryable": false}'
+    told, after = waited(Service(down=(15, 1e8), failure=status, problem=lasting))
+    assert (told.answer.status, round(after)) == (status, 15)
+
+
 def test_an_answer_that_is_too_large_is_not_asked_for_again() -> None:
     service = Service(down=(15, 1e8), failure=AnswerTooLarge("has more"))
     told, _ = waited(service)
@@ -233,20 +245,36 @@ def test_who_finds_no_place_for_waiting_in_the_bridge_sees_the_state_of_now() ->
     run(ten)
 
 
-@pytest.mark.parametrize(
-    ("service", "status"), [(Service(limit=10), 200), (Service(), 200), (Service(limit=0), 200)]
-)
-def test_a_stop_ends_the_wait_with_the_latest_state(service: Service, status: int) -> None:
+@pytest.mark.parametrize("limit", [10, 45, 0])
+def test_a_stop_ends_the_wait_with_the_latest_state(limit: float) -> None:
+    service = Service(limit=limit)
+
     async def stopped() -> None:
         loop = asyncio.get_running_loop()
         stopping = loop.create_future()
         loop.call_later(15, stopping.set_result, None)
         told = await wait(service, LONG, stopping)  # type: ignore[arg-type]
-        assert told.answer.status == status and loop.time() < 15.9
+        assert told.answer.status == 200 and loop.time() < 15.9
         assert await wait(service, LONG, stopping)  # type: ignore[arg-type]
         assert loop.time() < 17
 
     run(stopped)
+
+
+def test_at_a_stop_all_who_wait_for_the_same_share_one_look() -> None:
+    services = [Service(request=SimpleNamespace(target=f"/jobs/{n % 2}")) for n in range(8)]
+    for service in services:
+        service.rest = services[0].rest
+
+    async def stopped() -> None:
+        loop = asyncio.get_running_loop()
+        stopping = loop.create_future()
+        loop.call_later(15, stopping.set_result, None)
+        told = await asyncio.gather(*(wait(each, LONG, stopping) for each in services))  # type: ignore[arg-type]
+        assert [each.answer.status for each in told] == [200] * 8
+
+    run(stopped)
+    assert sum(len(service.asked) for service in services) == 8 + 2
 
 
 def test_a_stop_does_not_wait_for_a_service_that_does_not_answer() -> None:
