@@ -185,7 +185,7 @@ class Bridge:
         reservation = Reservation(rest.budget)
         reading: asyncio.Future[dict[str, Any]] | None = None
         lines = Lines(asked.lines, self.results.limit) if asked.lines else None
-        source = self._source(tool, rest, call, reservation)
+        source = self._source(tool, rest, call, reservation) if asked.selection else None
         try:
             sent = replace(asked.request, headers={**asked.request.headers, **call.headers})
             try:
@@ -199,14 +199,14 @@ class Bridge:
                 else:
                     answer = await rest.send(sent, reservation, lines.take if lines else None)
             except AnswerTooLarge:
-                if not asked.selection:
+                if not source:
                     raise
                 return await source.result(tool, asked, None)
-            if asked.selection and is_too_large(answer):
+            if source and is_too_large(answer):
                 return await source.result(tool, asked, None)
             if not 200 <= answer.status < 300:
                 return self.failures.refused(tool, asked, answer)
-            if asked.selection:
+            if source:
                 return await source.result(tool, asked, answer)
             if lines:
                 return self.results.lines(tool, asked, answer, lines)
@@ -228,7 +228,7 @@ class Bridge:
         except (ValueError, RecursionError):
             return self.failures.no_response(tool, "answered with what cannot be passed on")
         finally:
-            reservation.release(reading or source.running)
+            reservation.release(source.running if source else reading)
 
     def _source(
         self, tool: CallableTool, rest: RestClient, call: _Call, reservation: Reservation
