@@ -166,34 +166,43 @@ async def wait(
         waiting = _Wait(look, seconds, report)
         try:
             async with asyncio.timeout(look.rest.timeout) as limit:
-                end = partial(_end, limit)
-                stopping.add_done_callback(end)
+                stop = partial(_stop, waiting, limit)
+                stopping.add_done_callback(stop)
                 try:
                     return await waiting.until_final()
                 finally:
-                    stopping.remove_done_callback(end)
+                    stopping.remove_done_callback(stop)
         except TimeoutError:
-            if waiting.seen or not stopping.done():
-                return waiting.result()
-        return await _last_look(look)
+            last = look.rest.last_looks.get(look.request.target) if stopping.done() else None
+            if last and last.done() and not waiting.seen:
+                seen: Seen = last.result()
+                return seen
+            return waiting.result()
 
 
-def _end(limit: asyncio.Timeout, _: object) -> None:
+def _stop(waiting: _Wait, limit: asyncio.Timeout, _: object) -> None:
+    """Ends the wait, as the bridge is to stop: where nothing was seen yet, with what one look for all who wait for the same finds.
+
+    Hundreds of looks at once would not be ready in time, and the requests that wait are ended when it is: that takes its time.
+    """
+    loop, look = asyncio.get_running_loop(), waiting.look
+    looks, target = look.rest.last_looks, look.request.target
+    if waiting.seen:
+        _end(limit, None)
+        return
+    waiting.failure = NoAnswer("did not answer, and the bridge is about to stop")
+    if target not in looks:
+        looks[target] = loop.create_task(look(placed=True))
+    looks[target].add_done_callback(partial(_end, limit))
+    with suppress(RuntimeError):
+        limit.reschedule(loop.time() + LAST_LOOK)
+
+
+def _end(limit: asyncio.Timeout, look: asyncio.Task[Any] | None) -> None:
+    if look and not look.cancelled():
+        look.exception()  # nobody else may ask for it
     with suppress(RuntimeError):  # it has ended at this very moment
         limit.reschedule(asyncio.get_running_loop().time())
-
-
-async def _last_look(look: Look) -> Seen:
-    """What is shown as the bridge is to stop: one look for all who wait for the same, or hundreds would be made at once."""
-    looks, target = look.rest.last_looks, look.request.target
-    if target not in looks:
-        looks[target] = asyncio.get_running_loop().create_task(look(placed=True))
-    try:
-        async with asyncio.timeout(LAST_LOOK):
-            seen: Seen = await asyncio.shield(looks[target])
-            return seen
-    except TimeoutError:
-        raise NoAnswer("did not answer, and the bridge is about to stop") from None
 
 
 class _Wait:
