@@ -5,6 +5,7 @@ It takes all rows of a job, in their order, and keeps what it shows.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -16,6 +17,9 @@ from mcp_bridge.places import Row, built, kind_of
 from mcp_bridge.rest_client import AnswerTooLarge
 from mcp_bridge.result_rows import ResultRows
 from mcp_bridge.shortening import MOST, Shortening, compact, opened, weigh, without
+
+_HUGE = re.compile(r"-?[0-9]+(?:\.[0-9]+)?[eE]\+?[0-9]{3,}")
+"""A number that is shown as a text (`places.built`)."""
 
 
 class ResultPage:
@@ -123,6 +127,8 @@ class Form:
 def _is_number(value: Any) -> bool:
     if isinstance(value, Raw):
         return kind_of(value) in b"-0123456789"
+    if isinstance(value, str):
+        return bool(_HUGE.fullmatch(value))
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

@@ -149,9 +149,9 @@ def one_line(text: Raw, secret: str = "") -> str:
         return ""
     if len(text) < LARGE:
         return str(without(secret, _said(built(text))))
-    if kind_of(text) == b'"':
-        return str(without(secret, _said("".join(islice(texts_of(text), 1)))))[:LONG]
-    return str(without(secret, _said(msgspec.json.decode(text))))[:LONG]
+    in_text = kind_of(text) == b'"'
+    error = "".join(islice(texts_of(text), 1)) if in_text else msgspec.json.decode(text)
+    return f"{without(secret, _said(error))[:LONG]}…"
 
 
 def _said(error: Any, depth: int = 0) -> str:

@@ -152,6 +152,20 @@ def test_a_caller_sees_and_calls_the_tools_of_their_scopes_and_no_others(
             assert f"scope {needed}" in answer["result"]["content"][0]["text"]
 
 
+def test_files_of_results_are_read_for_nobody_who_may_not_read_files(
+    bridge: Open, rest: Rest, tokens_file: str, tokens: dict[str, str]
+) -> None:
+    job = {"id": JOB_ID, "status": "SUCCESS", "output_file": JOB_ID, "input_files": [JOB_ID]}
+    rest.answers(job)
+    body = message(name="get-batch-job", arguments={"job_id": JOB_ID, "only": "failed"})
+    headers = headers_for("tools/call", tokens["jobs:read"], name="get-batch-job")
+    _, _, answer = exchange(bridge(tokens_file=tokens_file), body, headers)
+    rest.answers({})
+    shown = answer["result"]["structuredContent"]
+    assert [arrived.path for arrived in rest.arrived] == [f"/v1/batch/jobs/{JOB_ID}"]
+    assert shown["outputs"] == [] and "may not read" in shown["_note"]
+
+
 def test_without_tokens_everybody_sees_everything(bridge: Open) -> None:
     assert listed(bridge(), "") == TOOLS.keys()
 

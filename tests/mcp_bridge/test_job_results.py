@@ -143,6 +143,17 @@ def test_of_forty_embeddings_the_first_numbers_are_one_call(tool: CallableTool) 
     assert full["response"]["body"]["data"][0]["embedding"] == vectors[0][:2]
 
 
+def test_lists_with_numbers_beyond_all_are_cut_too(tool: CallableTool) -> None:
+    text = json.dumps(job([embedding("a", [0.1, 0.2, 0.3])])).replace("0.2", "-1E999")
+    assert shown(tool, text.encode(), numbers=2)["outputs"][0]["answer"] == [0.1, "-1E999"]
+
+
+def test_of_a_giant_error_the_beginning_is_told(tool: CallableTool) -> None:
+    rows = [failed("x", "word " * 60_000), failed("y", {"message": "word " * 60_000})]
+    for row in shown(tool, job(rows))["outputs"]:
+        assert row["error"].startswith("word word") and row["error"].endswith("…")
+
+
 def test_only_lists_of_numbers_are_cut(tool: CallableTool) -> None:
     rows = [chat("a", [{"type": "text", "text": "1, 2, 3"}, [1, "2", 3], [True, False, True]])]
     page = shown(tool, job(rows), numbers=1)
