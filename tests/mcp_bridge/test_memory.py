@@ -184,6 +184,23 @@ def test_an_answer_takes_a_few_times_its_size_and_not_what_it_is_as_objects(
     assert grown < 4 * len(content) + 16 * MEBIBYTE
 
 
+def test_a_page_of_many_results_takes_a_few_times_their_size(bridge: Measured) -> None:
+    body = b'{"choices":[{"finish_reason":"stop","message":{"content":"%b"}}]}' % (b"word " * 150)
+    row = b'{"custom_id":"r","response":{"status_code":200,"body":%b},"error":null}' % body
+    content = b'{"id":"1","status":"SUCCESS","outputs":[%b]}' % repeated(row, SIZE)
+    bridge.rest.answers(content)
+    memory = Memory(bridge.workers)
+    try:
+        arguments = json.dumps({"job_id": JOB_ID, "from": 1000}).encode()
+        _, answer = bridge.call(arguments, tool="get-batch-job")
+    finally:
+        bridge.rest.answers({"id": "1", "status": "QUEUED"}).arrived.clear()
+    grown = memory.peak - memory.start
+    shown = answer["result"]["structuredContent"]
+    assert shown["summary"]["succeeded"] > 30_000 and len(shown["outputs"]) > 20
+    assert grown < 3 * len(content) + 16 * MEBIBYTE
+
+
 def test_what_nobody_looks_at_is_not_built(bridge: Measured) -> None:
     arguments = create(b'{"body": {"a": [%b]}}' % repeated(b"{}", SIZE // 2))
     memory = Memory(bridge.workers)
