@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -85,7 +86,9 @@ class ResultSource:
             try:
                 job = await self._beside(answer, read_job, hints, answer.content)
             except AnswerTooLarge:
-                answer = None
+                useless, answer = answer, None
+            if answer is None:
+                _forget(useless)
         if answer is None:
             self.reservation.release()
             answer = await self._send(asked.without_results or asked.request)
@@ -197,3 +200,10 @@ class ResultSource:
         made = asyncio.get_running_loop().run_in_executor(self.reading, call, *arguments)
         self.running = made
         return await asyncio.shield(made)
+
+
+def _forget(answer: Answer) -> None:
+    """Gives the memory of an answer back, which its callers still hold."""
+    if isinstance(answer.content, bytearray):
+        with suppress(BufferError):  # something still looks at it
+            answer.content.clear()
