@@ -13,16 +13,16 @@ from typing import Any
 from msgspec import Raw
 from pydantic_core import to_json
 
-from mcp_bridge import result_notes
 from mcp_bridge.asked import Asked
 from mcp_bridge.canonical import LARGE
 from mcp_bridge.failures import as_arguments, encodable, tool_error
-from mcp_bridge.job_results import Job, View, read_job
+from mcp_bridge.job_results import notes as result_notes
+from mcp_bridge.job_results.order import HeldRows
+from mcp_bridge.job_results.page import ResultPage
+from mcp_bridge.job_results.view import Job, View, read_job
 from mcp_bridge.lines import Lines
 from mcp_bridge.own_arguments import KEY
 from mcp_bridge.rest_client import Answer
-from mcp_bridge.result_order import HeldRows
-from mcp_bridge.result_page import ResultPage
 from mcp_bridge.shortening import NAMED, NoPart, Shortening, compact, weigh, without
 from mcp_bridge.tools import NOTE, PART, CallableTool
 

@@ -34,9 +34,9 @@ from mcp_bridge.asked import Asked
 from mcp_bridge.canonical import LARGE
 from mcp_bridge.config import Settings
 from mcp_bridge.failures import Failures, invalid_arguments, is_too_large, tool_error
+from mcp_bridge.job_results.source import Refused, ResultSource
 from mcp_bridge.lines import Lines
 from mcp_bridge.rest_client import AnswerTooLarge, NoAnswer, NotSent, RestClient
-from mcp_bridge.result_source import Refused, ResultSource
 from mcp_bridge.results import Results
 from mcp_bridge.tools import CallableTool, build_tools
 from openapi.contract import Contract

@@ -9,8 +9,8 @@ from typing import Any
 from jsonschema import Draft202012Validator
 
 from mcp_bridge.arguments import read_call
-from mcp_bridge.job_results import read_job
-from mcp_bridge.result_order import HeldRows
+from mcp_bridge.job_results.order import HeldRows
+from mcp_bridge.job_results.view import read_job
 from mcp_bridge.results import Results
 from mcp_bridge.shortening import weigh
 from mcp_bridge.tools import CallableTool

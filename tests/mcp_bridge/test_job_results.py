@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcp_bridge.result_order import natural
+from mcp_bridge.job_results.order import natural
 from mcp_bridge.tools import CallableTool, build_tools
 from openapi.contract import load
 from tests.mcp_bridge.job import (

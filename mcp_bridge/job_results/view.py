@@ -12,12 +12,12 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from mcp_bridge import result_notes
 from mcp_bridge.asked import Asked, Selection
-from mcp_bridge.error_groups import ErrorGroups
-from mcp_bridge.places import Row, built, kind_of
-from mcp_bridge.result_page import ResultPage
-from mcp_bridge.result_rows import ResultRows
+from mcp_bridge.job_results import notes as result_notes
+from mcp_bridge.job_results.error_groups import ErrorGroups
+from mcp_bridge.job_results.page import ResultPage
+from mcp_bridge.job_results.places import Row, built, kind_of
+from mcp_bridge.job_results.rows import ResultRows
 from mcp_bridge.shortening import (
     NAMED,
     NoPart,

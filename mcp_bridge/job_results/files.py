@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable, Iterator
 import msgspec
 from msgspec import Raw
 
-from mcp_bridge.job_results import View
-from mcp_bridge.places import Row
-from mcp_bridge.result_order import HeldRows
-from mcp_bridge.result_rows import ResultRows
+from mcp_bridge.job_results.order import HeldRows
+from mcp_bridge.job_results.places import Row
+from mcp_bridge.job_results.rows import ResultRows
+from mcp_bridge.job_results.view import View
 from mcp_bridge.shortening import MOST
 from openapi.json_text import UNREADABLE, read_json
 

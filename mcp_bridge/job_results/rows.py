@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Raw
 
 from mcp_bridge.canonical import LARGE
-from mcp_bridge.places import Places, Row, built, is_empty, is_vast, kind_of
+from mcp_bridge.job_results.places import Places, Row, built, is_empty, is_vast, kind_of
 from mcp_bridge.shortening import compact, without
 from openapi.job_hints import ResultsHint
 from openapi.json_text import texts_of

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mcp_bridge.error_groups import listed
-from mcp_bridge.result_page import ResultPage
+from mcp_bridge.job_results.error_groups import listed
+from mcp_bridge.job_results.page import ResultPage
 from mcp_bridge.shortening import NAMED, Shortening
 from mcp_bridge.tools import CallableTool
 
 if TYPE_CHECKING:
-    from mcp_bridge.job_results import Job, View
+    from mcp_bridge.job_results.view import Job, View
 
 
 def of_page(view: View, page: ResultPage) -> list[str]:

@@ -17,11 +17,11 @@ from urllib.parse import quote
 from mcp_bridge.asked import Asked
 from mcp_bridge.canonical import LARGE
 from mcp_bridge.failures import tool_error
-from mcp_bridge.job_results import Job, View, read_job
+from mcp_bridge.job_results.files import FileRows, InputIds, WholeLines
+from mcp_bridge.job_results.order import HeldRows
+from mcp_bridge.job_results.page import ResultPage
+from mcp_bridge.job_results.view import Job, View, read_job
 from mcp_bridge.rest_client import Answer, AnswerTooLarge, NoAnswer, RestClient, RestRequest
-from mcp_bridge.result_files import FileRows, InputIds, WholeLines
-from mcp_bridge.result_order import HeldRows
-from mcp_bridge.result_page import ResultPage
 from mcp_bridge.results import Results
 from mcp_bridge.tools import CallableTool
 from openapi.contract import Operation

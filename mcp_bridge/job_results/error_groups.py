@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from mcp_bridge.places import Row
-from mcp_bridge.result_rows import ResultRows
+from mcp_bridge.job_results.places import Row
+from mcp_bridge.job_results.rows import ResultRows
 from mcp_bridge.shortening import beginning, compact, weigh, without
 
 KINDS = 20

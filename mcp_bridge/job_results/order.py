@@ -13,8 +13,8 @@ from itertools import groupby
 import msgspec
 from msgspec import Raw
 
-from mcp_bridge.places import Row
-from mcp_bridge.result_rows import ResultRows
+from mcp_bridge.job_results.places import Row
+from mcp_bridge.job_results.rows import ResultRows
 
 _NUMBER = re.compile(r"0*([0-9]+)")
 

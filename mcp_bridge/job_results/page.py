@@ -13,9 +13,9 @@ from msgspec import Raw
 
 from mcp_bridge.asked import Selection
 from mcp_bridge.canonical import LARGE
-from mcp_bridge.places import Row, built, kind_of
+from mcp_bridge.job_results.places import Row, built, kind_of
+from mcp_bridge.job_results.rows import ResultRows
 from mcp_bridge.rest_client import AnswerTooLarge
-from mcp_bridge.result_rows import ResultRows
 from mcp_bridge.shortening import MOST, Shortening, compact, opened, weigh, without
 
 _HUGE = re.compile(r"-?[0-9]+(?:\.[0-9]+)?[eE]\+?[0-9]{3,}")
