@@ -1,10 +1,8 @@
-"""A tool call as a REST request: arguments read, checked once, and put where REST takes them.
+"""The arguments of a tool call: read, checked once, and in their one plain form.
 
 Clients differ in how they hand arguments over: what can be meant in one way only is read that way. What a client adds for
 itself, `toolCallId` for one, is left out, unless it asks for less than the deed, as `dry_run` does. Everything else is refused
 before anything is sent, with all that is wrong named.
-
-Calls that mean the same make the same request, byte for byte, and the same key.
 """
 
 from __future__ import annotations
@@ -13,30 +11,22 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from itertools import islice
 from typing import Any
-from urllib.parse import quote, urlencode
 
 import msgspec
 from msgspec import Raw
-from pydantic_core import PydanticSerializationError, to_json
-from urllib3.filepost import encode_multipart_formdata
+from pydantic_core import PydanticSerializationError
 
 from mcp_bridge import safeguards
-from mcp_bridge.asked import Asked, Selection
-from mcp_bridge.canonical import BUILT, LARGE, idempotency_key, is_dense, join, meaning, spell
-from mcp_bridge.own_arguments import COUNT, KEY, read_seconds
-from mcp_bridge.rest_client import RestRequest
-from mcp_bridge.tools import KEY_HEADER, Argument, CallableTool
-from openapi.contract import JSON, Schema
-from openapi.job_hints import ResultsHint
-from openapi.json_text import texts_of, values_in
+from mcp_bridge.asked import Asked, what_is_asked
+from mcp_bridge.canonical import BUILT, LARGE, is_dense, meaning, spell
+from mcp_bridge.own_arguments import read_seconds
+from mcp_bridge.tools import Argument, CallableTool
+from openapi.contract import Schema
+from openapi.json_text import values_in
 from openapi.partial_json import TooLarge, read
 from openapi.scalars import read_items, read_scalar, write_scalar
 from openapi.validation import SMALL, UNREADABLE
-
-SHOWN = 5
-"""Ids that a failure names."""
 
 MAX_UNKNOWN = 50
 """Arguments of a call that its tool does not have: more of them no client adds."""
@@ -58,12 +48,12 @@ def read_call(tool: CallableTool, given: Mapping[str, Any] | Raw, caller: str) -
     """
     try:
         if isinstance(given, Raw) and len(given) >= LARGE:
-            arguments, note = _readwrite_scalar(tool, given)
+            arguments, note = _read_large(tool, given)
         elif isinstance(given, Raw):
             arguments, note = _read(tool, _object(msgspec.json.decode(given)))
         else:
             arguments, note = _read(tool, given)
-        return replace(_asked(tool, arguments, caller), note=note)
+        return replace(what_is_asked(tool, arguments, caller), note=note)
     except (
         PydanticSerializationError,
         UnicodeError,
@@ -97,7 +87,7 @@ def _read(tool: CallableTool, given: Mapping[str, Any]) -> tuple[dict[str, Any],
     return _plain(tool, arguments), note
 
 
-def _readwrite_scalar(tool: CallableTool, text: Raw) -> tuple[dict[str, Any], str]:
+def _read_large(tool: CallableTool, text: Raw) -> tuple[dict[str, Any], str]:
     """As `_read`, for the JSON of large arguments: what is for the body stays text, unless it has to be read in another way."""
     try:
         written, value = read(text, tool.check.schema)
@@ -322,167 +312,3 @@ def _plain(tool: CallableTool, arguments: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in arguments.items()
     }
     return {**tool.declared.defaults, **advertised, **given}
-
-
-def _asked(tool: CallableTool, arguments: Mapping[str, Any], caller: str) -> Asked:
-    own = {
-        argument.location: arguments[name]
-        for name, argument in tool.arguments.items()
-        if name in arguments
-    }
-    first, count, part = own.get("from", 0), own.get("count", COUNT), own.get("part", "")
-    results = tool.operation.hints.results
-    selection = _selection(tool, results, arguments, own) if results else None
-    plain = None
-    if selection and results:
-        asking = _asking(tool, results)
-        rest = {name: value for name, value in arguments.items() if name not in asking}
-        plain = _request(tool, rest, caller)
-        arguments = {**arguments, **asking}
-    return Asked(
-        request=_request(tool, arguments, caller),
-        lines=range(first, first + count) if tool.operation.answer_streamed else None,
-        part=part,
-        first=first,
-        selection=selection,
-        without_results=plain,
-        wait=own.get("wait", 0),
-        ids=tuple(islice(_ids(tool, arguments), SHOWN)),
-        key_given=KEY in arguments,
-    )
-
-
-def _ids(tool: CallableTool, arguments: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The arguments by which a call means something that is there, and their values: those of the path, or else all with UUIDs."""
-    found = [each for name, each in tool.arguments.items() if name in arguments]
-    of_path = [each for each in found if each.location == "path"]
-    for argument in of_path or found:
-        value, schema = arguments[argument.name], argument.schema
-        several = schema.get("items", {}).get("format") == "uuid"
-        if several and isinstance(value, list):
-            yield from ((argument.name, str(each)) for each in value)
-        elif argument.location == "path" or schema.get("format") == "uuid":
-            yield argument.name, write_scalar(value)
-
-
-def _asking(tool: CallableTool, results: ResultsHint) -> dict[str, Any]:
-    """The arguments with which an answer has results."""
-    given = results.asked
-    return {n: given[each.target] for n, each in tool.arguments.items() if each.target in given}
-
-
-def _selection(
-    tool: CallableTool,
-    results: ResultsHint,
-    arguments: Mapping[str, Any],
-    own: Mapping[str, Any],
-) -> Selection | None:
-    """The results that are wanted; None when no argument asks for any, so that the answer is shown as it came."""
-    part = own.get("part", "")
-    asked = all(arguments.get(name) == value for name, value in _asking(tool, results).items())
-    within = part == results.member or part.startswith(f"{results.member}.")
-    chosen = any(own.get(each) for each in ("only", "count", "ids", "full"))
-    if not (asked or within or chosen or "numbers" in own or ("from" in own and not part)):
-        return None
-    return Selection(
-        only=own.get("only", ""),
-        first=0 if part else own.get("from", 0),
-        count=own.get("count"),
-        ids=tuple(own.get("ids", ())),
-        full=own.get("full", False),
-        numbers=own.get("numbers"),
-    )
-
-
-def _request(tool: CallableTool, arguments: Mapping[str, Any], caller: str) -> RestRequest:
-    path = tool.operation.path
-    query: list[tuple[str, str]] = []
-    headers = {"Accept": tool.operation.response_media_type}
-    form = tool.operation.body is not None and tool.operation.body.form
-    texts = {}
-    if tool.keyed or (tool.operation.body and not form):
-        schemas = {n: tool.arguments[n].schema if tool.keyed else {} for n in arguments}
-        texts = {n: spell(value, schemas[n]) for n, value in arguments.items()}
-    members: dict[str, Raw] = {}
-    fields: list[tuple[str, str]] = []
-    body: bytes | None = None
-    for name, argument in tool.arguments.items():
-        if name not in arguments:
-            continue
-        value = arguments[name]
-        if argument.location == "path":
-            path = path.replace(f"{{{argument.target}}}", quote(write_scalar(value), safe=""))
-        elif argument.location == "query":
-            query += _query(argument, value)
-        elif argument.location == "header":
-            headers[argument.target] = write_scalar(value)
-        elif argument.location == "member":
-            members[argument.target] = texts[name]
-        elif argument.location == "body":
-            body = bytes(texts[name])
-        elif argument.location == "field":
-            fields += _query(argument, value)
-    if tool.keyed and KEY_HEADER.lower() not in map(str.lower, headers):
-        # The caller is part of the key either way, since REST sees one caller only, the bridge.
-        meant = {KEY: texts[KEY]} if KEY in texts else texts
-        headers[KEY_HEADER] = idempotency_key(caller, tool.declared.name, meant)
-    if body is None and tool.operation.body and (tool.operation.body.required or members):
-        body = b"".join(join(members))
-    if form:
-        body, headers["Content-Type"] = encode_multipart_formdata(
-            [*fields, *_files(tool, arguments)]
-        )
-    elif body is not None:
-        headers["Content-Type"] = JSON
-    target = f"{path}?{urlencode(query, quote_via=quote)}" if query else path
-    return RestRequest(tool.operation.method, target, headers, body)
-
-
-def _files(
-    tool: CallableTool, arguments: Mapping[str, Any]
-) -> Iterator[tuple[str, tuple[str, bytes, str]]]:
-    """The parts of the form that are files: name, file's name, content and media type."""
-    known = [tool.arguments[name] for name in arguments]
-    names = {each.target: arguments[each.name] for each in known if each.location == "file-name"}
-    types = tool.operation.body.part_types if tool.operation.body else {}
-    for argument in known:
-        if argument.location in ("file-text", "file-lines"):
-            write = _written if argument.location == "file-text" else _written_lines
-            part, content = argument.target, write(arguments[argument.name])
-            media_type = types.get(part, "application/octet-stream")
-            yield part, (names.get(part, part), content, media_type)
-
-
-def _written(text: str | Raw) -> bytes:
-    """The UTF-8 of a text, or of the JSON of one, a piece at a time: as one `str` it could take four times its size."""
-    if isinstance(text, str):
-        return text.encode()
-    content = bytearray()
-    for piece in texts_of(text):
-        content += piece.encode()
-    return bytes(content)
-
-
-def _written_lines(objects: list[dict[str, Any]] | Raw) -> bytes:
-    """JSON objects, or the JSON of a list of them, each as a line: a line break in JSON is a space (RFC 8259 section 2)."""
-    text = objects if isinstance(objects, Raw) else to_json(objects, inf_nan_mode="constants")
-    content = bytearray()
-    for item in msgspec.json.decode(text, type=list[Raw]):
-        content += bytes(item).replace(b"\n", b" ").replace(b"\r", b" ")
-        content += b"\n"
-    return bytes(content)
-
-
-def _query(argument: Argument, value: Any) -> list[tuple[str, str]]:
-    if argument.members:
-        # In brackets a name is a member's, however like a parameter's it is, and so it is after a point, which lets it have
-        # brackets of its own.
-        forms = {name: "{}.{}" if "[" in name or "]" in name else "{}[{}]" for name in value}
-        return [
-            (forms[name].format(argument.target, name), write_scalar(value[name]))
-            for name in sorted(value)
-        ]
-    if not isinstance(value, list):
-        return [(argument.target, write_scalar(value))]
-    items = [write_scalar(item) for item in value]
-    return [(argument.target, item) for item in (items if argument.explode else [",".join(items)])]
