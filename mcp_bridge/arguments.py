@@ -183,6 +183,9 @@ def _known(tool: CallableTool, arguments: dict[str, Any]) -> tuple[dict[str, Any
     known = {name: value for name, value in arguments.items() if name not in meant}
     dropped = ", ".join(name[:100] for name, right in meant.items() if not right)
     note = f"Left out of the call, since {_takes(tool)}: {dropped}." if dropped else ""
+    filters = [each.name for each in tool.arguments.values() if each.members]
+    if dropped and filters:
+        note += f" To find only what has such a member, give it within {filters[0]}."
     return known, misspelt, note
 
 

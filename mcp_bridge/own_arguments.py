@@ -102,7 +102,9 @@ _WAIT: Schema = {
     "type": "integer",
     "minimum": 0,
     "x-seconds": True,
-    "description": ("Seconds to wait for a final state, such as 45; no more than a call may take."),
+    "description": (
+        "Seconds to wait for a final state, such as 45; more are cut to what one call may take."
+    ),
     "x-aliases": [
         *("timeout", "wait_seconds", "wait_for", "max_wait", "block", "poll", "timeout_seconds"),
     ],

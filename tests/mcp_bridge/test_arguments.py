@@ -273,7 +273,8 @@ def test_what_a_client_adds_is_left_out_with_a_note_and_changes_nothing(
     """The model did not write it and cannot correct it; nor is a repeat with another toolCallId another call."""
     plain = read_call(tools[name], as_text(given, size), "me")
     added = read_call(tools[name], as_text({**ADDED, **given}, size), "me")
-    assert plain.note == "" and set(added.note[:-1].split(": ")[1].split(", ")) == ADDED.keys()
+    left_out = added.note.partition(": ")[2].partition(".")[0]
+    assert plain.note == "" and set(left_out.split(", ")) == ADDED.keys()
     if name == "upload-file":  # a form has a boundary of its own
         assert added.request.headers.keys() == plain.request.headers.keys()
     else:
@@ -352,6 +353,14 @@ def test_a_note_says_what_a_tool_takes_instead(tools: Tools) -> None:
         " custom_ids, full, numbers, part: colour."
     )
     assert "red" not in str(call)
+
+
+def test_a_filter_that_was_left_out_is_told_where_it_belongs(tools: Tools) -> None:
+    """For one that was not heeded, everything is found."""
+    call = read_call(tools["list-batch-jobs"], {"project": "nightly"}, "me")
+    assert call.note.endswith(
+        ": project. To find only what has such a member, give it within metadata."
+    )
 
 
 def test_what_was_left_out_is_named_beside_what_is_wrong(tools: Tools) -> None:
