@@ -93,6 +93,7 @@ _FROM_RESULT: Schema = {
         "How many results to skip: go on with the last one's next_from. With part, how many of its"
         " items or characters."
     ),
+    "x-aliases": [*_SKIPPED["x-aliases"], "page", "page_number", "page_token", "page_index"],
 }
 _COUNT_RESULTS: Schema = {
     **_COUNTED,
@@ -113,7 +114,7 @@ _ONLY: Schema = {
     "type": "string",
     "enum": ["failed", "succeeded"],
     "description": "Shows only the results that failed, or those that succeeded.",
-    "x-aliases": ["filter", "show", "outcome", "result_filter"],
+    "x-aliases": ["filter", "show", "outcome", "result_filter", "status", "state", "only_failed"],
 }
 _FULL: Schema = {
     "type": "boolean",

@@ -207,7 +207,7 @@ def checkout(folder: Path) -> Path:
     (folder / "node_modules").symlink_to(NODE_MODULES)
     (folder / "requests.jsonl").write_text("".join(LINE % number for number in range(3)))
     # An answer that is no success is a failure of the command.
-    (folder / ".curlrc").write_text("fail-with-body\nretry-connrefused\nretry = 9\n")
+    (folder / ".curlrc").write_text("fail\nretry-connrefused\nretry = 9\n")
     for name in ("mine", "other"):
         (folder / f"{name}.yaml").symlink_to(ROOT / "openapi" / "batch-batch-jobs.yaml")
         (folder / f"{name}.overlay.yaml").write_text(

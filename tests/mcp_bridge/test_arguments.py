@@ -355,6 +355,20 @@ def test_a_note_says_what_a_tool_takes_instead(tools: Tools) -> None:
     assert "red" not in str(call)
 
 
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [("page", "from"), ("offset", "from"), ("status", "only"), ("limit", "count")],
+)
+def test_another_word_for_a_choice_of_results_is_refused_with_the_right_one(
+    tools: Tools, given: str, meant: str
+) -> None:
+    """Left out, the same results would be shown again."""
+    arguments = {"job_id": JOB_ID, "inline": True, given: 2}
+    assert faults(tools["get-batch-job"], arguments) == [
+        f"{given} is not a known member; did you mean {meant}?"
+    ]
+
+
 def test_a_filter_that_was_left_out_is_told_where_it_belongs(tools: Tools) -> None:
     """For one that was not heeded, everything is found."""
     call = read_call(tools["list-batch-jobs"], {"project": "nightly"}, "me")
