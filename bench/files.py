@@ -17,7 +17,8 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from bench import targets, upstream, work
-from bench.load import Caller, Sample, WrongAnswer, load
+from bench.beside import compare_beside
+from bench.load import Caller, Sample, WrongAnswer
 from bench.processes import Server
 from bench.run import Run, Samples, median
 from bench.work import Request
@@ -105,37 +106,21 @@ def downloads(run: Run) -> None:
 
 def jobs_beside_files(run: Run) -> None:
     """Get a job beside 16 slow transfers, up and down, and alone."""
-
-    def beside(server: Server, clients: int) -> Sample:
-        with slow_transfers(server):
-            sample = load(server, clients, run.plan.seconds, work.GET_JOB, alone=False)
-        server.wait_until_idle()
-        return sample
-
     with (
         upstream.files(run.folder) as files,
         run.started(targets.GATEWAY, url=files.url) as servers,
     ):
-        server = servers[OURS]
-        ways: dict[str, Callable[..., Sample]] = {
-            "alone": partial(load, server, seconds=run.plan.seconds, request=work.GET_JOB),
-            f"beside {TRANSFERS} slow transfers": partial(beside, server),
-        }
-        samples = run.rounds(
-            {
-                (way, clients): partial(get, clients=clients)
-                for clients in (1, 32)
-                for way, get in ways.items()
-            }
+        compare_beside(
+            *(
+                run,
+                "jobs_beside_files",
+                servers[OURS],
+                slow_transfers,
+                f"{TRANSFERS} slow transfers",
+            ),
+            {"p50 ms": 1.2, "answers/s": None, "p99 ms": None},
+            seconds=run.plan.seconds,
         )
-    alone, slowed = ways
-    for clients in (1, 32):
-        what = f"get a job {slowed}, {'1 client' if clients == 1 else f'{clients} clients'}"
-        compare = partial(run.compare, what, samples, clients, slowed, alone, peer="itself alone")
-        compare("p50 ms", at_most=1.2)
-        compare("answers/s")
-        compare("p99 ms")
-    run.medians("jobs_beside_files", samples, ("answers/s", "p50 ms", "p99 ms"))
 
 
 def _lines(run: Run) -> int:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from functools import partial
 from threading import Event
 from uuid import UUID
 
 from bench import targets, work
-from bench.load import Caller, Sample, WrongAnswer, load
+from bench.beside import compare_beside
+from bench.load import Caller, WrongAnswer
 from bench.processes import Server
 from bench.run import Run
 from bench.work import Request
@@ -30,41 +30,19 @@ COUNTED = b"\ngateway_inflight_waits "
 def jobs_beside_waiters(run: Run) -> None:
     """Get a job beside 1,000 callers that wait for ten others, and alone; the memory of each."""
 
-    seconds = 2 * run.plan.seconds  # a single client's slowest hundredth is few answers
-
-    def beside(server: Server, clients: int) -> Sample:
-        with waiters(server):
-            sample = load(server, clients, seconds, work.GET_JOB, alone=False)
-        server.wait_until_idle()
-        return sample
-
     with run.started(targets.GATEWAY) as servers:
         server = servers[OURS]
         before = server.resident()
         with waiters(server):
             held = server.resident() - before
         server.wait_until_idle()
-        ways: dict[str, Callable[..., Sample]] = {
-            "alone": partial(load, server, seconds=seconds, request=work.GET_JOB),
-            f"beside {WAITERS:,} waiters": partial(beside, server),
-        }
-        samples = run.rounds(
-            {
-                (way, clients): partial(get, clients=clients)
-                for clients in (1, 32)
-                for way, get in ways.items()
-            }
+        compare_beside(
+            *(run, "jobs_beside_waiters", server, waiters, f"{WAITERS:,} waiters"),
+            {"p99 ms": 1.1, "p50 ms": None, "answers/s": None},
+            seconds=2 * run.plan.seconds,  # a single client's slowest hundredth is few answers
         )
-    alone, slowed = ways
-    for clients in (1, 32):
-        what = f"get a job {slowed}, {'1 client' if clients == 1 else f'{clients} clients'}"
-        compare = partial(run.compare, what, samples, clients, slowed, alone, peer="itself alone")
-        compare("p99 ms", at_most=1.1)
-        compare("p50 ms")
-        compare("answers/s")
     each = held * 1024 / WAITERS
     run.figure(f"{WAITERS:,} waiters for {JOBS} jobs", "memory of each", each, "KiB", at_most=40)
-    run.medians("jobs_beside_waiters", samples, ("answers/s", "p50 ms", "p99 ms"))
 
 
 @contextmanager
