@@ -147,13 +147,17 @@ def tool_call(version: str, tool: str, arguments: Mapping[str, Any]) -> Request:
 
 
 def tool_contents(body: bytes) -> list[Any]:
-    """Structured content and texts, parsed, of a result, which is JSON or an event stream with one message."""
+    """Structured content and texts, parsed, of a result, which is JSON or an event stream with one message; without the bridge's note."""
     text = body.decode()
     if not text.startswith("{"):
         text = next(line[5:] for line in text.splitlines() if line.startswith("data:"))
     result = json.loads(text).get("result", {})
     texts = [json.loads(each["text"]) for each in result.get("content", [])]
-    return [result.get("structuredContent"), *texts]
+    contents = [result.get("structuredContent"), *texts]
+    for content in contents:
+        if isinstance(content, dict):
+            content.pop("_note", None)
+    return contents
 
 
 _JOB: dict[str, Any] = {
