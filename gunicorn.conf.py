@@ -6,20 +6,17 @@ Facts behind the choices: docs/adr/0003-serving.md.
 import gc
 import logging
 import os
-import resource
 from typing import Any
 
 from access.listen import in_brackets
 from environment import SettingsError
 from service.config import refuse_start, settings_or_exit
-from serving import gunicorn_start
+from serving import gunicorn_start, raise_descriptors
 from serving.gunicorn_worker import Log
 from telemetry import metrics
 
 settings = settings_or_exit()
-# Each request may need two descriptors; the soft limit of many systems, 1024, is one for programs that use select(2).
-_, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+raise_descriptors()
 
 wsgi_app = "wsgi:app"
 bind = f"{in_brackets(settings.host)}:{settings.port}"

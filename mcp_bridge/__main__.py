@@ -20,6 +20,7 @@ from mcp_bridge.config import Settings, log_to_stderr
 from mcp_bridge.messages import PATH
 from mcp_bridge.server import build_server
 from openapi.contract import ContractError
+from serving import raise_descriptors
 from serving.uvicorn_protocol import Protocol
 
 log = logging.getLogger("mcp_bridge")
@@ -69,6 +70,7 @@ def _serve_http(settings: Settings) -> None:
     )
     # uvicorn drains, then raises the signal again for whoever was there before it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    raise_descriptors()
     check_free(settings.host, settings.port, prefix="BRIDGE_")
     listening = listen(config)
     host, port = listening.getsockname()[:2]

@@ -11,7 +11,7 @@ from mcp_bridge.config import Settings, log_to_stderr
 from mcp_bridge.edge import admission
 from mcp_bridge.messages import PATH
 from openapi.contract import ContractError
-from serving import gunicorn_start
+from serving import gunicorn_start, raise_descriptors
 from serving.gunicorn_worker import Log
 
 try:
@@ -21,6 +21,8 @@ try:
 except (SettingsError, ContractError) as error:
     print(f"mcp_bridge: cannot start: {error}", file=sys.stderr)
     sys.exit(2)
+
+raise_descriptors()
 
 wsgi_app = "mcp_bridge.app:create_served_app()"
 bind = f"{in_brackets(_settings.host)}:{_settings.port}"  # how many workers: WEB_CONCURRENCY, read by gunicorn

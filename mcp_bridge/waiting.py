@@ -134,8 +134,10 @@ def _report(context: ServerRequestContext[Any, Any]) -> Report | None:
         return None
     if not isinstance(context.request, Request):
         return Report(context.session.report_progress)
-    stream = edge.current().stream
-    if stream is None or not event_stream.accepts(context.request.headers):
+    stream, request = edge.current().stream, context.request
+    if stream is None or not event_stream.accepts(request.headers):
+        return None
+    if request.scope["http_version"] == "1.0":  # for which uvicorn 0.54 would chunk the stream
         return None
 
     async def tell(done: int, total: int | None, words: str) -> None:

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import flask
 from starlette.types import Receive, Scope, Send
 
+from access.token_file import LOCAL
 from openapi.contract import Operation
 from openapi.json_text import UNREADABLE, read_json
 from serving import STOPPING
@@ -91,7 +92,7 @@ class FlaskDispatch:
         self.under_way: set[asyncio.Future[Response]] = set()
         self.pool = ThreadPool(threads)
         self.transfers = Transfers(transfers)
-        self.waits: Waits[Response] = Waits(waiters, max(1, threads // LOOKS), timeout)
+        self.waits: Waits[Response] = Waits(waiters, max(1, threads // LOOKS), SILENCE)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -142,12 +143,13 @@ class FlaskDispatch:
             CURRENT.set(context)
             answer = await self._answer(context, scope, SILENCE)
             final = await self.pool.submit(partial(is_final, state, answer.content))
-            return Seen(answer, final, begun)
+            return Seen(answer, final, begun, len(answer.content))
 
         stopping = scope.get("extensions", {}).get(STOPPING) or loop.create_future()
         begun = loop.time()
+        caller = "" if ctx.caller is LOCAL else ctx.caller.name
         try:
-            seen = await self.waits.wait(request, look, request.wait, stopping)
+            seen = await self.waits.wait(request, look, request.wait, stopping, caller)
         finally:
             ctx.waited_seconds = loop.time() - begun
         ctx.headers += [

@@ -51,6 +51,9 @@ BODIES = 8
 LARGE = 1 << 18
 """Bytes of a body from which on its memory is counted, and a thread reads it."""
 
+PREFERENCES = 4096
+"""Characters of `Prefer` that are read; more say nothing."""
+
 # RFC 7240 section 2; a comma may be within quotes.
 _PREFERENCES = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*"?)+')
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
@@ -304,7 +307,10 @@ class OperationReader:
         """Seconds that the caller would wait for a final state, by `Prefer: wait` (RFC 7240), and a warning when it cannot be read."""
         if not self.operation.hints.state or not self.wait_limit:
             return 0.0, ""
-        for preference in _PREFERENCES.findall(",".join(headers.getlist("prefer"))):
+        given = ",".join(headers.getlist("prefer"))
+        if len(given) > PREFERENCES:
+            return 0.0, f"Prefer has more than {PREFERENCES} characters; it was ignored"
+        for preference in _PREFERENCES.findall(given):
             name, _, value = preference.partition(";")[0].partition("=")
             if name.strip().lower() != "wait":
                 continue  # of several the first one counts

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -33,6 +34,22 @@ SPREAD = 0.2
 FRESH = 5.0
 """Seconds from the beginning of a look to that of the next one when somebody has come meanwhile, if it is not due before."""
 
+RATE = 20.0
+"""Looks in a second that all watches make at most, when there are many: each looks the more seldom. First ones apart, of which each is
+some caller's request, as a look without waiting is.
+"""
+
+OLD = 60.0
+"""Seconds for which the upstream may hold looks back (Retry-After), and after which what was seen is told no more when it cannot be
+seen anew.
+"""
+
+KEPT = 1 << 14
+"""Bytes of an answer that is kept from one look to the next. A larger one is looked at once more when somebody's time is over."""
+
+GRACE = 3.0
+"""Seconds that such a last look has beyond the time of who waits."""
+
 LAST_LOOK = 0.5
 """Seconds that a look has to end when the process is to stop and nothing was seen yet."""
 
@@ -44,11 +61,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Seen(Generic[T]):
-    """What a look found, whether that is final, and when: by the event loop's clock."""
+    """What a look found, whether that is final, and when: by the event loop's clock. `size`: its bytes."""
 
     answer: T
     final: bool
     at: float
+    size: int = 0
 
 
 Look = Callable[[], Awaitable[Seen[T]]]
@@ -56,7 +74,9 @@ Look = Callable[[], Awaitable[Seen[T]]]
 
 
 class Waits(Generic[T]):
-    """At most `places` waiters and `looks` at a time; `patience`: seconds that a look may take; `pace` and `fresh` as PACE and FRESH."""
+    """At most `places` waiters and `looks` at a time, `rate` looks in a second; `patience`: seconds that somebody waits in any case
+    until something was seen; `pace` and `fresh` as PACE and FRESH.
+    """
 
     def __init__(
         self,
@@ -65,14 +85,23 @@ class Waits(Generic[T]):
         patience: float,
         pace: Sequence[float] = PACE,
         fresh: float = FRESH,
+        rate: float = RATE,
     ) -> None:
         self.places = places
+        self.share = max(1, places // 2)
         self.patience = patience
         self.pace = pace
         self.fresh = fresh
+        self.rate = rate
+        self.looks = asyncio.Semaphore(looks)
         self.waiters = 0
-        self._looks = asyncio.Semaphore(looks)
+        self._callers: Counter[str] = Counter()
         self._watches: dict[object, Watch[T]] = {}
+
+    @property
+    def distance(self) -> float:
+        """Seconds from the beginning of a watch's look to that of its next one at least."""
+        return min(len(self._watches) / self.rate, OLD)
 
     async def wait(
         self,
@@ -80,28 +109,38 @@ class Waits(Generic[T]):
         look: Look[T],
         seconds: float,
         stopping: asyncio.Future[None],
+        caller: str = "",
     ) -> Seen[T]:
         """What `request` shows when it is final; when it is not, what it showed last when `seconds` are over, or the process is to stop.
 
-        When nothing was seen by then, it is what the look that is under way finds. Problem: what the last look met when none ever
-        found anything, one that another look would only repeat, or Overloaded.
+        When nothing was seen by then, or nothing kept, it is what the next look finds. Problem: what the last look met when none
+        found anything of late, one that another look would only repeat, or Overloaded. `caller` may have half of the places; the
+        one without a name all of them.
         """
         if self.waiters >= self.places:
             raise Overloaded(f"All {self.places} places for waiting are taken (GATEWAY_WAITERS).")
+        if caller and self._callers[caller] >= self.share:
+            raise Overloaded(
+                f"{self.share} of the {self.places} places for waiting (GATEWAY_WAITERS) are this caller's, and no caller gets more."
+            )
         key = (request.operation.id, request.target, *sorted(request.headers.items()))
         watch = self._watches.get(key)
         if watch is None or watch.over:
-            watch = Watch(look, self._looks, self.pace, self.fresh, stopping)
+            watch = Watch(look, self, stopping)
             self._watches[key] = watch
             watch.task.add_done_callback(partial(self._over, key, watch))
         self.waiters += 1
+        self._callers[caller] += 1
         # Not among those that are answered: by these it is judged whether there are enough workers, and it holds none up.
         metrics.inflight.dec()
         metrics.inflight_waits.inc()
         try:
-            return await watch.wait(seconds, max(seconds, self.patience))
+            return await watch.wait(seconds, max(seconds + GRACE, self.patience))
         finally:
             self.waiters -= 1
+            self._callers[caller] -= 1
+            if not self._callers[caller]:
+                del self._callers[caller]
             metrics.inflight_waits.dec()
             metrics.inflight.inc()
 
@@ -113,24 +152,19 @@ class Waits(Generic[T]):
 class Watch(Generic[T]):
     """One thing that is looked at again and again, as long as it is not final and somebody waits for it."""
 
-    def __init__(
-        self,
-        look: Look[T],
-        looks: asyncio.Semaphore,
-        pace: Sequence[float],
-        fresh: float,
-        stopping: asyncio.Future[None],
-    ) -> None:
+    def __init__(self, look: Look[T], waits: Waits[T], stopping: asyncio.Future[None]) -> None:
         self.look = look
-        self.looks = looks
-        self.pace = pace
-        self.fresh = fresh
+        self.waits = waits
         self.stopping = stopping
         self.seen: Seen[T] | None = None
+        self.kept = True  # what was seen
         self.problem: Problem | None = None
-        self.waiters: set[asyncio.Future[None]] = set()  # each done when its waiter is to be told
-        self.overdue: set[asyncio.Future[None]] = set()  # those of them whose time is over
-        self.came = asyncio.Event()
+        self.begun = self.due = self.earliest = 0.0  # the last look, and the next
+        # Each done when its waiter is to be told: what was seen, if anything.
+        self.waiters: set[asyncio.Future[Seen[T] | None]] = set()
+        self.overdue: set[asyncio.Future[Seen[T] | None]] = set()  # those whose time is over
+        self.came = False  # somebody did, since the last look
+        self.changed = asyncio.Event()  # the next look may be due sooner
         # Not told by Task.cancelling(): what its own time limit cancels counts there for a moment.
         self.abandoned = False
         self.task = asyncio.get_running_loop().create_task(self._watch())
@@ -145,15 +179,16 @@ class Watch(Generic[T]):
     async def wait(self, seconds: float, most: float) -> Seen[T]:
         """As `Waits.wait`; `most`: seconds after which it is over also when nothing was seen."""
         loop = asyncio.get_running_loop()
-        told = loop.create_future()
+        told: asyncio.Future[Seen[T] | None] = loop.create_future()
         self.waiters.add(told)
-        self.came.set()
+        self.came = True
+        self.changed.set()
         timers = [
             loop.call_later(seconds, self._time_over, told),
-            loop.call_later(most, _settle, told),
+            loop.call_later(most, self._settle, told),
         ]
         try:
-            await told  # raises what ended the watch, should that be no Problem
+            seen = await told  # raises what ended the watch, should that be no Problem
         finally:
             for timer in timers:
                 timer.cancel()
@@ -162,58 +197,87 @@ class Watch(Generic[T]):
             if not self.waiters:
                 self.abandoned = True
                 self.task.cancel()
-        if self.seen and not (self.problem and not self.problem.retryable):
-            return self.seen
-        problem = self.problem or Overloaded("No look at it came to an end in this time.")
+        problem = self.problem
+        if seen and not (problem and (not problem.retryable or loop.time() - seen.at > OLD)):
+            return seen
+        problem = problem or Overloaded("No look at it came to an end in this time.")
         raise problem.with_traceback(
             None
         )  # else the frames of all who are told it would hang from it
 
     async def _watch(self) -> None:
         loop = asyncio.get_running_loop()
-        pace = iter(self.pace)
+        pace = iter(self.waits.pace)
         # Those that begin together do not look together: many at a time would be felt by other calls.
-        apart = random.random() * SPREAD * self.pace[0]  # noqa: S311 - no secret
+        apart = random.random() * SPREAD * self.waits.pace[0]  # noqa: S311 - no secret
         while True:
             held = 0.0
-            async with self.looks:
-                begun = loop.time()
-                self.came.clear()
+            async with self.waits.looks:
+                self.begun = loop.time()
+                self.came = False
                 metrics.looks.inc()
                 try:
                     self.seen, self.problem = await self.look(), None
-                    over = self.seen.final
+                    over, self.kept = self.seen.final, self.seen.size <= KEPT
                 except Problem as problem:
                     self.problem, over = problem, not problem.retryable
-                    held = _retry_after(problem)
-            await _tell(self.waiters if over else self.overdue)
+                    held = min(_retry_after(problem), OLD)
+            await self._tell(self.waiters if over else self.overdue)
             if over:
                 return
-            due = begun + next(pace, self.pace[-1]) + apart
+            if not self.kept:
+                self.seen = None
+            self.due = self.begun + next(pace, self.waits.pace[-1]) + apart
             apart = 0.0
-            earliest = loop.time() + held
-            with suppress(TimeoutError):
-                async with asyncio.timeout_at(max(due, earliest)):
-                    await self.came.wait()
-                    await asyncio.sleep(max(begun + self.fresh, earliest) - loop.time())
+            self.earliest = loop.time() + held
+            while (left := self._next() - loop.time()) > 0:
+                self.changed.clear()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(left):
+                        await self.changed.wait()
 
-    def _time_over(self, told: asyncio.Future[None]) -> None:
-        if self.seen or self.problem:
-            _settle(told)
+    def _next(self) -> float:
+        """When it is to be looked next, by the event loop's clock."""
+        if self.overdue:
+            return self.earliest
+        due = min(self.due, self.begun + self.waits.fresh) if self.came else self.due
+        return max(due, self.begun + self.waits.distance, self.earliest)
+
+    def _time_over(self, told: asyncio.Future[Seen[T] | None]) -> None:
+        if self.seen or (self.problem and self.kept):
+            self._settle(told)
         else:
             self.overdue.add(told)
+            self.changed.set()
 
     def _stop(self, _stopping: asyncio.Future[None]) -> None:
         loop = asyncio.get_running_loop()
         for told in [*self.waiters]:
             self._time_over(told)
-            loop.call_later(LAST_LOOK, _settle, told)
+            loop.call_later(LAST_LOOK, self._settle, told)
 
     def _end(self, task: asyncio.Task[None]) -> None:
         self.stopping.remove_done_callback(self._stop)
         error = None if task.cancelled() else task.exception()
         for told in self.waiters:
-            _settle(told, error)
+            self._settle(told, error)
+
+    async def _tell(self, waiting: set[asyncio.Future[Seen[T] | None]]) -> None:
+        """Settles them all, and leaves the set empty; a few at a time, so that other work has its turn in between."""
+        while waiting:
+            for _ in range(min(AT_ONCE, len(waiting))):
+                self._settle(waiting.pop())
+            await asyncio.sleep(0)
+
+    def _settle(
+        self, told: asyncio.Future[Seen[T] | None], error: BaseException | None = None
+    ) -> None:
+        if told.done():
+            return
+        if error:
+            told.set_exception(error)
+        else:
+            told.set_result(self.seen)
 
 
 def is_final(state: StateHint, content: bytes) -> bool:
@@ -228,23 +292,6 @@ def is_final(state: StateHint, content: bytes) -> bool:
 def _shape(member: str) -> Any:
     """The type of an object of which only this member is read."""
     return msgspec.defstruct("Shown", [("value", object, None)], rename=lambda _: member, gc=False)
-
-
-async def _tell(waiting: set[asyncio.Future[None]]) -> None:
-    """Settles them all, and leaves the set empty; a few at a time, so that other work has its turn in between."""
-    while waiting:
-        for _ in range(min(AT_ONCE, len(waiting))):
-            _settle(waiting.pop())
-        await asyncio.sleep(0)
-
-
-def _settle(told: asyncio.Future[None], error: BaseException | None = None) -> None:
-    if told.done():
-        return
-    if error:
-        told.set_exception(error)
-    else:
-        told.set_result(None)
 
 
 def _retry_after(problem: Problem) -> float:

@@ -8,6 +8,7 @@ Imports neither of them.
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Iterable
 
 RESET = "gateway.reset"
@@ -16,6 +17,14 @@ RESET = "gateway.reset"
 
 STOPPING = "gateway.stopping"
 """The ASGI extension that is a future, done when the process is to stop: who only waits is then to be answered."""
+
+
+def raise_descriptors() -> None:
+    """Lets this process, and those it starts, have as many descriptors as the system grants: a request may need two. The soft limit of
+    many systems, 1024, is one for programs that use select(2).
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def knows_codings(headers: Iterable[tuple[bytes, bytes]]) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -136,6 +137,22 @@ def test_every_other_call_is_answered_in_json(
     told, content = answered(url, body, {**routed, "Accept": accept})
     assert told["content-type"] == "application/json"
     assert {"result", "error"} & set(json.loads(content))
+
+
+@pytest.mark.parametrize("headers", ERAS)
+def test_a_client_of_http_1_0_which_knows_no_chunks_is_answered_in_json(
+    headers: dict[str, str], rest: Job, url: str
+) -> None:
+    body = json.dumps(call()).encode()
+    own = {**headers, "Content-Length": str(len(body)), "Host": url.removeprefix("http://")}
+    head = "".join(f"{name}: {value}\r\n" for name, value in own.items())
+    host, _, port = own["Host"].partition(":")
+    with socket.create_connection((host, int(port)), 10) as connection:
+        connection.sendall(f"POST /mcp HTTP/1.0\r\n{head}\r\n".encode() + body)
+        answer = connection.makefile("rb").read()
+    told, _, content = answer.partition(b"\r\n\r\n")
+    assert b"transfer-encoding" not in told.lower()
+    assert json.loads(content)["result"]["structuredContent"]["status"] == "SUCCESS"
 
 
 @pytest.mark.parametrize("headers", ERAS)

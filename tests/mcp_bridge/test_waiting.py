@@ -13,28 +13,10 @@ import pytest
 from mcp_bridge.progress import Report, Shown
 from mcp_bridge.rest_client import Answer, AnswerTooLarge, NoAnswer, NotSent
 from mcp_bridge.waiting import LAST_LOOK, PACE, Seen, longest, wait
+from tests.support.hurried import Hurried
 
 TIMEOUT = 50.0
 LONG = 45
-
-
-class Hurried(asyncio.SelectorEventLoop):
-    """Its time is that of the next timer whenever there is nothing to do."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = 0.0
-        select = self._selector.select  # type: ignore[attr-defined]
-
-        def hurry(timeout: float | None) -> Any:
-            assert timeout is not None, "nothing will ever happen"
-            self.now += timeout
-            return select(0)
-
-        self._selector.select = hurry  # type: ignore[attr-defined]
-
-    def time(self) -> float:
-        return self.now
 
 
 @dataclass

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Coroutine
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,6 +14,7 @@ import pytest
 import responses
 from starlette.testclient import TestClient
 
+from access.token_file import make_token
 from service.app import create_app
 from service.config import Settings
 from service.flask_dispatch import PIECE
@@ -96,6 +99,15 @@ def test_a_wait_that_cannot_be_read_is_ignored_and_the_caller_told(
     assert (answer.status_code, answer.content) == (200, DONE)
     assert "preference-applied" not in answer.headers
     assert answer.headers["gateway-warning"].startswith("Prefer: wait")
+
+
+def test_what_is_too_long_to_be_read_is_ignored_and_the_caller_told(
+    client: TestClient, upstream: responses.RequestsMock
+) -> None:
+    answer = get(client, "wait=10", *["x=1, " * 100] * 60)
+    assert (answer.status_code, answer.content) == (200, DONE)
+    assert "preference-applied" not in answer.headers
+    assert answer.headers["gateway-warning"].startswith("Prefer has more than")
 
 
 @pytest.mark.parametrize(
@@ -195,6 +207,29 @@ def test_an_upstream_that_says_nothing_holds_no_wait_as_long_as_a_call_may_take(
         assert (answer.status_code, answer.content) == (200, DONE)
         assert len(echo.received) == 2
         over.set()
+
+
+def test_a_caller_with_a_token_has_half_of_the_places(
+    settings: Settings, mistral: responses.RequestsMock, tmp_path: Path
+) -> None:
+    mistral.get(JOB, body=RUNNING, content_type="application/json")
+    file = tmp_path / "tokens"
+    file.touch()
+    one, other = (make_token(name, ["jobs:read"], None, file)[0] for name in ("one", "other"))
+    app = create_app(replace(settings, tokens_file=str(file), waiters=2))
+
+    async def waiting() -> list[int]:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8080") as http:
+
+            def asking(token: str) -> Coroutine[Any, Any, httpx.Response]:
+                headers = {"Prefer": "wait=1", "Authorization": f"Bearer {token}"}
+                return http.get(PATH, headers=headers)
+
+            answers = await asyncio.gather(asking(one), asking(one), asking(other))
+            return [answer.status_code for answer in answers]
+
+    assert asyncio.run(waiting()) == [200, 503, 200]
 
 
 def test_an_operator_can_have_no_waits(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -15,9 +15,11 @@ from openapi.job_hints import StateHint
 from service.problems import Overloaded, Problem
 from service.translation import UpstreamRequest
 from service.waits import AT_ONCE, Seen, Waits, is_final
+from tests.support import hurried
 
 PACE = (0.01, 0.02, 0.04)
 LONG = 30.0
+MANY = 1e6
 GET = load().operations["getbatchjob"]
 
 
@@ -54,12 +56,12 @@ def request(target: str = "/batch/jobs/1") -> UpstreamRequest:
     return UpstreamRequest(GET, target, {}, None)
 
 
-def run(test: Callable[[], Awaitable[Any]]) -> Any:
+def run(test: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
     return asyncio.run(asyncio.wait_for(test(), LONG))
 
 
 def waits(places: int = 1000, looks: int = 64, patience: float = LONG) -> Waits[str]:
-    return Waits(places, looks, patience, PACE, PACE[0])
+    return Waits(places, looks, patience, PACE, PACE[0], MANY)
 
 
 def unavailable(retry_after: str = "") -> Problem:
@@ -138,7 +140,7 @@ def test_who_waits_for_another_thing_has_looks_of_its_own() -> None:
 def test_who_comes_between_two_looks_has_the_next_one_made_sooner() -> None:
     async def waiting() -> None:
         upstream = Upstream("QUEUED", "RUNNING", "SUCCESS")
-        shared = Waits[str](2, 1, LONG, (PACE[0], LONG), 2 * PACE[0])
+        shared = Waits[str](2, 1, LONG, (PACE[0], LONG), 2 * PACE[0], MANY)
         first = asyncio.create_task(shared.wait(request(), upstream.look, LONG, running()))
         while len(upstream.looks) < 2:
             await asyncio.sleep(PACE[0])
@@ -152,7 +154,7 @@ def test_who_comes_between_two_looks_has_the_next_one_made_sooner() -> None:
 def test_who_comes_just_when_a_look_is_due_joins_those_who_wait() -> None:
     async def waiting() -> None:
         upstream = Upstream("RUNNING")
-        shared, stopping = Waits[str](100_000, 1, LONG, PACE[:1], LONG), running()
+        shared, stopping = Waits[str](100_000, 1, LONG, PACE[:1], LONG, MANY), running()
         tasks = []
         while len(upstream.looks) < 4:
             tasks.append(asyncio.create_task(shared.wait(request(), upstream.look, LONG, stopping)))
@@ -168,7 +170,7 @@ def test_who_comes_just_when_a_look_is_due_joins_those_who_wait() -> None:
 def test_who_comes_just_after_a_look_has_none_made_sooner_than_is_due() -> None:
     async def waiting() -> None:
         upstream = Upstream("RUNNING")
-        shared = Waits[str](100, 1, LONG, (PACE[0], LONG), LONG)
+        shared = Waits[str](100, 1, LONG, (PACE[0], LONG), LONG, MANY)
         stopping = running()
         tasks = []
         for _ in range(20):
@@ -316,9 +318,10 @@ def test_a_look_that_takes_too_long_is_waited_for_as_long_as_one_may_take() -> N
         upstream = Upstream("RUNNING")
         upstream.gate.clear()
         with pytest.raises(Overloaded):
-            await waits(patience=2 * PACE[0]).wait(request(), upstream.look, 0, running())
+            await waits(patience=LONG).wait(request(), upstream.look, 0, running())
+        assert asyncio.get_running_loop().time() == pytest.approx(LONG)
 
-    run(waiting)
+    hurried.run(waiting)
 
 
 def test_nobody_looks_when_nobody_waits() -> None:

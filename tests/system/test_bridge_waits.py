@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import resource
 import signal
 import sys
 import time
@@ -57,13 +58,23 @@ class Stack:
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
     pace = {"queue_seconds": 0, "run_seconds": 0, "request_seconds": 0.2}
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most // 2, most))
     with (
         sandbox_process(speed=1, **pace) as sandbox,
         gateway_process(f"{sandbox.url}/v1") as rest,
         bridge_process(rest.url) as uvicorn,
         gunicorn_bridge(rest.url, workers=1) as gunicorn,
     ):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         yield Stack(sandbox, rest, {"uvicorn": uvicorn, "gunicorn": gunicorn})
+
+
+def test_every_process_has_as_many_connections_as_the_system_grants(stack: Stack) -> None:
+    pids = [*stack.rest.workers, stack.bridges["uvicorn"].process.pid]
+    for pid in [*pids, *stack.bridges["gunicorn"].workers]:
+        soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        assert soft == hard
 
 
 OLDER = """
