@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -65,6 +66,8 @@ def what_is_asked(tool: CallableTool, arguments: Mapping[str, Any], caller: str)
     }
     first, count, part = own.get("from", 0), own.get("count", COUNT), own.get("part", "")
     results = tool.operation.hints.results
+    if results and part.startswith(f"{results.member}["):  # as in a programming language
+        own["part"] = part = re.sub(r"\[([0-9]{1,9})\]", r".\1", part, count=1)
     selection = _selection(tool, results, arguments, own) if results else None
     plain = None
     if selection and results:

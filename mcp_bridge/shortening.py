@@ -148,6 +148,8 @@ class Shortening:
                 found = max(several, key=len, default=None)
             if found is None:
                 listed = ", ".join(islice(names, NAMED)) or "no parts"
+                if len(names) > NAMED:
+                    listed += f" and {len(names) - NAMED} more"
                 if isinstance(within, list):
                     listed = f"{len(within)} items, counted from 0"
                 at = path[: len(path) - len(rest)].rstrip(".") or "the result"

@@ -12,7 +12,7 @@ from mcp_bridge.job_results.rows import ResultRows
 from mcp_bridge.shortening import beginning, compact, weigh, without
 
 KINDS = 20
-"""Groups that are shown; and distinct messages from which on those that differ in numbers and ids alone are one group."""
+"""Groups that are shown; and distinct messages from which on those of one status that differ in ids and other numbers alone are one."""
 
 MOST_KINDS = 10_000
 """Groups that are told apart."""
@@ -23,8 +23,9 @@ LONG = 300
 _KEPT = 1000
 """Characters of a message by which it is told from others."""
 
-# A word with a digit in it: a number, an id, a part of a UUID.
-_NUMBERED = re.compile(r"[A-Za-z_-]*[0-9][\w-]*")
+# A word with a digit in it: a number, an id, a part of a UUID. Each word is gone through once: an upstream writes these texts.
+_NUMBERED = re.compile(r"(?<![A-Za-z_-])[A-Za-z_-]*+[0-9][\w-]*+")
+_STATUS = re.compile(r"(?i)\b(?:http|status|code|error)[ :=]{1,2}([45][0-9]{2})(?![\w-])")
 
 
 @dataclass(slots=True)
@@ -34,6 +35,7 @@ class _Group:
     example: str | None = None
     status: int | None = None
     several: bool = False  # statuses
+    alike: bool = False  # other messages than the first one's are counted here
 
     def add(self, count: int, example: str | None, status: int | None) -> None:
         self.count += count
@@ -49,6 +51,8 @@ class _Group:
         shown = {"error": cut(self.error), "count": self.count, "example": short}
         if self.status is not None and not self.several:
             shown["status"] = self.status
+        if self.alike:
+            shown["others_differ_in"] = "ids and numbers"
         return shown
 
 
@@ -90,7 +94,10 @@ class ErrorGroups:
         several: bool = False,
     ) -> None:
         error = error[:_KEPT]
-        message = _without_ids(error, example) if self._alike else error
+        message = error
+        if self._alike:
+            statuses = [] if several else [status, *_STATUS.findall(error)]
+            message = f"{statuses} {without_ids(error, example)}"
         group = self._groups.get(message)
         if group is None:
             if len(self._groups) == MOST_KINDS:
@@ -99,6 +106,7 @@ class ErrorGroups:
             group = self._groups[message] = _Group(error)
         group.add(count, example, status)
         group.several |= several
+        group.alike |= group.error != error
 
     def shown(self, room: int) -> dict[str, Any]:
         """The summary, of which as many groups stay as weigh `room`."""
@@ -126,7 +134,8 @@ def cut(text: str) -> str:
     return text if short == text else f"{short}…"
 
 
-def _without_ids(error: str, own: str | None) -> str:
+def without_ids(error: str, own: str | None = None) -> str:
+    """A message with # for its row's `own` id and for each word with a digit."""
     if own and len(own) > 2:
         error = error.replace(own, "#")
     return _NUMBERED.sub("#", error)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+import re
+from collections.abc import Awaitable, Callable, Collection, Iterator
 
 import msgspec
 from msgspec import Raw
@@ -21,6 +22,7 @@ SEEN = 200
 """Bytes that are kept of a line that is no JSON, or too long."""
 
 _MARK = b"\xef\xbb\xbf"
+_LINE = re.compile(rb"\S[^\n]*")  # what is empty costs no step of its own
 
 
 class WholeLines:
@@ -69,7 +71,7 @@ class FileRows:
 
     def take(self, lines: bytes, failed: bool | None) -> bool:
         """Reads some lines of a file, in which all rows `failed` if that is known."""
-        for text in _texts(lines):
+        for text in texts_in(lines):
             if self.held is None:
                 self._look(self.view.reader.row(text, failed))
                 continue
@@ -86,31 +88,28 @@ class FileRows:
 
 
 class InputIds:
-    """The ids of the lines of an input, and where each stands; `positions` is None when there are too many."""
+    """Where in an input each id stands that is `wanted`: what a caller may put into a file has no bound."""
 
-    def __init__(self, reader: ResultRows) -> None:
-        self.positions: dict[str, int] | None = {}
+    def __init__(self, reader: ResultRows, wanted: Collection[str]) -> None:
+        self.positions: dict[str, int] = {}
         self._reader = reader
+        self._wanted = wanted
         self._seen = 0
 
     def take(self, lines: bytes) -> bool:
         """Reads some lines; true when no more are wanted."""
-        for text in _texts(lines):
-            if self.positions is None:
-                return True
+        for text in texts_in(lines):
             name = self._reader.id_text(self._reader.row(text, failed=False))
-            if name is not None:
+            if name is not None and name in self._wanted:
                 self.positions.setdefault(name, self._seen)
             self._seen += 1
-            if len(self.positions) > MOST:
-                self.positions = None
-        return False
+        return len(self.positions) == len(self._wanted)
 
 
-def _texts(lines: bytes) -> Iterator[Raw]:
+def texts_in(lines: bytes) -> Iterator[Raw]:
     """The JSON text of each line that has something; of one that is no JSON its beginning, as a text."""
-    for line in lines.split(b"\n"):
-        line = line.removeprefix(_MARK).strip()
+    for found in _LINE.finditer(lines):
+        line = found[0].removeprefix(_MARK).strip()
         if line:
             try:
                 yield read_json(line, Raw)

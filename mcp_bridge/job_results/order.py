@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from hashlib import blake2b
 from itertools import groupby
 
 import msgspec
 from msgspec import Raw
 
+from mcp_bridge.canonical import LARGE
 from mcp_bridge.job_results.places import Row
 from mcp_bridge.job_results.rows import ResultRows
+
+NUMBERS = 20
+"""Numbers of an id that count by their value; the sorting key of one with thousands would be several times its size."""
 
 _NUMBER = re.compile(r"0*([0-9]+)")
 
@@ -26,7 +31,7 @@ class HeldRows:
         self.reader = reader
         self.texts: list[Raw] = []
         self.size = 0
-        """Bytes of text."""
+        """Bytes of the texts, and characters of the ids."""
         self._failed = bytearray()
         self._ids: list[str | None] = []
         self._order: list[int] | None = None
@@ -35,14 +40,20 @@ class HeldRows:
         """Takes one more row."""
         row = self.reader.row(text, failed)
         self.texts.append(text)
-        self.size += len(text)
+        name = self.reader.id_text(row)
+        self.size += len(text) + len(name or "")
         self._failed.append(bool(row.failed))
-        self._ids.append(self.reader.id_text(row))
+        self._ids.append(name)
 
     def add_all(self, texts: Iterable[Raw]) -> None:
         """Takes rows of which it is not known whether they failed."""
         for text in texts:
             self.add(text)
+
+    @property
+    def ids(self) -> frozenset[str]:
+        """All ids there are, until the rows are sorted."""
+        return frozenset(name for name in self._ids if name is not None)
 
     def sort(self, positions: Mapping[str, int] | None = None) -> None:
         """Puts them in order, that of the input when its ids are known with their `positions`."""
@@ -71,7 +82,7 @@ def _key(name: str | None, positions: Mapping[str, int]) -> str:
 
 def natural(name: str) -> str:
     """A text that sorts as the name does when the numbers in it count by their value: r2 before r10."""
-    return _NUMBER.sub(_numbered, name)
+    return _NUMBER.sub(_numbered, name, count=NUMBERS)
 
 
 def _numbered(found: re.Match[str]) -> str:
@@ -80,9 +91,9 @@ def _numbered(found: re.Match[str]) -> str:
 
 
 def _digest(text: Raw) -> bytes:
-    """The same for rows that mean the same, however they are written."""
-    try:
-        content = msgspec.json.encode(msgspec.json.decode(text), order="sorted")
-    except (ValueError, RecursionError, OverflowError):  # a number that is too large, say
-        content = bytes(text)
+    """The same for rows that mean the same, however they are written, unless they are large."""
+    content = bytes(text)
+    if len(text) < LARGE:
+        with suppress(ValueError, RecursionError, OverflowError):  # a number that is too large, say
+            content = msgspec.json.encode(msgspec.json.decode(text), order="sorted")
     return blake2b(content, digest_size=16).digest()

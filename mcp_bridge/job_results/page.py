@@ -16,7 +16,10 @@ from mcp_bridge.canonical import LARGE
 from mcp_bridge.job_results.places import Row, built, kind_of
 from mcp_bridge.job_results.rows import ResultRows
 from mcp_bridge.rest_client import AnswerTooLarge
-from mcp_bridge.shortening import MOST, Shortening, compact, opened, weigh, without
+from mcp_bridge.shortening import MOST, Shortening, beginning, compact, opened, weigh, without
+
+LARGE_ID = 1000
+"""Weight of what is shown of the id of a result that has too much in it."""
 
 _HUGE = re.compile(r"-?[0-9]+(?:\.[0-9]+)?[eE]\+?[0-9]{3,}")
 """A number that is shown as a text (`places.built`)."""
@@ -39,6 +42,8 @@ class ResultPage:
         """Results that are wanted, on all pages."""
         self.missing = dict.fromkeys(selection.ids)
         """Ids that are wanted, and that no result has yet."""
+        self.unnamed = 0
+        """Results here that have no id."""
         self.form = Form(reader, selection, secret)
         self.shortening: Shortening | None = None
         """Of the only result here, which is shown in part."""
@@ -83,7 +88,8 @@ class ResultPage:
         try:
             shown = shortening.shorten(self.form.of(row), self._left, place)
         except AnswerTooLarge:
-            shown = {self._reader.id_name: self._reader.id(row)}
+            name = without(self.form.secret, self._reader.id_text(row))
+            shown = {self._reader.id_name: name and beginning(name, LARGE_ID)}
             shortening.cuts.append(f"{place} is left out, since it has more than {MOST} values")
         if shortening.cuts:
             self._full = True
@@ -91,6 +97,7 @@ class ResultPage:
                 return
             self.shortening = shortening
         self.shown.append(shown)
+        self.unnamed += self._reader.id_text(row) is None
         self._left -= weigh(compact(shown), self._room) + 2
 
 
@@ -112,8 +119,14 @@ class Form:
         return value if isinstance(value, Raw) else without(self.secret, value)
 
     def _without_numbers(self, value: Any) -> Any:
+        """The value with its lists of numbers cut; of a text the text, so that nothing large is ever built as a whole."""
         if isinstance(value, Raw):
-            value = built(value) if len(value) < LARGE else opened(value)
+            if len(value) < LARGE:
+                return Raw(compact(self._without_numbers(built(value))).encode())
+            level = opened(value)
+            return (
+                value if level is value else Raw(msgspec.json.encode(self._without_numbers(level)))
+            )
         if isinstance(value, dict):
             return {name: self._without_numbers(each) for name, each in value.items()}
         if not isinstance(value, list):

@@ -6,6 +6,7 @@ A row is one of three things: answered, failed with an error, or nothing of both
 from __future__ import annotations
 
 import json
+from hashlib import blake2b
 from itertools import islice
 from typing import Any
 
@@ -14,7 +15,7 @@ from msgspec import Raw
 
 from mcp_bridge.canonical import LARGE
 from mcp_bridge.job_results.places import Places, Row, built, is_empty, is_vast, kind_of
-from mcp_bridge.shortening import compact, without
+from mcp_bridge.shortening import compact, opened, without
 from openapi.job_hints import ResultsHint
 from openapi.json_text import texts_of
 
@@ -25,7 +26,14 @@ FEW = 10
 """Errors that are told of one row."""
 
 LONG = 10_000
-"""Characters of an error's text that are read, when it is a large one."""
+"""Characters that are told of an error that is large."""
+
+BEGUN = 1000
+"""Characters of an id by which it is known, when it is large, beside a digest of all of it."""
+
+
+class Over(Exception):
+    """Rows are read no more, as the call that wanted them has ended."""
 
 
 class ResultRows:
@@ -35,13 +43,18 @@ class ResultRows:
         self.hint = hint
         self.secret = secret
         self.id_name = hint.id.rpartition(".")[2]
+        self.over = False
+        """Set when the call has ended: nobody is waited for who reads rows in a thread."""
         places = [hint.id, hint.status, hint.ended, *hint.answers, *hint.errors]
         self._places = Places(places)
+        self._usual = frozenset(map(msgspec.json.encode, hint.usual))
         # The others are where an answer is too, so that something there is no error yet.
         self._certain = [place for place in hint.errors if place not in hint.answers]
 
     def row(self, text: Raw, failed: bool | None = None) -> Row:
-        """A row, of which it may be known already whether it failed."""
+        """A row, of which it may be known already whether it failed. Over when nobody wants it any more."""
+        if self.over:
+            raise Over
         row = Row(self._places, text, failed)
         if row.failed is None:
             row.failed = self._has_failed(row)
@@ -58,27 +71,26 @@ class ResultRows:
         return not any(map(row.at, reversed(self.hint.answers)))
 
     def id(self, row: Row) -> Any:
-        """Its id, None when it has none."""
+        """Its id, None when it has none; Raw when it is large."""
         found = row.at(self.hint.id)
         if not found:
             return None
-        if kind_of(found[0]) == b'"' and len(found[0]) < LARGE:
-            return (
-                bytes(found[0])[1:-1].decode(errors="replace")
-                if _is_plain(found[0])
-                else built(found[0])
-            )
-        return built(found[0])
+        if kind_of(found[0]) == b'"' and len(found[0]) < LARGE and _is_plain(found[0]):
+            return bytes(found[0])[1:-1].decode(errors="replace")
+        return _value(found[0])
 
     def id_text(self, row: Row) -> str | None:
-        """Its id as a text, by which it is picked and put in order."""
+        """Its id as a text, by which it is picked and put in order; of a large one the beginning, and a digest."""
         value = self.id(row)
+        if isinstance(value, Raw):
+            begun = bytes(memoryview(value)[:BEGUN]).decode(errors="replace")
+            return f"{begun}… {blake2b(value, digest_size=16).hexdigest()}"
         return value if isinstance(value, str) or value is None else compact(value)
 
     def status(self, row: Row) -> int | None:
         """Its HTTP status; None when it says none."""
         found = row.at(self.hint.status) if self.hint.status else []
-        text = bytes(found[0])[:9].strip(b'"') if found else b""
+        text = bytes(memoryview(found[0])[:9]).strip(b'"') if found else b""
         return int(text) if text.isdigit() else None
 
     def bad_status(self, row: Row) -> int | None:
@@ -124,15 +136,14 @@ class ResultRows:
             found = there or found
             if any(not is_empty(text) for text in there):
                 break
-        values = [_value(text) for text in found]
-        return values[0] if len(values) == 1 else values
+        return _values(found)
 
     def _ended(self, row: Row) -> Any:
         """How its answer ended, where that is not as usual."""
-        values = [_value(text) for text in row.at(self.hint.ended)] if self.hint.ended else []
-        if all(value in self.hint.usual for value in values):
+        found = row.at(self.hint.ended) if self.hint.ended else []
+        if all(bytes(text) in self._usual for text in found):
             return None
-        return values[0] if len(values) == 1 else values
+        return _values(found)
 
 
 def _is_plain(text: Raw) -> bool:
@@ -143,20 +154,29 @@ def _value(text: Raw) -> Any:
     return text if len(text) >= LARGE else built(text)
 
 
+def _values(texts: list[Raw]) -> Any:
+    """The value of each, of one alone not as a list; as they are when they are large together."""
+    small = sum(map(len, texts)) < LARGE
+    values = [built(text) for text in texts] if small else texts
+    return values[0] if len(values) == 1 else values
+
+
 def one_line(text: Raw, secret: str = "") -> str:
-    """What an error says, in whatever form it came: as one line of text without `secret`, empty when it says nothing."""
+    """What an error says, in whatever form it came: as one line of text without `secret`, empty when it says nothing.
+
+    Nothing large is built of it: of a large object or list no more than one level, and of a large text no more than its beginning.
+    """
     if is_empty(text) or is_vast(text):
         return ""
-    if len(text) < LARGE:
-        return str(without(secret, _said(built(text))))
-    in_text = kind_of(text) == b'"'
-    error = "".join(islice(texts_of(text), 1)) if in_text else msgspec.json.decode(text)
-    return f"{without(secret, _said(error))[:LONG]}…"
+    said = str(without(secret, _said(text)))
+    return said if len(text) < LARGE else f"{said[:LONG]}…"
 
 
 def _said(error: Any, depth: int = 0) -> str:
     if depth == FEW:
         return ""
+    if isinstance(error, Raw):
+        error = _level(error)
     if isinstance(error, str):
         return _said_in_text(error.strip(), depth)
     if isinstance(error, list):
@@ -169,7 +189,24 @@ def _said(error: Any, depth: int = 0) -> str:
         if said := _said(error.get(name), depth + 1):
             place = _place(error.get("loc")) if name in ("msg", "message") else ""
             return f"{place}: {said}" if place else said
-    return compact(error) if error else ""
+    return _written(error) if error else ""
+
+
+def _level(text: Raw) -> Any:
+    """The value of a text; of a large one its first level, or its beginning."""
+    if len(text) < LARGE:
+        return built(text)
+    if kind_of(text) == b'"':
+        return "".join(islice(texts_of(text), 1))[:LARGE]
+    level = opened(text)
+    return bytes(memoryview(text)[:LONG]).decode() if level is text else level  # a number
+
+
+def _written(error: dict[str, Any]) -> str:
+    """An object of which no member is known to say what it is; of a large one the first members."""
+    if not any(isinstance(each, Raw) for each in error.values()):
+        return compact(error)
+    return compact({name: _said(each) for name, each in islice(error.items(), FEW)})
 
 
 def _said_in_text(text: str, depth: int) -> str:
@@ -186,6 +223,7 @@ def _said_in_text(text: str, depth: int) -> str:
 
 def _place(steps: Any) -> str:
     """Where in a request an error is, as FastAPI says it: ["body", "messages", 0] is messages.0."""
-    if not isinstance(steps, list):
+    steps = _level(steps) if isinstance(steps, Raw) else steps
+    if not isinstance(steps, list) or any(isinstance(each, Raw) for each in steps):
         return ""
     return ".".join(str(step) for step in steps[steps[:1] == ["body"] :])

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from urllib.parse import quote
 
 from mcp_bridge.asked import Asked
@@ -20,9 +20,11 @@ from mcp_bridge.failures import tool_error
 from mcp_bridge.job_results.files import FileRows, InputIds, WholeLines
 from mcp_bridge.job_results.order import HeldRows
 from mcp_bridge.job_results.page import ResultPage
+from mcp_bridge.job_results.rows import Over
 from mcp_bridge.job_results.view import Job, View, read_job
 from mcp_bridge.rest_client import Answer, AnswerTooLarge, NoAnswer, RestClient, RestRequest
 from mcp_bridge.results import Results
+from mcp_bridge.shortening import without
 from mcp_bridge.tools import CallableTool
 from openapi.contract import Operation
 from openapi.job_hints import ResultFiles
@@ -30,6 +32,12 @@ from serving.body_buffer import OutOfMemory, Reservation
 
 GONE = (404, 410)
 """HTTP statuses of a file that is no more."""
+
+MOST_FILES = 20
+"""Files of one kind that are read for one call."""
+
+NAMED = 10
+"""Files that a failure names."""
 
 _Made = TypeVar("_Made")
 
@@ -57,6 +65,8 @@ class ResultSource:
     """For the memory of an answer that shows the job."""
     held: Reservation = field(init=False)
     """For rows of files."""
+    view: View | None = None
+    """What is shown of the results, as soon as there is a job."""
     files: tuple[str, ...] = ()
     """The ids of files that have the results."""
     running: asyncio.Future[Any] | None = None
@@ -75,6 +85,8 @@ class ResultSource:
         except TimeoutError:
             return tool_error(f"{tool.declared.name} failed: {self._late(asked)}")
         finally:
+            if self.view:
+                self.view.reader.over = True
             self.held.release(self.running)
 
     async def _result(
@@ -85,7 +97,7 @@ class ResultSource:
         if answer is not None:
             try:
                 job = await self._beside(answer, read_job, hints, answer.content)
-            except AnswerTooLarge:
+            except (AnswerTooLarge, RecursionError):
                 useless, answer = answer, None
             if answer is None:
                 _forget(useless)
@@ -95,10 +107,10 @@ class ResultSource:
             job = await self._beside(answer, read_job, hints, answer.content)
         if job is None:
             return self.results.success(tool, asked, answer)
-        view = self.results.view(tool, asked, job)
+        self.view = view = self.results.view(tool, asked, job)
         rows = await self._rows(view, answer)
         if isinstance(rows, HeldRows):
-            positions = await self._positions(view) if len(rows.texts) > 1 else None
+            positions = await self._positions(view, rows) if len(rows.texts) > 1 else None
             named = f"ordered by {view.reader.id_name}"
             view.order = "in the order of the input" if positions else named
             await self._beside(answer, rows.sort, positions)
@@ -111,43 +123,48 @@ class ResultSource:
         rows = HeldRows(view.reader)
         if view.job.rows:
             await self._beside(answer, rows.add_all, view.job.rows)
-        elif view.job.final and view.hint.files:
-            return await self._from_files(view, view.hint.files)
+        if view.job.final and view.hint.files and len(rows.texts) < max(view.done, 1):
+            found = await self._from_files(view, view.hint.files, rows)
+            if not isinstance(found, HeldRows) or len(found.texts) > len(rows.texts):
+                return found
         return rows
 
-    async def _from_files(self, view: View, files: ResultFiles) -> HeldRows | ResultPage:
+    async def _from_files(
+        self, view: View, files: ResultFiles, known: HeldRows
+    ) -> HeldRows | ResultPage:
         """The rows of the files of those that succeeded and those that failed; first the file that the call wants."""
-        named = [(name, False) for name in view.job.ids(files.succeeded)]
-        named += [(name, True) for name in view.job.ids(files.failed)]
+        kinds = [view.job.ids(files.succeeded), view.job.ids(files.failed)]
+        if max(map(len, kinds)) > MOST_FILES:
+            view.notes.append(f"Of its files of each kind no more than {MOST_FILES} are read.")
+        named = [(name, failed) for failed in (False, True) for name in kinds[failed][:MOST_FILES]]
         if view.selection.only == "failed":
             named.reverse()
-        rows = FileRows(view, self.rest.max_answer)
         if named and not self.content:
-            view.notes.append("Its results are in files, which this caller may not read.")
-            named = []
+            view.unread = True
+            return known
+        rows = FileRows(view, self.rest.max_answer)
         self.files = tuple(name for name, _ in named)
         for name, failed in named:
             take = partial(rows.take, failed=True if failed else None)
             answer = await self._read(name, take, rows)
             if answer.status in GONE:
-                view.gone = True
-                kind = "failed" if failed else "succeeded"
-                view.notes.append(f"The results that {kind} are gone: their file was deleted.")
+                view.gone.append("failed" if failed else "succeeded")
             elif not 200 <= answer.status < 300:
                 raise Refused(answer)
         return rows.held or rows.page
 
-    async def _positions(self, view: View) -> dict[str, int] | None:
+    async def _positions(self, view: View, rows: HeldRows) -> dict[str, int] | None:
         """Where in the input each id stands; None when that is not known, and will not be in another call either."""
         files = view.hint.files
         named = view.job.ids(files.input) if files and files.input and self.content else []
-        ids = InputIds(view.reader)
-        for name in named:
+        ids = InputIds(view.reader, rows.ids)
+        for name in named if len(named) <= MOST_FILES else ():
             answer = await self._read(name, ids.take)
             passing = answer.status >= 500 or answer.status in (408, 429)
             if passing:  # another order than that of the last page would show some results twice
                 raise Refused(answer)
             if not 200 <= answer.status < 300:
+                view.reordered = True
                 return None
         return ids.positions if named else None
 
@@ -159,8 +176,11 @@ class ResultSource:
         reader = self.content and self.content.tool
         if not (reader and self.files):
             return f"{sentence} It changes nothing, so call again."
-        files = " and ".join(self.files)
-        return f"{sentence} {reader.name} reads them by lines, from the files {files}."
+        files = " and ".join(name[:100] for name in self.files[:NAMED])
+        if more := len(self.files[NAMED:]):
+            files += f" and {more} more"
+        sentence += f" {reader.name} reads them by lines, from the files {files}."
+        return str(without(self.results.secret, sentence))
 
     async def _read(
         self, name: str, take: Callable[[bytes], bool], rows: FileRows | None = None
@@ -172,9 +192,11 @@ class ResultSource:
         headers = {"Accept": self.content.response_media_type, **self.headers}
 
         async def feed(lines: bytes) -> bool:
-            reading = asyncio.get_running_loop().run_in_executor(self.reading, take, lines)
+            reading = asyncio.get_running_loop().run_in_executor(
+                self.reading, _unless_over, take, lines
+            )
             self.running = reading
-            enough = await asyncio.shield(reading)
+            enough = bool(await asyncio.shield(reading))
             try:
                 self.held.resize(rows.size if rows else 0)
             except OutOfMemory as error:
@@ -197,9 +219,19 @@ class ResultSource:
         """What `call` returns; called in the thread when there is much to read."""
         if len(answer.content) < LARGE and not self.held.size:
             return call(*arguments)
-        made = asyncio.get_running_loop().run_in_executor(self.reading, call, *arguments)
+        made = asyncio.get_running_loop().run_in_executor(
+            self.reading, _unless_over, call, *arguments
+        )
         self.running = made
-        return await asyncio.shield(made)
+        return cast(_Made, await asyncio.shield(made))
+
+
+def _unless_over(call: Callable[..., _Made], *arguments: Any) -> _Made | None:
+    """What `call` returns; None when it was given up, since nobody is there to take it."""
+    try:
+        return call(*arguments)
+    except Over:
+        return None
 
 
 def _forget(answer: Answer) -> None:

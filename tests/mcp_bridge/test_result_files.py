@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from mcp import Client
 
+from mcp_bridge.job_results.source import MOST_FILES
 from mcp_bridge.shortening import MOST
 from openapi.contract import load
 from tests.mcp_bridge.job import chat, failed, job
@@ -150,6 +151,51 @@ class TestFiles:
             some = await call(client, custom_ids=["r5", "bad-1", "nobody"])
         assert names(some) == ["r5", "bad-1"] and "custom_id nobody." in some["_note"]
 
+    @pytest.mark.parametrize("kept", [ROWS, FAILED])
+    async def test_have_what_did_not_come_with_the_job_when_it_counts_more(
+        self, bridge: Make, shelf: Shelf, kept: list[Any]
+    ) -> None:
+        shelf.inline = kept
+        async with bridge() as client:
+            page = await call(client, inline=True)
+            shelf.files[OUTPUT] = shelf.files[ERRORS] = 404
+            alone = await call(client, inline=True)
+        assert names(page) == NAMES and page["summary"]["failed"] == 2
+        assert sorted(names(alone)) == sorted(row["custom_id"] for row in kept)
+
+    async def test_that_are_gone_leave_it_open_what_was_in_them(
+        self, bridge: Make, shelf: Shelf
+    ) -> None:
+        shelf.files[ERRORS] = 404
+        async with bridge() as client:
+            page = await call(client, only="failed")
+            shelf.files[OUTPUT] = 404
+            nothing = await call(client, inline=True)
+        assert "None of them" not in page["_note"]
+        assert "their file was deleted; the summary counts the others alone." in page["_note"]
+        assert nothing["outputs"] is None and "summary" not in nothing
+
+    async def test_of_an_input_that_went_between_two_pages_say_to_begin_again(
+        self, bridge: Make, shelf: Shelf
+    ) -> None:
+        async with bridge() as client:
+            first = await call(client, count=3)
+            shelf.files[INPUT] = 404
+            again = await call(client, count=3)
+            second = await call(client, count=3, **{"from": 3})
+        assert "begin again" not in first["_note"] + again["_note"]
+        assert "begin again with from 0." in second["_note"]
+
+    async def test_of_which_there_are_very_many_are_not_all_read_or_named(
+        self, bridge: Make, shelf: Shelf
+    ) -> None:
+        shelf.job["output_file"] = [f"{number:08}{OUTPUT[8:]}" for number in range(500)]
+        shelf.job["input_files"] = [f"{number:08}{INPUT[8:]}" for number in range(500)]
+        async with bridge() as client:
+            with suppress(RuntimeError):  # the client expects one id
+                await call(client, inline=True)
+        assert OUTPUT not in shelf.read and len(shelf.read) == MOST_FILES + 1
+
     @pytest.mark.parametrize("gone", [OUTPUT, ERRORS])
     async def test_that_are_gone_are_told_and_the_others_shown(
         self, bridge: Make, shelf: Shelf, gone: str
@@ -230,14 +276,14 @@ class TestFiles:
         contract = load(changed_document(tmp_path, change))
         async with bridge(contract=contract) as client:
             page = await call(client, inline=True)
-        assert page["outputs"] == [] and "may not read" in page["_note"]
+        assert page["outputs"] is None and "summary" not in page
+        assert page["_note"] == "Its results are in files, which no tool of this caller reads."
 
 
 class TestJobs:
     @pytest.mark.parametrize(
         ("members", "said"),
         [
-            ({"status": "RUNNING"}, "Results come when it is final."),
             ({"status": "FAILED"}, "It ended as FAILED without results."),
             ({"status": "CANCELLED", "total_requests": 0}, "It ended as CANCELLED without results."),
         ],
@@ -251,6 +297,51 @@ class TestJobs:
         assert said in page["_note"]
         assert (page["outputs"], page["next_from"]) == ([], None)
         assert page["summary"] == {"succeeded": 0, "failed": 0, "errors": []}
+
+    @pytest.mark.parametrize("arguments", [{"inline": True}, {"only": "failed"}, {"custom_ids": ["r1"]}, {"from": 3}, {"full": True}])  # fmt: skip
+    async def test_that_are_not_final_have_no_results_yet_and_count_none(
+        self, bridge: Make, shelf: Shelf, arguments: Any
+    ) -> None:
+        shelf.job |= {"status": "RUNNING", "completed_requests": 3, "succeeded_requests": 3}
+        async with bridge() as client:
+            page = await call(client, **arguments)
+        assert page["outputs"] is None and not {"summary", "next_from"} & page.keys()
+        assert "RUNNING: 3 of 6 requests done." in page["_note"]
+        assert page["_note"].endswith("Results come when it is final.")
+        assert shelf.read == []
+
+    @pytest.mark.parametrize("place", ["outputs", "outputs.0", "outputs[0].answer"])
+    async def test_that_are_not_final_have_no_part_of_their_results(
+        self, bridge: Make, shelf: Shelf, place: str
+    ) -> None:
+        shelf.job |= {"status": "RUNNING"}
+        async with bridge() as client:
+            made = await client.call_tool("get-batch-job", {"job_id": JOB_ID, "part": place})
+        assert made.is_error and "in its result: Results come when it is final." in str(made.content)  # fmt: skip
+
+    @pytest.mark.parametrize(
+        ("members", "said"),
+        [
+            ({"total_requests": 4, "succeeded_requests": 2}, "It ended as FAILED: 2 of its 4 requests have results (2 succeeded, 0 failed): call with inline true"),
+            ({"total_requests": 2, "failed_requests": 1}, "It ended as FAILED: 1 of its 2 requests has a result (all 1 failed): call with inline true"),
+            ({"completed_requests": 0, "output_file": None, "error_file": None}, "It ended as FAILED without results."),
+        ],
+    )  # fmt: skip
+    async def test_that_ended_early_say_so_before_their_results_are_asked_for(
+        self, bridge: Make, shelf: Shelf, members: Any, said: str
+    ) -> None:
+        shelf.job |= {"status": "FAILED", **members}
+        async with bridge() as client:
+            assert (await call(client))["_note"].startswith(said)
+
+    async def test_with_one_result_of_two_say_so_in_the_singular(
+        self, bridge: Make, shelf: Shelf
+    ) -> None:
+        shelf.job |= {"status": "FAILED", "total_requests": 2, "completed_requests": 1}
+        shelf.inline = [chat("a")]
+        async with bridge() as client:
+            page = await call(client, inline=True)
+        assert page["_note"] == "It ended as FAILED: 1 of its 2 requests has a result; the other was not run."  # fmt: skip
 
     @pytest.mark.parametrize("inline", [True, False])
     async def test_that_ended_early_say_how_many_results_there_are(
