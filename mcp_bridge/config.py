@@ -59,6 +59,8 @@ class Settings(AccessSettings):
         if settings.rest_token_file:
             settings = replace(settings, rest_token=_token(settings))
         _check_rest(settings)
+        if not settings.timeout:
+            raise SettingsError("BRIDGE_TIMEOUT must be above 0, or no call has an answer")
         vars(settings)["contract"] = contract  # the cached property, which would read it again
         return settings
 

@@ -45,6 +45,9 @@ PACE = (1.0, 2.0, 4.0, 8.0)
 AT_ONCE = 1.0
 """Seconds in which a call has not waited yet: a failure by then is its result."""
 
+OVER = 0.3
+"""Seconds before its end at which a wait is over: with less the REST service would not wait."""
+
 LAST_LOOK = 0.7
 """Seconds for a look without waiting, when the bridge is to stop."""
 
@@ -122,7 +125,8 @@ async def waited(
     if seen.shown:
         name = next(each.name for each in tool.arguments.values() if each.location == "wait")
         age = asyncio.get_running_loop().time() - seen.at
-        again = f"{name} {most}" if most else ""
+        # Who asked at once again would be turned away at once again, a turn of the model each.
+        again = f"{name} {most}" if most and not seen.crowded else ""
         notes.append(progress.note(seen.shown, now=time.time(), age=age, wait=again))
     return seen.answer, " ".join(filter(None, notes))
 
@@ -244,12 +248,12 @@ class _Wait:
                     self.step = STEP
             elif not self.seen and now - self.begun < AT_ONCE:
                 return await self._at_once()
-            if self.end - now < 1:
+            if self.end - now <= OVER:
                 return self.result()
             answer = found.answer if found else None
             if now - asked_at < _meant(answer, asked) - 0.25:
                 due = max(asked_at + next(pace, PACE[-1]), now + self._held)
-                await asyncio.sleep(min(due, self.end - 1) - now)
+                await asyncio.sleep(min(due, self.end - OVER) - now)
 
     async def _ask(self, seconds: int) -> Seen | None:
         """What a look finds; None for a failure that may be over soon."""

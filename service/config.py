@@ -68,7 +68,7 @@ class Settings(AccessSettings):
     signed_urls: str = setting("GATEWAY_SIGNED_URLS", "off", "Whether callers get signed URLs of files, which no revoked token ends: on or off", choices=("on", "off"))
     max_answer: int = setting("GATEWAY_MAX_ANSWER", 64 * MEBIBYTE, "Largest upstream answer")
     store: str = setting("GATEWAY_STORE", ".run/gateway.sqlite3", "Store of idempotency keys: a SQLite file, or a redis:// URL for several hosts", secret=True)
-    wait_limit: float = setting("GATEWAY_WAIT_LIMIT", 45.0, "Longest wait for a final state that `Prefer: wait` gets; 0: none")
+    wait_limit: float = setting("GATEWAY_WAIT_LIMIT", 45.0, "Longest wait for a final state that `Prefer: wait` gets, 50 at most; 0: none")
     waiters: int = setting("GATEWAY_WAITERS", 1000, "Callers that may wait for a final state in one worker; more are answered 503")
     key_expiry: float = setting("GATEWAY_KEY_EXPIRY", 86400.0, "How long an Idempotency-Key is remembered")
     settle: float = setting("GATEWAY_SETTLE", 600.0, "After how long a lost create that cannot be found may be sent again with its key")
@@ -237,7 +237,14 @@ def _wrong_numbers(settings: Settings) -> Iterator[str]:
             " so that the best-worded failure comes first"
         )
     if settings.wait_limit > LONGEST:
-        yield f"GATEWAY_WAIT_LIMIT must be at most {LONGEST:g}: what is around the gateway waits no longer"
+        yield (
+            f"GATEWAY_WAIT_LIMIT must be at most {LONGEST:g}: bridge, gunicorn and nginx wait no longer"
+            " (docs/deployment.md, Time limits)"
+        )
+    if settings.wait_limit % 1:
+        yield "GATEWAY_WAIT_LIMIT must be whole seconds, as those of Prefer: wait are (RFC 7240)"
+    if settings.waiters < 1:
+        yield "GATEWAY_WAITERS must be at least 1; GATEWAY_WAIT_LIMIT=0 is for no waits"
     if settings.settle < settings.timeout:
         yield "GATEWAY_SETTLE must be at least GATEWAY_TIMEOUT: a create under way must not be sent again"
     if settings.key_expiry > YEAR:

@@ -67,6 +67,7 @@ def test_the_bridge_takes_as_large_a_body_as_the_rest_service() -> None:
         ([], "BRIDGE_PORT", "many"),
         ([], "BRIDGE_TIMEOUT", "nan"),
         ([], "BRIDGE_TIMEOUT", "-1"),
+        ([], "BRIDGE_TIMEOUT", "0"),
         ([], "BRIDGE_LOG_LEVEL", "loud"),
         ([], "GATEWAY_OPENAPI", "/nonexistent.yaml"),
         (["--stdio"], "GATEWAY_OPENAPI", "pyproject.toml"),

@@ -147,6 +147,7 @@ async def test_who_finds_all_places_for_waiting_taken_is_told_and_sees_the_state
     assert "prefer" not in rest.last.headers
     note = result.structured_content["_note"]
     assert note.startswith("Too many calls wait at present, so this one did not. RUNNING: 4 of 9")
+    assert note.endswith(" Call again later, or do other work first.")
 
 
 async def test_over_a_stream_of_messages_progress_is_told_by_the_sdk(

@@ -137,7 +137,7 @@ def test_a_service_that_waits_less_is_asked_again_for_the_rest() -> None:
 )
 def test_a_service_that_does_not_wait_is_asked_at_a_pace_that_slows_down(service: Service) -> None:
     told, after = waited(service)
-    assert [at for at, _ in service.asked] == [0, 1, 3, 7, 15, 23, 31, 39, 44]
+    assert [at for at, _ in service.asked] == [0, 1, 3, 7, 15, 23, 31, 39, 44.7]
     assert not told.shown.final and after <= LONG
     assert waited(Service(limit=0, final_at=5))[1] == pytest.approx(sum(PACE[:3]), abs=0.1)
 
@@ -207,6 +207,17 @@ def test_the_service_s_retry_after_is_heeded() -> None:
     service = Service(limit=10, down=(15, 20), failure=429, says={"Retry-After": "12"})
     waited(service)
     assert [at for at, _ in service.asked if at > 11] == [27, 37]
+
+
+@pytest.mark.parametrize("seconds", [2, 3, 10, 45])
+@pytest.mark.parametrize("limit", [0, 1, 5, LONG])
+def test_a_wait_lasts_as_long_as_was_asked(seconds: int, limit: float) -> None:
+    async def tell(*_: Any) -> None:
+        """Somebody who listens."""
+
+    for report in (None, Report(tell)):
+        _, after = waited(Service(limit=limit), seconds, report=report)
+        assert seconds - 0.3 <= after < seconds + 1
 
 
 def test_who_finds_no_place_for_waiting_at_the_service_sees_the_state_of_now() -> None:

@@ -156,6 +156,17 @@ def test_a_thousand_things_are_each_looked_at_once_at_the_start_and_once_a_minut
     run(waiting)
 
 
+def test_things_that_are_waited_for_at_once_are_not_looked_at_again_at_once() -> None:
+    async def waiting() -> None:
+        upstream, shared = Upstream("RUNNING"), waits()
+        jobs = [asyncio.create_task(wait(shared, upstream, 10, f"/{n}")) for n in range(10)]
+        await asyncio.gather(*jobs)
+        assert len(set(upstream.looks[:10])) == 1
+        assert len(set(upstream.looks[10:20])) == 10
+
+    run(waiting)
+
+
 def test_a_caller_with_a_name_has_half_of_the_places_and_others_the_rest() -> None:
     async def waiting() -> None:
         upstream, shared = Upstream("RUNNING"), waits(places=10)
