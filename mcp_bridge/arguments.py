@@ -233,6 +233,8 @@ class _Texts:
         """
         if "x-seconds" in schema:
             return read_seconds(value)
+        if "x-as-text" in schema and isinstance(value, int) and not isinstance(value, bool):
+            return str(value)
         if isinstance(value, str) and schema.get("type", "string") != "string":
             meant = read_scalar(value.strip(), schema)
             if meant != value.strip():

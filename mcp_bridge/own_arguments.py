@@ -155,7 +155,7 @@ def _of_rows(results: ResultsHint) -> Iterator[Own]:
     ids: Schema = {
         "type": "array",
         "maxItems": MAX_IDS,
-        "items": {"type": "string"},
+        "items": {"type": "string", "x-as-text": True},  # numbers too
         "description": f"Shows only the results with these {name}s.",
         "x-aliases": ["ids", name, "only_ids", "result_ids", "request_ids"],
     }

@@ -27,6 +27,9 @@ SOON = 15 * 60
 LONGEST = 14 * 24 * 3600
 """Seconds left beyond which a reckoning is none."""
 
+LONG = 1000
+"""Bytes that a state or a number may have."""
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.:-]{0,63}")
 
 
@@ -159,7 +162,7 @@ def _shape(names: tuple[str, ...]) -> Any:
 def _value(text: Raw | UnsetType) -> Any:
     """What the JSON text of a member says; None for a number that is too large, for one."""
     with suppress(*UNREADABLE):
-        return None if text is UNSET else read_json(text, Any)
+        return None if text is UNSET or len(text) > LONG else read_json(text, Any)
     return None
 
 

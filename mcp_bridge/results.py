@@ -74,7 +74,7 @@ class Results:
         return _result(shown, notes + [without(self.secret, note) for note in view.notes])
 
     def _no_part(self, tool: CallableTool, asked: Asked, error: NoPart) -> dict[str, Any]:
-        sentence = f"{tool.declared.name} has no part {asked.part[:200]} in its result: {error}."
+        sentence = f"{tool.declared.name} has no part {asked.part[:200]} in its result: {error}. A part is names and numbers with points between them."
         return tool_error(without(self.secret, sentence))
 
     def _part(

@@ -108,6 +108,8 @@ class Shortening:
         self.next: tuple[str, int] | None = None
         """The shortest place of a cut that `part` can show, the first of them, and the item or character to go on with there; None
         when there is none."""
+        self.ends: list[tuple[str, int]] = []
+        """All such places, with where to go on in each."""
         self._hidden: list[str] = []
         """Places that `part` takes for others, or has no name for."""
 
@@ -287,6 +289,7 @@ class Shortening:
         hidden = any(f"{place}.".startswith(f"{each}.") for each in self._hidden)
         if hidden or len(place) > PLACE or not (place or after):
             return
+        self.ends.append((place, after))
         if not self.next or len(self.next[0]) > len(place):
             self.next = (place, after)
 

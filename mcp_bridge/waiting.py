@@ -51,6 +51,9 @@ OVER = 0.3
 LAST_LOOK = 0.7
 """Seconds for a look without waiting, when the bridge is to stop."""
 
+OLDEST = 3600.0
+"""Seconds that an answer may say to be old. One that says more is wrong: no service waits with what it saw so long ago."""
+
 CROWDED = "Too many calls wait at present, so this one did not."
 
 _APPLIED = re.compile(r'(?i)(?:^|[,;\s])wait="?([0-9]{1,9}(?:\.[0-9]*)?)')
@@ -104,7 +107,8 @@ class Look:
             shown = await loop.run_in_executor(self.reading, read) if large else read()
         if shown:
             shown = replace(shown, state=without(self.secret, shown.state))
-        return Seen(answer, shown, loop.time() - _seconds(answer, "Age"))
+        age = _seconds(answer, "Age")
+        return Seen(answer, shown, loop.time() - (age if age <= OLDEST else 0))
 
 
 def longest(timeout: float) -> int:

@@ -6,8 +6,9 @@
 * `x-results`: where its results are, a row for each unit. `member` of the answer has the rows when it was asked for with the
   parameters `asked`; `files` names the members of the answer that have ids of files with a row a line, of those that `succeeded`
   and those that `failed` and of the `input`, which the operation `content` reads. Within a row, `id` is what its unit was called,
-  `answers` and `errors` are where to look for what came of it, the first that has something, `status` is an HTTP status, and `ended`
-  is where it says why the answer ends, which is as usual for the values `usual`.
+  `answers` and `errors` are where to look for what came of it, the first that has something, for all of its items;
+  where there is something at `whole`, the answer is all that this is in. `status` is an HTTP status, and `ended` is where it says
+  why the answer ends, which is as usual for the values `usual`.
 
 A place within a row is names with points between them; `*` stands for each item of a list.
 """
@@ -62,6 +63,7 @@ class ResultsHint:
     id: str
     answers: tuple[str, ...]
     errors: tuple[str, ...]
+    whole: str = ""
     status: str = ""
     ended: str = ""
     usual: tuple[str, ...] = ()
@@ -97,6 +99,7 @@ def _results(declared: Mapping[str, Any]) -> ResultsHint:
         id=declared["id"],
         answers=tuple(declared["answers"]),
         errors=tuple(declared["errors"]),
+        whole=declared.get("whole", ""),
         status=declared.get("status", ""),
         ended=ended.get("member", ""),
         usual=tuple(ended.get("usual", ())),

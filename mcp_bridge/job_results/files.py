@@ -9,9 +9,10 @@ import msgspec
 from msgspec import Raw
 
 from mcp_bridge.job_results.order import HeldRows
-from mcp_bridge.job_results.places import Row
+from mcp_bridge.job_results.places import Row, levelled
 from mcp_bridge.job_results.rows import ResultRows
 from mcp_bridge.job_results.view import View
+from mcp_bridge.rest_client import AnswerTooLarge
 from mcp_bridge.shortening import MOST
 from openapi.json_text import UNREADABLE, read_json
 
@@ -112,6 +113,13 @@ def texts_in(lines: bytes) -> Iterator[Raw]:
         line = found[0].removeprefix(_MARK).strip()
         if line:
             try:
-                yield read_json(line, Raw)
-            except UNREADABLE:
+                yield _read(line)
+            except (AnswerTooLarge, *UNREADABLE):
                 yield Raw(msgspec.json.encode(line[:SEEN].decode(errors="replace")))
+
+
+def _read(line: bytes) -> Raw:
+    try:
+        return read_json(line, Raw)
+    except RecursionError:
+        return read_json(levelled(line), Raw)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mcp_bridge.job_results.error_groups import listed
@@ -24,7 +24,7 @@ def of_page(view: View, page: ResultPage) -> list[str]:
     """Sentences on a page of results."""
     return [
         *_lacking(view),
-        "" if view.gone or view.unread or view.asked.part else _ended(view),
+        "" if view.gone or view.unread or view.asked.part else _outcome(view),
         _window(view, page),
         *of_part(view, page, page.shortening),
         _numbers(view, page),
@@ -44,15 +44,28 @@ def of_part(view: View, page: ResultPage, shortening: Shortening | None) -> list
     """Sentences on what is shown in part."""
     notes = [of_cuts(shortening.cuts)] if shortening and shortening.cuts else []
     if shortening and shortening.next:
-        names, (place, after) = _names(view.tool), shortening.next
-        given = f'{names["part"]} "{place}"' + (f" and {names['from']} {after}" if after else "")
-        notes.append(f"For the rest of it, call with {given}, all else as now.")
+        names = _names(view.tool)
+        notes.append(
+            f"For the rest of it, call with {_at(names, shortening.next)}, all else as now."
+        )
+        others = [each for each in shortening.ends if each != shortening.next]
+        if others:
+            kind = (
+                "1 other place has" if len(others) == 1 else f"{len(others)} other places have each"
+            )
+            notes.append(f"{kind} a rest of its own, had with {_at(names, others[0])}.")
     if page.form.cut:
         least, most = min(page.form.cut), max(page.form.cut)
         lengths = f"{least}" if least == most else f"{least} to {most}"
         kept = view.selection.numbers
         notes.append(f"Lists of numbers are cut to their first {kept}, of {lengths}.")
     return notes
+
+
+def _at(names: Mapping[str, str], end: tuple[str, int]) -> str:
+    """The arguments that show what is at a place, from where it was cut."""
+    place, after = end
+    return f'{names["part"]} "{place}"' + (f" and {names['from']} {after}" if after else "")
 
 
 def without_results(tool: CallableTool, job: Job) -> str:
@@ -82,7 +95,7 @@ def without_results(tool: CallableTool, job: Job) -> str:
     return f"{how}: call with {asking} for a summary and the results{alone}."
 
 
-def _ended(view: View) -> str:
+def _outcome(view: View) -> str:
     """How the job ended, when not all of it has results; or that it did not end yet."""
     job, progress = view.job, view.tool.operation.hints.progress
     found = view.found
@@ -141,15 +154,18 @@ def _missing(view: View, page: ResultPage) -> str:
 
 
 def _numbers(view: View, page: ResultPage) -> str:
-    """How to see more results at once, where lists of numbers take most of the room."""
+    """How to see more at once, where lists of numbers take most of the room and it was not enough."""
     name = _names(view.tool).get("numbers")
-    counted = len(page.shown) == page.selection.count and not page.shortening
-    if not name or page.selection.numbers is not None or page.next_from is None or counted:
+    counted = len(page.shown) == page.selection.count or page.next_from is None
+    if not name or page.selection.numbers is not None or (counted and not page.shortening):
         return ""
     room = weigh(compact(page.shown))
     if 2 * sum(weigh(compact(each)) for each in _lists(page.shown)) < room:
         return ""
-    return f"Lists of numbers take most of the room: with {name} {FEW}, which shows the first {FEW} of each, many more results come at once."
+    return (
+        f"Lists of numbers take most of the room: with {name} {FEW} only the first {FEW} of each are"
+        " shown, and much more of all else at once."
+    )
 
 
 def _lists(value: Any) -> Iterator[list[Any]]:

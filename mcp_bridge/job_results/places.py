@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
@@ -22,11 +23,17 @@ from mcp_bridge.rest_client import AnswerTooLarge
 from mcp_bridge.shortening import MOST, compact, opened
 from openapi.json_text import holds_more
 
+DEEPEST = 300
+"""Levels of what is nested more deeply than can be read; what is below them is left out."""
+
 _NULL = Raw(b"null")
 _NOTHING: list[Raw] = []
 _EMPTY = (b"null", b'""', b"[]", b"{}")
 _LONGEST = 16
 """Bytes that an empty value may have with the spaces in it; the others are not looked through for spaces."""
+
+
+_BRACKET = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{}]', re.DOTALL)
 
 
 class Places:
@@ -87,6 +94,28 @@ def is_vast(text: Raw) -> bool:
     return len(text) >= LARGE and holds_more(text, MOST)
 
 
+def levelled(text: bytes | bytearray | Raw) -> bytes:
+    """JSON text with null for what is nested more than DEEPEST deep. AnswerTooLarge when it has too much in it to be gone through."""
+    if holds_more(text, MOST):
+        raise AnswerTooLarge(f"is nested too deeply, and has more than {MOST} values in it")
+    kept, depth, start = bytearray(), 0, 0
+    view = memoryview(text)
+    for found in _BRACKET.finditer(text):
+        bracket = found[0][:1]
+        if bracket in b"[{":
+            depth += 1
+            if depth == DEEPEST + 1:
+                kept += view[start : found.start()]
+                kept += b"null"
+        elif bracket in b"]}":
+            depth -= 1
+            if depth == DEEPEST:
+                start = found.end()
+    if depth <= DEEPEST:
+        kept += view[start:]
+    return bytes(kept)
+
+
 def built(text: Raw) -> Any:
     """The value of a JSON text; a text in the place of a number that is too large, or of all when it is nested too deeply."""
     content = bytes(text).decode(errors="replace")
@@ -129,6 +158,13 @@ def _reader(before: str, steps: list[str]) -> Callable[[list[Raw]], dict[str, li
     return partial(_found, decode, places, joined(before, "*") if "*" in steps else "")
 
 
+def _decoded(decode: Callable[[Raw], Any], text: Raw) -> Any:
+    try:
+        return decode(text)
+    except RecursionError:
+        return decode(Raw(levelled(text)))
+
+
 def _found(
     decode: Callable[[Raw], Any] | None, places: list[str], items: str, texts: list[Raw]
 ) -> dict[str, list[Raw]]:
@@ -140,7 +176,7 @@ def _found(
                 found.setdefault(items, []).extend(several)
         elif decode:
             try:
-                values = msgspec.structs.astuple(decode(text))
+                values = msgspec.structs.astuple(_decoded(decode, text))
             except msgspec.ValidationError:  # it is no object
                 continue
             for place, value in zip(places, values, strict=True):

@@ -45,7 +45,7 @@ class ResultRows:
         self.id_name = hint.id.rpartition(".")[2]
         self.over = False
         """Set when the call has ended: nobody is waited for who reads rows in a thread."""
-        places = [hint.id, hint.status, hint.ended, *hint.answers, *hint.errors]
+        places = [hint.id, hint.status, hint.ended, hint.whole, *hint.answers, *hint.errors]
         self._places = Places(places)
         self._usual = frozenset(map(msgspec.json.encode, hint.usual))
         # The others are where an answer is too, so that something there is no error yet.
@@ -102,10 +102,10 @@ class ResultRows:
         """What it failed of, as one line."""
         for place in self.hint.errors:
             for text in row.at(place):
-                if said := one_line(text, self.secret):
+                if said := said_in(text, self.secret):
                     return said
         if kind_of(row.text) != b"{":
-            return f"the result is no object but {one_line(row.text, self.secret)[:200] or 'empty'}"
+            return f"the result is no object but {said_in(row.text, self.secret)[:200] or 'empty'}"
         status = self.status(row)
         return f"HTTP status {status}" if status is not None else "no answer"
 
@@ -129,12 +129,16 @@ class ResultRows:
         return value if known else self.compact(row)
 
     def _answer(self, row: Row) -> Any:
-        """What is at the first place that has something; at the last that is there when none has."""
+        """What is at the first place that has something for each of its items; at the last that is there when none has."""
+        whole = self.hint.whole
+        if whole and not all(map(is_empty, row.at(whole))):
+            return _values(row.at(whole.rpartition(".")[0]))
         found: list[Raw] = []
         for place in self.hint.answers:
             there = row.at(place)
             found = there or found
-            if any(not is_empty(text) for text in there):
+            items = row.at(place[: place.rfind("*") + 1]) if "*" in place else there[:1]
+            if there and len(there) == len(items) and not any(map(is_empty, there)):
                 break
         return _values(found)
 
@@ -161,7 +165,7 @@ def _values(texts: list[Raw]) -> Any:
     return values[0] if len(values) == 1 else values
 
 
-def one_line(text: Raw, secret: str = "") -> str:
+def said_in(text: Raw, secret: str = "") -> str:
     """What an error says, in whatever form it came: as one line of text without `secret`, empty when it says nothing.
 
     Nothing large is built of it: of a large object or list no more than one level, and of a large text no more than its beginning.

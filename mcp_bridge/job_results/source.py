@@ -97,7 +97,7 @@ class ResultSource:
         if answer is not None:
             try:
                 job = await self._beside(answer, read_job, hints, answer.content)
-            except (AnswerTooLarge, RecursionError):
+            except AnswerTooLarge:
                 useless, answer = answer, None
             if answer is None:
                 _forget(useless)

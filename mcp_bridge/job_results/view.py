@@ -19,7 +19,7 @@ from mcp_bridge.canonical import LARGE
 from mcp_bridge.job_results import notes as result_notes
 from mcp_bridge.job_results.error_groups import ErrorGroups
 from mcp_bridge.job_results.page import ResultPage
-from mcp_bridge.job_results.places import Row, built, kind_of
+from mcp_bridge.job_results.places import Row, built, kind_of, levelled
 from mcp_bridge.job_results.rows import ResultRows
 from mcp_bridge.shortening import NoPart, Shortening, compact, opened, weigh, without
 from mcp_bridge.tools import PART, CallableTool
@@ -62,13 +62,14 @@ class Job:
 def read_job(hints: JobHints, content: bytes | bytearray) -> Job | None:
     """The job that an answer shows, None when it is no object.
 
-    ValueError for what is no JSON; RecursionError for what is nested too deeply; AnswerTooLarge for too much in it.
+    ValueError for what is no JSON; AnswerTooLarge for too much in it. What is nested too deeply is null in it.
     """
     assert hints.results
     try:
-        text = read_json(content, Raw)
-    except RecursionError:
-        raise
+        try:
+            text = read_json(content, Raw)
+        except RecursionError:
+            text = read_json(levelled(content), Raw)
     except UNREADABLE as error:
         raise ValueError("the answer is not JSON") from error
     if kind_of(text) != b"{":

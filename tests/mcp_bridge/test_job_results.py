@@ -186,7 +186,8 @@ class TestOrder:
         rows = [{**chat("x"), "custom_id": each} for each in (10, 9, True, {"a": 1}, ["b"], 1.5)]
         found = [row["custom_id"] for row in shown(tool, job(rows))["outputs"]]
         assert sorted(map(str, found)) == sorted(map(str, (10, 9, True, {"a": 1}, ["b"], 1.5)))
-        assert shown(tool, job(rows), custom_ids=["9"])["outputs"][0]["custom_id"] == 9
+        for given in ("9", 9):
+            assert shown(tool, job(rows), custom_ids=[given])["outputs"][0]["custom_id"] == 9
 
     @given(st.lists(st.integers(0, 10**12), min_size=2, max_size=2))
     def test_of_numbers_is_their_own(self, numbers: list[int]) -> None:
@@ -262,6 +263,24 @@ class TestRows:
         choices[1]["finish_reason"] = "length"
         assert shown(tool, job([row]))["outputs"][0]["ended"] == ["stop", "length"]
 
+    @pytest.mark.parametrize(
+        "messages",
+        [
+            [{"content": "A"}, {"content": None, "tool_calls": [{"id": 1}]}],
+            [{"content": "A"}, {"content": None, "refusal": "no"}],
+            [{"content": "A", "tool_calls": [{"id": 1}]}],
+            [{"content": "A", "tool_calls": None}, {"content": "B", "tool_calls": [{"id": 1}]}],
+        ],
+    )
+    def test_of_which_one_is_not_text_alone_leave_nothing_out(
+        self, tool: CallableTool, messages: list[dict[str, Any]]
+    ) -> None:
+        row = chat("x")
+        row["response"]["body"]["choices"] = [{"message": each} for each in messages]
+        (found,) = shown(tool, job([row]))["outputs"]
+        said = json.dumps(found["answer"])
+        assert all(json.dumps(value) in said for each in messages for value in each.values())
+
     def test_of_other_endpoints_have_the_whole_body(self, tool: CallableTool) -> None:
         body = {"results": [{"categories": {"pii": False}}]}
         row = {**chat("x"), "response": {"status_code": 200, "body": body}}
@@ -329,6 +348,14 @@ class TestSummary:
         rows = [failed(name, f"request {name} is too long") for name in names]
         (group,) = shown(tool, job(rows), count=1)["summary"]["errors"]
         assert group["count"] == 50
+
+    def test_of_many_has_no_status_for_those_that_had_several_when_they_were_few(
+        self, tool: CallableTool
+    ) -> None:
+        rows = [failed(f"a{n}", "no", {"status_code": n}) for n in (400, 500)]
+        rows += [failed(f"b{n}", f"{chr(97 + n) * 9}") for n in range(25)]
+        (first, *_) = shown(tool, job(rows), count=1)["summary"]["errors"]
+        assert first == {"error": "no", "count": 2, "example": "a400"}
 
     def test_says_how_many_kinds_more_there_are(self, tool: CallableTool) -> None:
         kinds = ["".join(random.Random(n).choices(string.ascii_lowercase, k=12)) for n in range(70)]
@@ -400,6 +427,82 @@ class TestPages:
         place = "outputs.1.response.body.choices.0.message.content"
         assert rest_of(tool, job(rows), place, full=True) == text
         assert rest_of(tool, job(rows), "outputs.0.answer", custom_ids=["b"]) == text
+
+    def test_of_an_item_with_many_long_parts_say_how_many_there_are_and_how_each_is_read(
+        self, tool: CallableTool
+    ) -> None:
+        vectors = [[round(n + k / 1024, 4) for k in range(1024)] for n in range(40)]
+        page = shown(tool, job([embedding("a", *vectors)]))
+        assert "; and 19 places more." in page["_note"]
+        assert 'part "outputs.0.answer" and from 30' in page["_note"]
+        assert "30 other places have each a rest of its own" in page["_note"]
+        (kept, *_) = page["outputs"][0]["answer"]
+        assert f'had with part "outputs.0.answer.0" and from {len(kept)}.' in page["_note"]
+        assert "with numbers 3 only the first 3 of each" in page["_note"]
+
+    @pytest.mark.parametrize("size", [60, 1024])
+    def test_that_lists_of_numbers_fill_say_how_to_see_more(
+        self, tool: CallableTool, size: int
+    ) -> None:
+        rows = [embedding(f"t{n}", [0.123456] * size) for n in range(200)]
+        page = shown(tool, job(rows))
+        assert "with numbers 3 only the first 3 of each" in page["_note"]
+        assert len(shown(tool, job(rows), numbers=3)["outputs"]) == 200
+        for arguments in ({"numbers": 40}, {"count": 2}):
+            assert "with numbers" not in shown(tool, job(rows), **arguments)["_note"]
+        chats = [chat(f"t{n}", "word " * 100) for n in range(200)]
+        assert "with numbers" not in shown(tool, job(chats))["_note"]
+
+    def test_have_a_remark_on_those_that_belong_to_nobody_knows_what(
+        self, tool: CallableTool
+    ) -> None:
+        rows = [chat("a"), chat(None), failed(None, "no"), None]
+        assert "3 results have no custom_id here" in shown(tool, job(rows))["_note"]
+        assert "1 result has no custom_id here" in shown(tool, job(rows), only="succeeded")["_note"]
+        assert "custom_id" not in shown(tool, job(rows), count=1)["_note"].partition("ordered")[0]
+
+    @pytest.mark.parametrize("given", ["r1,r3", " r1 , r3 ", ["r1,r3"]])
+    def test_by_ids_in_one_text_have_these_where_that_is_certain(
+        self, tool: CallableTool, given: Any
+    ) -> None:
+        rows = [chat(f"r{number}") for number in range(5)]
+        page = shown(tool, job(rows), custom_ids=given)
+        assert [row["custom_id"] for row in page["outputs"]] == ["r1", "r3"]
+        assert "_note" not in page
+        whole = shown(tool, job([*rows, chat("r1,r3")]), custom_ids="r1,r3")
+        assert [row["custom_id"] for row in whole["outputs"]] == ["r1,r3"]
+        note = shown(tool, job(rows), custom_ids="r1,nobody")["_note"]
+        assert note == "No result has custom_id r1,nobody. Give several ids as a list."
+
+    def test_of_all_results_as_a_part_do_not_say_that_there_are_none(
+        self, tool: CallableTool
+    ) -> None:
+        rows = [chat(f"r{number}") for number in range(5)]
+        made = shown(tool, job(rows), part="outputs", count=2)
+        assert made["_note"].startswith("Shows 1 to 2 of 5 results")
+        assert "_note" not in shown(tool, job(rows), part="outputs")
+
+    @pytest.mark.parametrize(
+        ("place", "value"),
+        [
+            ("outputs[1]", {"custom_id": "b", "answer": ["x", "y"]}),
+            ("outputs[1].answer", ["x", "y"]),
+            ("outputs[1].answer[1]", "y"),
+            ("outputs.1.answer[0]", "x"),
+            ("errors[0].message", "late"),
+        ],
+    )
+    def test_of_a_part_take_the_brackets_of_programming_languages(
+        self, tool: CallableTool, place: str, value: Any
+    ) -> None:
+        rows = [chat("a"), chat("b", ["x", "y"])]
+        errors = [{"message": "late", "count": 1}]
+        assert shown(tool, job(rows, errors=errors), part=place)["_part"]["value"] == value
+
+    def test_of_a_part_that_is_not_there_say_what_is(self, tool: CallableTool) -> None:
+        made = result(tool, job([chat("a")]), part="nothing")
+        said = made["content"][0]["text"]
+        assert "the result has outputs, id, object," in said and " more. A part is names" in said
 
     def test_of_parts_are_of_the_rows_in_their_order(self, tool: CallableTool) -> None:
         rows = [chat("c"), failed("b", "no"), chat("a", "A")]

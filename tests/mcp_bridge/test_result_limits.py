@@ -16,8 +16,10 @@ from mcp_bridge.job_results import places, rows
 from mcp_bridge.job_results.error_groups import without_ids
 from mcp_bridge.job_results.files import FileRows, InputIds, texts_in
 from mcp_bridge.job_results.order import HeldRows, natural
+from mcp_bridge.job_results.places import levelled
 from mcp_bridge.job_results.rows import Over, ResultRows
 from mcp_bridge.job_results.view import read_job
+from mcp_bridge.rest_client import AnswerTooLarge
 from mcp_bridge.tools import CallableTool, build_tools
 from openapi.contract import load
 from tests.mcp_bridge.job import chat, embedding, failed, job, result, shown
@@ -176,6 +178,25 @@ def test_a_member_that_is_a_number_beyond_all_leaves_the_results(
     page = shown(tool, text.encode())
     assert page["outputs"] == [{"custom_id": "a", "answer": "It is a good one."}]
     assert result(tool, text.encode(), part="status")["structuredContent"]["_part"]["value"] == "SUCCESS"  # fmt: skip
+
+
+@pytest.mark.parametrize("depth", [975, 985, 995, 1005, 20_000])
+@pytest.mark.parametrize("arguments", [{}, {"full": True}, {"numbers": 2}])
+def test_a_row_that_is_nested_too_deeply_leaves_the_others(
+    tool: CallableTool, depth: int, arguments: Any
+) -> None:
+    deep = b'{"custom_id":"a\\"[","response":{"body":%b},"error":null}' % (
+        b"[" * depth + b"]" * depth
+    )
+    text = json.dumps(job(["DEEP", chat("b")])).encode().replace(b'"DEEP"', deep)
+    first, second = shown(tool, text, **arguments)["outputs"]
+    assert first["custom_id"] == 'a"[' and second["custom_id"] == "b"
+    assert [len(each) > 100 for each in texts_in(deep + b"\n" + deep)] == [True, True]
+
+
+def test_what_is_nested_too_deeply_and_has_very_much_in_it_is_not_gone_through() -> None:
+    with pytest.raises(AnswerTooLarge):
+        levelled(b"[" * 400_000)
 
 
 def test_rows_are_read_no_more_when_the_call_has_ended(tool: CallableTool) -> None:
