@@ -186,8 +186,8 @@ class TestOrder:
         rows = [{**chat("x"), "custom_id": each} for each in (10, 9, True, {"a": 1}, ["b"], 1.5)]
         found = [row["custom_id"] for row in shown(tool, job(rows))["outputs"]]
         assert sorted(map(str, found)) == sorted(map(str, (10, 9, True, {"a": 1}, ["b"], 1.5)))
-        for given in ("9", 9):
-            assert shown(tool, job(rows), custom_ids=[given])["outputs"][0]["custom_id"] == 9
+        for wanted in ("9", 9):
+            assert shown(tool, job(rows), custom_ids=[wanted])["outputs"][0]["custom_id"] == 9
 
     @given(st.lists(st.integers(0, 10**12), min_size=2, max_size=2))
     def test_of_numbers_is_their_own(self, numbers: list[int]) -> None:
