@@ -142,6 +142,8 @@ class FlaskDispatch:
             context.upstream_request = request
             CURRENT.set(context)
             answer = await self._answer(context, scope, SILENCE)
+            # It has the answer, and this context is the task's until the next look.
+            context.handling = None
             final = await self.pool.submit(partial(is_final, state, answer.content))
             return Seen(answer, final, begun, len(answer.content))
 
