@@ -21,6 +21,7 @@ from yarl import URL
 from environment import redact_url
 from mcp_bridge.tools import KEY_HEADER
 from serving.body_buffer import SECONDS, MemoryBudget, OutOfMemory, Reservation
+from serving.places import Places
 
 MAX_CONNECTIONS = 512
 MAX_WAITING = 512
@@ -117,7 +118,7 @@ class RestClient:
         self.budget = MemoryBudget(max(MEMORY, max_answer), LARGE)
         # Not the connectors' own limit, since to wait for one of these is not to wait for the service.
         self.slots = asyncio.Semaphore(MAX_CONNECTIONS)
-        self.places = asyncio.Semaphore(MAX_WAITING)
+        self.places = Places(MAX_WAITING)
         self.last_looks: dict[str, asyncio.Task[Any]] = {}  # by target, as the process is to stop
         options: dict[str, Any] = {
             "timeout": aiohttp.ClientTimeout(total=None, connect=min(CONNECT_SECONDS, timeout)),

@@ -193,6 +193,7 @@ class Bridge:
                     look = waiting.Look(
                         *(rest, sent, reservation, tool.operation.hints),
                         *(self.reading, self.results.secret),
+                        "" if call.caller is LOCAL else call.caller.name,
                     )
                     answer, note = await waiting.waited(look, context, tool, asked.wait)
                     asked = replace(asked, note=" ".join(filter(None, [asked.note, note])))

@@ -93,6 +93,7 @@ class Look:
     hints: JobHints
     reading: Executor
     secret: str
+    caller: str  # empty where callers are not known
 
     async def __call__(self, seconds: int = 0, *, placed: bool = False) -> Seen:
         """What there is to see, for which the service may wait so many seconds. NotSent or NoAnswer without an answer."""
@@ -164,15 +165,16 @@ async def wait(
 ) -> Seen:
     """What is shown when it is final; what it showed last when `seconds` are over, or `stopping` is done.
 
-    Who finds all places for waiting taken, here or at the REST service, gets what is shown now. NotSent or NoAnswer as of a look,
+    Who finds all places for waiting taken, or half of them by itself, here or at the REST service, gets what is shown now. NotSent or NoAnswer as of a look,
     when nothing was ever seen.
     """
     if not seconds:
         return await look()
-    if look.rest.places.locked():
+    places = look.rest.places
+    if places.all_taken() or places.share_taken(look.caller):
         return replace(await look(), crowded=True)
     stopping = stopping or asyncio.get_running_loop().create_future()
-    async with look.rest.places:
+    with places.one(look.caller):
         waiting = _Wait(look, seconds, report)
         try:
             async with asyncio.timeout(look.rest.timeout) as limit:

@@ -201,7 +201,7 @@ class FlaskDispatch:
     async def _live(self, receive: Receive, send: Send) -> None:
         """The worker's start and end, which waits for every request: also those of clients that have left (ASGI, Lifespan)."""
         await receive()
-        metrics.wait_places.set(self.waits.places)
+        metrics.wait_places.set(self.waits.places.count)
         await send({"type": "lifespan.startup.complete"})
         await receive()
         while under_way := self.under_way | self.transfers.under_way:

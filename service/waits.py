@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import msgspec
 
 from openapi.job_hints import StateHint
 from openapi.json_text import UNREADABLE, read_json
+from serving.places import Places
 from telemetry import metrics
 
 from .problems import Overloaded, Problem
@@ -87,15 +87,12 @@ class Waits(Generic[T]):
         fresh: float = FRESH,
         rate: float = RATE,
     ) -> None:
-        self.places = places
-        self.share = max(1, places // 2)
+        self.places = Places(places)
         self.patience = patience
         self.pace = pace
         self.fresh = fresh
         self.rate = rate
         self.looks = asyncio.Semaphore(looks)
-        self.waiters = 0
-        self._callers: Counter[str] = Counter()
         self._watches: dict[object, Watch[T]] = {}
 
     @property
@@ -117,11 +114,12 @@ class Waits(Generic[T]):
         found anything of late, one that another look would only repeat, or Overloaded. `caller` may have half of the places; the
         one without a name all of them.
         """
-        if self.waiters >= self.places:
-            raise Overloaded(f"All {self.places} places for waiting are taken (GATEWAY_WAITERS).")
-        if caller and self._callers[caller] >= self.share:
+        count, share = self.places.count, self.places.share
+        if self.places.all_taken():
+            raise Overloaded(f"All {count} places for waiting are taken (GATEWAY_WAITERS).")
+        if self.places.share_taken(caller):
             raise Overloaded(
-                f"{self.share} of the {self.places} places for waiting (GATEWAY_WAITERS) are this caller's, and no caller gets more."
+                f"{share} of the {count} places for waiting (GATEWAY_WAITERS) are this caller's, and no caller gets more."
             )
         key = (request.operation.id, request.target, *sorted(request.headers.items()))
         watch = self._watches.get(key)
@@ -129,18 +127,13 @@ class Waits(Generic[T]):
             watch = Watch(look, self, stopping)
             self._watches[key] = watch
             watch.task.add_done_callback(partial(self._over, key, watch))
-        self.waiters += 1
-        self._callers[caller] += 1
         # Not among those that are answered: by these it is judged whether there are enough workers, and it holds none up.
         metrics.inflight.dec()
         metrics.inflight_waits.inc()
         try:
-            return await watch.wait(seconds, max(seconds + GRACE, self.patience))
+            with self.places.one(caller):
+                return await watch.wait(seconds, max(seconds + GRACE, self.patience))
         finally:
-            self.waiters -= 1
-            self._callers[caller] -= 1
-            if not self._callers[caller]:
-                del self._callers[caller]
             metrics.inflight_waits.dec()
             metrics.inflight.inc()
 

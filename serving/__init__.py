@@ -2,7 +2,8 @@
 
 `gunicorn_worker` serves the REST service, and the bridge when it has several workers, and `gunicorn_start` has what both
 say at the start; `uvicorn_protocol` serves the bridge of one process. `lingering` is how both end a connection whose
-request was not read to its end, `body_buffer` how both receive a body, within its size, its time and the memory for all.
+request was not read to its end, `body_buffer` how both receive a body, within its size, its time and the memory for all,
+and `places` how many may wait for something.
 Imports neither of them.
 """
 

@@ -13,6 +13,7 @@ import pytest
 from mcp_bridge.progress import Report, Shown
 from mcp_bridge.rest_client import Answer, AnswerTooLarge, NoAnswer, NotSent
 from mcp_bridge.waiting import LAST_LOOK, PACE, Seen, longest, wait
+from serving.places import Places
 from tests.support.hurried import Hurried
 
 TIMEOUT = 50.0
@@ -34,11 +35,10 @@ class Service:
     failing_takes: float = 0.01
     says: dict[str, str] = field(default_factory=dict)
     rest: Any = field(
-        default_factory=lambda: SimpleNamespace(
-            places=asyncio.Semaphore(9), timeout=TIMEOUT, last_looks={}
-        )
+        default_factory=lambda: SimpleNamespace(places=Places(9), timeout=TIMEOUT, last_looks={})
     )
     request: Any = field(default_factory=lambda: SimpleNamespace(target="/jobs/1"))
+    caller: str = ""
     asked: list[tuple[float, int]] = field(default_factory=list)
     cancelled: int = 0
 
@@ -90,7 +90,7 @@ def waited(service: Service, seconds: int = LONG, **more: Any) -> tuple[Any, flo
 
     try:
         told = loop.run_until_complete(call())
-        assert service.rest.places._value == 9  # given back
+        assert not service.rest.places.taken  # given back
         return told, loop.time()
     finally:
         loop.close()
@@ -238,6 +238,16 @@ def test_who_finds_no_place_for_waiting_in_the_bridge_sees_the_state_of_now() ->
     run(ten)
 
 
+def test_a_caller_with_a_token_has_half_of_the_places_in_the_bridge() -> None:
+    service = Service(caller="one")
+
+    async def five() -> None:
+        told = await asyncio.gather(*(wait(service, LONG) for _ in range(5)))  # type: ignore[arg-type]
+        assert [each.crowded for each in told] == 4 * [False] + [True]
+
+    run(five)
+
+
 @pytest.mark.parametrize("limit", [10, 45, 0])
 def test_a_stop_ends_the_wait_with_the_latest_state(limit: float) -> None:
     service = Service(limit=limit)
@@ -302,7 +312,7 @@ def test_a_call_that_is_cancelled_ends_its_request() -> None:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(3):
                 await wait(service, LONG)  # type: ignore[arg-type]
-        assert service.cancelled == 1 and not service.rest.places.locked()
+        assert service.cancelled == 1 and not service.rest.places.taken
 
     run(cancelled)
 
