@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
@@ -195,7 +195,10 @@ class Bridge:
                         *(self.reading, self.results.secret),
                         "" if call.caller is LOCAL else call.caller.name,
                     )
+                    begun = time.monotonic()
                     answer, note = await waiting.waited(look, context, tool, asked.wait)
+                    if asked.wait:
+                        call.times["waited_seconds"] = round(time.monotonic() - begun, 4)
                     asked = replace(asked, note=" ".join(filter(None, [asked.note, note])))
                 else:
                     answer = await rest.send(sent, reservation, lines.take if lines else None)
@@ -283,6 +286,9 @@ class _Call:
     trace: Trace
     headers: dict[str, str]
     """What the REST service is told of the call; in a caller's trace it has no span here, so that the caller's is the parent of the next."""
+    times: dict[str, float] = field(
+        default_factory=dict
+    )  # seconds for the logs, beside the call's own
 
     @classmethod
     def of(cls, context: Context) -> _Call:
@@ -323,6 +329,7 @@ def _log_call(tool: CallableTool, call: _Call, result: dict[str, Any], seconds: 
         "operation": tool.operation.id,
         "outcome": "failed" if result["isError"] else "done",
         "seconds": round(seconds, 4),
+        **call.times,
     }
     message = f"{fields['tool']} {fields['outcome']}"
     log.info(message, extra={"fields": fields})

@@ -101,6 +101,19 @@ async def test_what_is_not_final_says_so_whether_it_was_waited_for_or_not(
     }
 
 
+async def test_the_log_says_how_long_a_call_waited(
+    bridge: Make, rest: Rest, caplog: pytest.LogCaptureFixture
+) -> None:
+    rest.answers({"status": "SUCCESS"})
+    caplog.set_level("INFO", "mcp_bridge")
+    async with bridge() as client:
+        await get(client, wait=45)
+        await get(client)
+    waited, plain = [each.fields for each in caplog.records if hasattr(each, "fields")]
+    assert 0 <= waited["waited_seconds"] <= waited["seconds"]
+    assert "waited_seconds" not in plain
+
+
 async def test_a_note_of_the_arguments_stands_before_that_of_the_job(
     bridge: Make, rest: Rest
 ) -> None:
