@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, suppress
 from pathlib import Path
@@ -11,7 +12,10 @@ from typing import Any
 
 import pytest
 from mcp import Client
+from msgspec import Raw
 
+from mcp_bridge.job_results.places import Row
+from mcp_bridge.job_results.rows import ResultRows
 from mcp_bridge.job_results.source import MOST_FILES
 from mcp_bridge.shortening import MOST
 from openapi.contract import load
@@ -266,6 +270,41 @@ class TestFiles:
             made = await client.call_tool("get-batch-job", {"job_id": JOB_ID, "inline": True})
         said = str(made.content)
         assert made.is_error and f"read-file reads them by lines, from the files {OUTPUT} and {ERRORS}." in said  # fmt: skip
+
+    async def test_that_take_too_long_are_named_without_the_bridge_s_own_token_and_not_all(
+        self, bridge: Make, shelf: Shelf, rest: Rest
+    ) -> None:
+        token = "sk-a-token-of-the-bridge"
+        shelf.job["output_file"] = [f"{token}-{number}" for number in range(50)]
+        choose = rest.on_arrival
+
+        def hold() -> None:
+            choose()
+            rest.hold = asyncio.Event() if "files" in rest.last.path else None
+
+        rest.on_arrival = hold
+        async with bridge(timeout=1, rest_token=token) as client:
+            made = await client.call_tool("get-batch-job", {"job_id": JOB_ID, "inline": True})
+        said = str(made.content)
+        assert made.is_error and "***-9 and 11 more." in said and token not in said
+
+    async def test_that_nobody_waits_for_any_more_are_read_no_further(
+        self, bridge: Make, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        go, readers = threading.Event(), []
+        read = ResultRows.row
+
+        def held(reader: ResultRows, text: Raw, failed: bool | None = None) -> Row:
+            readers.append(reader)
+            go.wait(20)
+            return read(reader, text, failed)
+
+        monkeypatch.setattr(ResultRows, "row", held)
+        async with bridge(timeout=1) as client:
+            late = await client.call_tool("get-batch-job", {"job_id": JOB_ID, "inline": True})
+            go.set()
+            await call(client, inline=True)  # in the same thread, after it
+        assert late.is_error and readers.count(readers[0]) == 1 and len(readers) > 6
 
     async def test_without_an_operation_that_reads_them_are_told_of(
         self, bridge: Make, shelf: Shelf, tmp_path: Path

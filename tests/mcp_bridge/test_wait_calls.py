@@ -114,6 +114,13 @@ async def test_the_log_says_how_long_a_call_waited(
     assert "waited_seconds" not in plain
 
 
+async def test_an_age_that_cannot_be_is_not_told(bridge: Make, rest: Rest, era: str) -> None:
+    rest.answers(RUNNING, age="999999999")
+    async with bridge(era) as client:
+        note = (await get(client)).structured_content["_note"]
+    assert note.startswith("RUNNING: 4 of 9 requests done. Call again")
+
+
 async def test_a_note_of_the_arguments_stands_before_that_of_the_job(
     bridge: Make, rest: Rest
 ) -> None:
