@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -55,6 +55,10 @@ class Asked:
     ids: tuple[tuple[str, str], ...] = ()
     key_given: bool = False
     note: str = ""
+
+    def noted(self, note: str) -> Asked:
+        """The same with one more thing to say."""
+        return replace(self, note=" ".join(filter(None, [self.note, note]))) if note else self
 
 
 def what_is_asked(tool: CallableTool, arguments: Mapping[str, Any], caller: str) -> Asked:

@@ -16,10 +16,6 @@ from pydantic_core import to_json
 from mcp_bridge.asked import Asked
 from mcp_bridge.canonical import LARGE
 from mcp_bridge.failures import as_arguments, encodable, tool_error
-from mcp_bridge.job_results import notes as result_notes
-from mcp_bridge.job_results.order import HeldRows
-from mcp_bridge.job_results.page import ResultPage
-from mcp_bridge.job_results.view import Job, View, read_job
 from mcp_bridge.lines import Lines
 from mcp_bridge.own_arguments import KEY
 from mcp_bridge.rest_client import Answer
@@ -47,7 +43,7 @@ class Results:
             result = Raw(b'{"result":%b}' % result)
         elif not isinstance(result, dict | Raw):
             result = {"result": result}
-        notes = [*self._notes(tool, asked, answer.headers), _next(tool, answer)]
+        notes = self.notes(tool, asked, answer.headers)
         room = self.limit - self.limit // 20  # for the note
         if asked.part or asked.first:
             return self._part(tool, asked, shortening, result, notes)
@@ -56,24 +52,10 @@ class Results:
             text = ""  # a large one is not kept beside what is cut
             result = shortening.shorten(result, room)
             notes += self._cuts(tool, asked, shortening)
-        return _result(result, notes, text)
+        return data_result(result, notes, text)
 
-    def view(self, tool: CallableTool, asked: Asked, job: Job) -> View:
-        """What a call is shown of a job's results."""
-        return View(tool, asked, job, self.limit, self.secret)
-
-    def of_job(
-        self, view: View, headers: Mapping[str, str], rows: HeldRows | ResultPage
-    ) -> dict[str, Any]:
-        """The result of a call that wants results of a job: of all `rows` in their order, or a page that was made of them."""
-        try:
-            shown = view.shown(rows) if isinstance(rows, ResultPage) else view.held(rows)
-        except NoPart as error:
-            return self._no_part(view.tool, view.asked, error)
-        notes = self._notes(view.tool, view.asked, headers)
-        return _result(shown, notes + [without(self.secret, note) for note in view.notes])
-
-    def _no_part(self, tool: CallableTool, asked: Asked, error: NoPart) -> dict[str, Any]:
+    def no_part(self, tool: CallableTool, asked: Asked, error: NoPart) -> dict[str, Any]:
+        """The result of a call that wants a part which there is not."""
         sentence = f"{tool.declared.name} has no part {asked.part[:200]} in its result: {error}. A part is names and numbers with points between them."
         return tool_error(without(self.secret, sentence))
 
@@ -90,9 +72,9 @@ class Results:
         try:
             value, after = shortening.part(result, path, start, self.limit - self.limit // 20)
         except NoPart as error:
-            return self._no_part(tool, asked, error)
+            return self.no_part(tool, asked, error)
         part = {"of": path, "from": start, "value": value, "next_from": after}
-        return _result({PART: part}, notes + self._cuts(tool, asked, shortening))
+        return data_result({PART: part}, notes + self._cuts(tool, asked, shortening))
 
     def _cuts(self, tool: CallableTool, asked: Asked, shortening: Shortening) -> list[str]:
         """What to say of what was left out of a result, and of how to get it."""
@@ -113,7 +95,7 @@ class Results:
         self, tool: CallableTool, asked: Asked, answer: Answer, lines: Lines
     ) -> dict[str, Any]:
         """The result for a 2xx answer of which `lines` were read; a first member `_note` says what is not as it was."""
-        notes = self._notes(tool, asked, answer.headers)
+        notes = self.notes(tool, asked, answer.headers)
         if lines.cut:
             notes.append(f"{lines.cut}.")
         elif lines.short:
@@ -124,9 +106,9 @@ class Results:
             notes.append(f"There are {lines.seen} lines in all.")
         data = {"from": lines.first, "lines": lines.kept, "next_from": lines.next_from}
         result = without(self.secret, data)
-        return _result(result, notes, compact(result))
+        return data_result(result, notes, compact(result))
 
-    def _notes(self, tool: CallableTool, asked: Asked, headers: Mapping[str, str]) -> list[str]:
+    def notes(self, tool: CallableTool, asked: Asked, headers: Mapping[str, str]) -> list[str]:
         """What there is to say of a success by its request and its headers."""
         notes = [asked.note] if asked.note else []
         if headers.get("Idempotency-Replayed", "").lower() == "true":
@@ -156,7 +138,7 @@ def _ago(seconds: int) -> str:
     return "just now"
 
 
-def _result(result: dict[str, Any], notes: list[str], text: str = "") -> dict[str, Any]:
+def data_result(result: dict[str, Any], notes: list[str], text: str = "") -> dict[str, Any]:
     """A success; `text` is the JSON of `result`, where that is known."""
     if any(notes):
         result = {NOTE: " ".join(filter(None, notes)), **result}
@@ -169,15 +151,6 @@ def _result(result: dict[str, Any], notes: list[str], text: str = "") -> dict[st
         "isError": False,
         "resultType": "complete",
     }
-
-
-def _next(tool: CallableTool, answer: Answer) -> str:
-    """What to do next, after an answer that shows a job without its results."""
-    hints = tool.operation.hints
-    if not hints.results or len(answer.content) >= LARGE or not answer.content.strip():
-        return ""
-    job = read_job(hints, answer.content)
-    return result_notes.without_results(tool, job) if job else ""
 
 
 def _sendable(result: dict[str, Any]) -> dict[str, Any]:

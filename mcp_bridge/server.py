@@ -33,8 +33,9 @@ from mcp_bridge.arguments import BadArguments, read_call
 from mcp_bridge.asked import Asked
 from mcp_bridge.canonical import LARGE
 from mcp_bridge.config import Settings
-from mcp_bridge.failures import Failures, invalid_arguments, is_too_large, tool_error
+from mcp_bridge.failures import Failures, invalid_arguments, tool_error
 from mcp_bridge.job_results.source import Refused, ResultSource
+from mcp_bridge.job_results.tool_result import next_step
 from mcp_bridge.lines import Lines
 from mcp_bridge.rest_client import AnswerTooLarge, NoAnswer, NotSent, RestClient
 from mcp_bridge.results import Results
@@ -183,37 +184,28 @@ class Bridge:
             return invalid_arguments(tool, error.violations, error.note)
         rest = context.lifespan_context
         reservation = Reservation(rest.budget)
-        reading: asyncio.Future[dict[str, Any]] | None = None
         lines = Lines(asked.lines, self.results.limit) if asked.lines else None
         source = self._source(tool, rest, call, reservation) if asked.selection else None
+        reading: asyncio.Future[dict[str, Any]] | None = None
         try:
-            sent = replace(asked.request, headers={**asked.request.headers, **call.headers})
-            try:
-                if tool.operation.hints.state:
-                    look = waiting.Look(
-                        *(rest, sent, reservation, tool.operation.hints),
-                        *(self.reading, self.results.secret),
-                        "" if call.caller is LOCAL else call.caller.name,
-                    )
-                    begun = time.monotonic()
-                    answer, note = await waiting.waited(look, context, tool, asked.wait)
-                    if asked.wait:
-                        call.times["waited_seconds"] = round(time.monotonic() - begun, 4)
-                    asked = replace(asked, note=" ".join(filter(None, [asked.note, note])))
-                else:
-                    answer = await rest.send(sent, reservation, lines.take if lines else None)
-            except AnswerTooLarge:
-                if not source:
-                    raise
-                return await source.result(tool, asked, None)
-            if source and is_too_large(answer):
-                return await source.result(tool, asked, None)
+            look = waiting.Look(
+                rest=rest,
+                request=replace(asked.request, headers={**asked.request.headers, **call.headers}),
+                reservation=reservation,
+                hints=tool.operation.hints,
+                reading=self.reading,
+                secret=self.results.secret,
+                caller="" if call.caller is LOCAL else call.caller.name,
+            )
+            answer, note = await waiting.answered(look, context, tool, asked, call.times, lines)
+            if source and (answer is None or 200 <= answer.status < 300):
+                return await source.result(tool, asked.noted(note), answer)
+            assert answer  # else there is a source
             if not 200 <= answer.status < 300:
-                return self.failures.refused(tool, asked, answer)
-            if source:
-                return await source.result(tool, asked, answer)
+                return self.failures.refused(tool, asked.noted(note), answer)
             if lines:
                 return self.results.lines(tool, asked, answer, lines)
+            asked = asked.noted(note or next_step(tool, answer))
             read = partial(self.results.success, tool, asked, answer)
             if len(answer.content) < LARGE:
                 return read()

@@ -19,8 +19,10 @@ from mcp.server import ServerRequestContext
 from starlette.requests import Request
 
 from mcp_bridge import edge, event_stream, progress
+from mcp_bridge.asked import Asked
 from mcp_bridge.canonical import LARGE
-from mcp_bridge.failures import is_lasting
+from mcp_bridge.failures import is_lasting, is_too_large
+from mcp_bridge.lines import Lines
 from mcp_bridge.progress import Report, Shown
 from mcp_bridge.rest_client import (
     Answer,
@@ -115,6 +117,36 @@ class Look:
 def longest(timeout: float) -> int:
     """Seconds that a call of at most `timeout` may wait, so that its answer has time to arrive."""
     return max(0, int(timeout - max(1.0, timeout / 10)))
+
+
+async def answered(
+    look: Look,
+    context: ServerRequestContext[Any, Any],
+    tool: CallableTool,
+    asked: Asked,
+    times: dict[str, float],
+    lines: Lines | None,
+) -> tuple[Answer | None, str]:
+    """The answer to a call, waited for if that is asked for, and what to tell of it; None for one that is too large with results in it.
+
+    `lines` takes one that is no JSON; `times` gets the seconds that a wait took. NotSent or NoAnswer without an answer.
+    """
+    note = ""
+    begun = time.monotonic()
+    try:
+        if look.hints.state:
+            answer, note = await waited(look, context, tool, asked.wait)
+        else:
+            answer = await look.rest.send(
+                look.request, look.reservation, lines.take if lines else None
+            )
+    except AnswerTooLarge:
+        if not asked.selection:
+            raise
+        return None, ""
+    if asked.wait:
+        times["waited_seconds"] = round(time.monotonic() - begun, 4)
+    return (None if asked.selection and is_too_large(answer) else answer), note
 
 
 async def waited(

@@ -85,7 +85,8 @@ def without_results(tool: CallableTool, job: Job) -> str:
         files = results.files and (
             job.ids(results.files.succeeded) or job.ids(results.files.failed)
         )
-        return "" if done or files else f"It ended as {job.state} without results."
+        known = done == 0 or total == 0
+        return f"It ended as {job.state} without results." if known and not files else ""
     only = _names(tool).get("only", "only")
     alone = f', with {only} "failed" for those alone' if failed and succeeded else ""
     how = f"{succeeded} succeeded, {failed} failed" if succeeded else f"All {failed} failed"

@@ -21,6 +21,7 @@ from mcp_bridge.job_results.files import FileRows, InputIds, WholeLines
 from mcp_bridge.job_results.order import HeldRows
 from mcp_bridge.job_results.page import ResultPage
 from mcp_bridge.job_results.rows import Over
+from mcp_bridge.job_results.tool_result import with_results
 from mcp_bridge.job_results.view import Job, View, read_job
 from mcp_bridge.rest_client import Answer, AnswerTooLarge, NoAnswer, RestClient, RestRequest
 from mcp_bridge.results import Results
@@ -107,7 +108,7 @@ class ResultSource:
             job = await self._beside(answer, read_job, hints, answer.content)
         if job is None:
             return self.results.success(tool, asked, answer)
-        self.view = view = self.results.view(tool, asked, job)
+        self.view = view = View(tool, asked, job, self.results.limit, self.results.secret)
         rows = await self._rows(view, answer)
         if isinstance(rows, HeldRows):
             positions = await self._positions(view, rows) if len(rows.texts) > 1 else None
@@ -116,7 +117,7 @@ class ResultSource:
             await self._beside(answer, rows.sort, positions)
         else:
             view.order = "in the order of their files"
-        return await self._beside(answer, self.results.of_job, view, answer.headers, rows)
+        return await self._beside(answer, with_results, self.results, view, answer.headers, rows)
 
     async def _rows(self, view: View, answer: Answer) -> HeldRows | ResultPage:
         """All rows of the job; of those that are too many to be held a page."""

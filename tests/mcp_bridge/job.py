@@ -10,7 +10,8 @@ from jsonschema import Draft202012Validator
 
 from mcp_bridge.arguments import read_call
 from mcp_bridge.job_results.order import HeldRows
-from mcp_bridge.job_results.view import read_job
+from mcp_bridge.job_results.tool_result import with_results
+from mcp_bridge.job_results.view import View, read_job
 from mcp_bridge.results import Results
 from mcp_bridge.shortening import weigh
 from mcp_bridge.tools import CallableTool
@@ -63,11 +64,11 @@ def result(
     found = read_job(tool.operation.hints, content)
     assert found
     results = Results(limit, SECRET)
-    view = results.view(tool, asked, found)
+    view = View(tool, asked, found, results.limit, results.secret)
     rows = HeldRows(view.reader)
     rows.add_all(found.rows or [])
     rows.sort()
-    made = results.of_job(view, {}, rows)
+    made = with_results(results, view, {}, rows)
     if not made["isError"]:
         Draft202012Validator(tool.output_schema).validate(made["structuredContent"])
         assert json.loads(made["content"][0]["text"]) == made["structuredContent"]

@@ -95,7 +95,7 @@ async def test_a_call_is_made_without_what_a_client_added_and_says_so(
         rest.answers({"title": "No.", "status": 404}, 404)
         failed = await client.call_tool("list-batch-jobs", given)
     assert rest.last.query == [("page", "2"), ("page_size", "20")]
-    assert done.structured_content["_note"].endswith(": toolCallId, sessionId.")
+    assert done.structured_content["_note"].partition(": ")[2].startswith("toolCallId, sessionId.")
     assert failed.is_error and "toolCallId, sessionId." in text(failed)
 
 
