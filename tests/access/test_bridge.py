@@ -163,7 +163,7 @@ def test_files_of_results_are_read_for_nobody_who_may_not_read_files(
     rest.answers({})
     shown = answer["result"]["structuredContent"]
     assert [arrived.path for arrived in rest.arrived] == [f"/v1/batch/jobs/{JOB_ID}"]
-    assert shown["outputs"] == [] and "may not read" in shown["_note"]
+    assert shown["outputs"] is None and "no tool of this caller reads" in shown["_note"]
 
 
 def test_without_tokens_everybody_sees_everything(bridge: Open) -> None:

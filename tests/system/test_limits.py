@@ -14,6 +14,7 @@ from gunicorn.app.wsgiapp import WSGIApplication
 
 import mcp_bridge.config
 import service.config
+import service.flask_dispatch
 from tests.support.processes import ROOT
 from tests.support.request_way import end_logging
 from tests.system.front import CONFIGURATION
@@ -72,10 +73,12 @@ def pods() -> Iterator[tuple[str, float, float]]:
 def test_the_time_limits_are_ordered_from_the_inside_to_the_outside(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    exchange = SERVICE["GATEWAY_TIMEOUT"]
     ladder = [
         ("upstream connect", SERVICE["GATEWAY_CONNECT_TIMEOUT"]),
+        ("upstream silence beside callers that wait", service.flask_dispatch.SILENCE),
         ("upstream read", SERVICE["GATEWAY_READ_TIMEOUT"]),
-        ("whole exchange", SERVICE["GATEWAY_TIMEOUT"]),
+        ("whole exchange", exchange),
         ("MCP bridge", BRIDGE["BRIDGE_TIMEOUT"]),
         ("gunicorn's graceful stop", gunicorn("gunicorn.conf.py", monkeypatch).graceful_timeout),
         ("nginx", seconds(nginx("proxy_read_timeout"))),
@@ -83,6 +86,9 @@ def test_the_time_limits_are_ordered_from_the_inside_to_the_outside(
     ]
     values = [value for _, value in ladder]
     assert values == sorted(set(values)), ladder
+    wait = SERVICE["GATEWAY_WAIT_LIMIT"]
+    assert exchange <= wait < BRIDGE["BRIDGE_TIMEOUT"]
+    values.insert(values.index(exchange) + 1, wait)
     table = (ROOT / "docs" / "deployment.md").read_text().partition("## Time limits")[2]
     table = table.partition("A body may have")[0]
     assert [float(text) for text in re.findall(r"\| (\d+) \|", table)] == values
