@@ -18,6 +18,8 @@ from openapi.scalars import write_scalar
 SHOWN = 5
 """Ids that a failure names."""
 
+_BRACKETS = re.compile(r"\[([0-9]{1,9})\]")
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -71,7 +73,7 @@ def what_is_asked(tool: CallableTool, arguments: Mapping[str, Any], caller: str)
     first, count, part = own.get("from", 0), own.get("count", COUNT), own.get("part", "")
     results = tool.operation.hints.results
     if results and part.startswith(f"{results.member}["):  # as in a programming language
-        own["part"] = part = re.sub(r"\[([0-9]{1,9})\]", r".\1", part, count=1)
+        own["part"] = part = without_brackets(part, 1)
     selection = _selection(tool, results, arguments, own) if results else None
     plain = None
     if selection and results:
@@ -90,6 +92,11 @@ def what_is_asked(tool: CallableTool, arguments: Mapping[str, Any], caller: str)
         ids=tuple(islice(_ids(tool, arguments), SHOWN)),
         key_given=KEY in arguments,
     )
+
+
+def without_brackets(place: str, count: int = 0) -> str:
+    """A place that was written as in a programming language: outputs[3] is outputs.3; the first `count` brackets, 0 for all."""
+    return _BRACKETS.sub(r".\1", place, count=count)
 
 
 def _ids(tool: CallableTool, arguments: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

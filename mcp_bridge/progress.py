@@ -87,7 +87,7 @@ def read(hints: JobHints, content: bytes | bytearray) -> Shown | None:
         return None
     value, *counts = (_value(getattr(shown, f"m{place}")) for place in range(len(names)))
     named = value if isinstance(value, str) and _NAME.fullmatch(value) else ""
-    final = isinstance(value, str) and value in state.final
+    final = state.is_final(value)
     if not progress:
         return Shown(named, final)
     total, done, failed = map(_count, counts[:3])

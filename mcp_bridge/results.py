@@ -83,7 +83,7 @@ class Results:
             return []
         more = f"; and {len(cuts) - NAMED} places more" if len(cuts) > NAMED else ""
         notes = [f"Shortened: {'; '.join(cuts[:NAMED])}{more}.", tool.declared.shortened]
-        names = {each.location: each.name for each in tool.arguments.values()}
+        names = tool.names_by_use
         if "part" in names and shortening.next:
             place, after = shortening.next
             given = [f'{names["part"]} "{place}"'] if place else []

@@ -180,7 +180,7 @@ class Shortening:
             return self._members(value, room, place, depth, start)
         if isinstance(value, list):
             return self._items(value, room, place, depth, start)
-        if isinstance(value, str) or (isinstance(value, Raw) and _kind(value) == b'"'):
+        if isinstance(value, str) or (isinstance(value, Raw) and kind_of(value) == b'"'):
             return self._text(value, room - 4, place, start)
         if isinstance(value, Raw) or weigh(compact(value)) > max(room, MEMBER):  # a long number
             self._cut(place, f"{_named(place)} is left out")
@@ -296,7 +296,7 @@ class Shortening:
 
 def opened(text: Raw) -> Any:
     """An object or list with JSON texts in it; any other text itself. AnswerTooLarge when it has more than MOST."""
-    kind = _kind(text)
+    kind = kind_of(text)
     try:
         if kind == b"{":
             found = count()
@@ -345,7 +345,8 @@ class _Name(str):
     """A member's name, made by a hook, which msgspec calls for each."""
 
 
-def _kind(text: Raw) -> bytes:
+def kind_of(text: Raw) -> bytes:
+    """The first byte, which tells what it is."""
     return bytes(memoryview(text)[:1])
 
 

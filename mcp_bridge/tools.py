@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from mcp_bridge.own_arguments import KEY, KEY_SCHEMA, MAX_LINES, own_arguments
@@ -103,6 +104,11 @@ class CallableTool:
     def keyed(self) -> bool:
         """True when a second call would act a second time unless it carries the first one's key."""
         return self.operation.takes_key and not self.declared.read_only
+
+    @cached_property
+    def names_by_use(self) -> Mapping[str, str]:
+        """The names of its own arguments (`own_arguments`) by what each is for."""
+        return {each.location: name for name, each in self.arguments.items()}
 
     def listing(self) -> dict[str, Any]:
         """The tool as an item of `tools/list`."""

@@ -160,10 +160,9 @@ async def waited(
     seen = await wait(look, min(seconds, most), extensions.get(STOPPING), _report(context))
     notes = [CROWDED if seen.crowded else ""]
     if seen.shown:
-        name = next(each.name for each in tool.arguments.values() if each.location == "wait")
         age = asyncio.get_running_loop().time() - seen.at
         # Who asked at once again would be turned away at once again, a turn of the model each.
-        again = f"{name} {most}" if most and not seen.crowded else ""
+        again = f"{tool.names_by_use['wait']} {most}" if most and not seen.crowded else ""
         notes.append(progress.note(seen.shown, now=time.time(), age=age, wait=again))
     return seen.answer, " ".join(filter(None, notes))
 

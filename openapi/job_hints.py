@@ -27,6 +27,10 @@ class StateHint:
     member: str
     final: frozenset[str]
 
+    def is_final(self, value: object) -> bool:
+        """True for a final value of the member, which an answer may have as anything else than a text."""
+        return isinstance(value, str) and value in self.final
+
 
 @dataclass(frozen=True)
 class ProgressHint:

@@ -194,9 +194,8 @@ class Watch(Generic[T]):
         if seen and not (problem and (not problem.retryable or loop.time() - seen.at > OLD)):
             return seen
         problem = problem or Overloaded("No look at it came to an end in this time.")
-        raise problem.with_traceback(
-            None
-        )  # else the frames of all who are told it would hang from it
+        # Without its traceback, from which the frames of all who are told it would hang.
+        raise problem.with_traceback(None)
 
     async def _watch(self) -> None:
         loop = asyncio.get_running_loop()
@@ -276,8 +275,7 @@ class Watch(Generic[T]):
 def is_final(state: StateHint, content: bytes) -> bool:
     """True when `content`, a JSON object, shows a final state; all of it but that member is looked through only."""
     with suppress(*UNREADABLE):
-        value = getattr(read_json(content, _shape(state.member)), "value", None)
-        return isinstance(value, str) and value in state.final
+        return state.is_final(read_json(content, _shape(state.member)).value)
     return False
 
 

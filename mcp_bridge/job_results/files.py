@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from codecs import BOM_UTF8
 from collections.abc import Awaitable, Callable, Collection, Iterator
 
 import msgspec
@@ -22,7 +23,6 @@ PORTION = 1 << 20
 SEEN = 200
 """Bytes that are kept of a line that is no JSON, or too long."""
 
-_MARK = b"\xef\xbb\xbf"
 _LINE = re.compile(rb"\S[^\n]*")  # what is empty costs no step of its own
 
 
@@ -110,7 +110,7 @@ class InputIds:
 def texts_in(lines: bytes) -> Iterator[Raw]:
     """The JSON text of each line that has something; of one that is no JSON its beginning, as a text."""
     for found in _LINE.finditer(lines):
-        line = found[0].removeprefix(_MARK).strip()
+        line = found[0].removeprefix(BOM_UTF8).strip()
         if line:
             try:
                 yield _read(line)

@@ -44,7 +44,7 @@ def of_part(view: View, page: ResultPage, shortening: Shortening | None) -> list
     """Sentences on what is shown in part."""
     notes = [of_cuts(shortening.cuts)] if shortening and shortening.cuts else []
     if shortening and shortening.next:
-        names = _names(view.tool)
+        names = view.tool.names_by_use
         notes.append(
             f"For the rest of it, call with {_at(names, shortening.next)}, all else as now."
         )
@@ -87,7 +87,7 @@ def without_results(tool: CallableTool, job: Job) -> str:
         )
         known = done == 0 or total == 0
         return f"It ended as {job.state} without results." if known and not files else ""
-    only = _names(tool).get("only", "only")
+    only = tool.names_by_use.get("only", "only")
     alone = f', with {only} "failed" for those alone' if failed and succeeded else ""
     how = f"{succeeded} succeeded, {failed} failed" if succeeded else f"All {failed} failed"
     if total and succeeded + failed < total:
@@ -144,7 +144,7 @@ def _window(view: View, page: ResultPage) -> str:
     order = f", {view.order}" if view.order else ""
     last = f"Shows {first + 1} to {first + shown} of {total} {only}results{order}"
     after = page.next_from
-    return f"{last}; go on with {_names(view.tool)['from']} {after}." if after else f"{last}."
+    return f"{last}; go on with {view.tool.names_by_use['from']} {after}." if after else f"{last}."
 
 
 def _missing(view: View, page: ResultPage) -> str:
@@ -156,7 +156,7 @@ def _missing(view: View, page: ResultPage) -> str:
 
 def _numbers(view: View, page: ResultPage) -> str:
     """How to see more at once, where lists of numbers take most of the room and it was not enough."""
-    name = _names(view.tool).get("numbers")
+    name = view.tool.names_by_use.get("numbers")
     counted = len(page.shown) == page.selection.count or page.next_from is None
     if not name or page.selection.numbers is not None or (counted and not page.shortening):
         return ""
@@ -195,10 +195,5 @@ def _reordered(view: View) -> str:
         return ""
     return (
         "Its input cannot be read any more: if an earlier page was in the order of the input,"
-        f" begin again with {_names(view.tool)['from']} 0."
+        f" begin again with {view.tool.names_by_use['from']} 0."
     )
-
-
-def _names(tool: CallableTool) -> dict[str, str]:
-    """The arguments' names by what they are for."""
-    return {each.location: name for name, each in tool.arguments.items()}

@@ -13,10 +13,19 @@ from msgspec import Raw
 
 from mcp_bridge.asked import Selection
 from mcp_bridge.canonical import LARGE
-from mcp_bridge.job_results.places import Row, built, kind_of
+from mcp_bridge.job_results.places import Row, built
 from mcp_bridge.job_results.rows import ResultRows
 from mcp_bridge.rest_client import AnswerTooLarge
-from mcp_bridge.shortening import MOST, Shortening, beginning, compact, opened, weigh, without
+from mcp_bridge.shortening import (
+    MOST,
+    Shortening,
+    beginning,
+    compact,
+    kind_of,
+    opened,
+    weigh,
+    without,
+)
 
 LARGE_ID = 1000
 """Weight of what is shown of the id of a result that has too much in it."""

@@ -20,7 +20,7 @@ from pydantic_core import to_json
 
 from mcp_bridge.canonical import LARGE
 from mcp_bridge.rest_client import AnswerTooLarge
-from mcp_bridge.shortening import MOST, compact, opened
+from mcp_bridge.shortening import MOST, compact, kind_of, opened
 from openapi.json_text import holds_more
 
 DEEPEST = 300
@@ -75,11 +75,6 @@ class Row:
 def joined(before: str, step: str) -> str:
     """The place of `step` within the place `before`."""
     return f"{before}.{step}" if before else step
-
-
-def kind_of(text: Raw) -> bytes:
-    """The first byte, which tells what it is."""
-    return bytes(memoryview(text)[:1])
 
 
 def is_empty(text: Raw) -> bool:

@@ -14,8 +14,8 @@ import msgspec
 from msgspec import Raw
 
 from mcp_bridge.canonical import LARGE
-from mcp_bridge.job_results.places import Places, Row, built, is_empty, is_vast, kind_of
-from mcp_bridge.shortening import compact, opened, without
+from mcp_bridge.job_results.places import Places, Row, built, is_empty, is_vast
+from mcp_bridge.shortening import compact, kind_of, opened, without
 from openapi.job_hints import ResultsHint
 from openapi.json_text import texts_of
 

@@ -5,7 +5,6 @@ Pure. `read_job` takes an answer apart, `held` makes of the rows that came in it
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -14,14 +13,14 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from mcp_bridge.asked import Asked, Selection
+from mcp_bridge.asked import Asked, Selection, without_brackets
 from mcp_bridge.canonical import LARGE
 from mcp_bridge.job_results import notes as result_notes
 from mcp_bridge.job_results.error_groups import ErrorGroups
 from mcp_bridge.job_results.page import ResultPage
-from mcp_bridge.job_results.places import Row, built, kind_of, levelled
+from mcp_bridge.job_results.places import Row, built, levelled
 from mcp_bridge.job_results.rows import ResultRows
-from mcp_bridge.shortening import NoPart, Shortening, compact, opened, weigh, without
+from mcp_bridge.shortening import NoPart, Shortening, compact, kind_of, opened, weigh, without
 from mcp_bridge.tools import PART, CallableTool
 from openapi.job_hints import JobHints, ResultsHint
 from openapi.json_text import UNREADABLE, read_json
@@ -31,8 +30,6 @@ NEXT = "next_from"
 
 LONG = 1 << 16
 """Bytes of a member that names files, or a state; one that is longer names none."""
-
-_STEP = re.compile(r"\[([0-9]{1,9})\]")
 
 
 @dataclass(frozen=True)
@@ -76,12 +73,12 @@ def read_job(hints: JobHints, content: bytes | bytearray) -> Job | None:
         return None
     members = opened(text)
     rows = members.pop(hints.results.member, None)
-    state = hints.state and _short(members.get(hints.state.member))
+    state = _short(members.get(hints.state.member)) if hints.state else None
     return Job(
         members,
         opened(rows) if rows is not None and kind_of(rows) == b"[" else None,
         state if isinstance(state, str) else "",
-        not hints.state or state in hints.state.final,
+        not hints.state or hints.state.is_final(state),
     )
 
 
@@ -232,7 +229,7 @@ class View:
         try:
             value, after = shortening.part(within, path, start, room)
         except NoPart:
-            path = dotted(path)
+            path = without_brackets(path)
             if path == self.asked.part:
                 raise
             value, after = shortening.part(within, path, start, room)
@@ -243,11 +240,6 @@ class View:
 def _parts(name: str) -> list[str]:
     """The ids that a text may be, with commas between them."""
     return [part for each in name.split(",") if (part := each.strip())]
-
-
-def dotted(place: str) -> str:
-    """A place that was written as in a programming language: outputs[3] is outputs.3."""
-    return _STEP.sub(r".\1", place)
 
 
 def _results(tool: CallableTool) -> ResultsHint:

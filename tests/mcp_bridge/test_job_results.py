@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcp_bridge.job_results.order import natural
+from mcp_bridge.job_results.view import read_job
 from mcp_bridge.tools import CallableTool, build_tools
 from openapi.contract import load
 from tests.mcp_bridge.job import (
@@ -158,6 +159,12 @@ def test_only_lists_of_numbers_are_cut(tool: CallableTool) -> None:
     rows = [chat("a", [{"type": "text", "text": "1, 2, 3"}, [1, "2", 3], [True, False, True]])]
     page = shown(tool, job(rows), numbers=1)
     assert page["outputs"][0]["answer"] == rows[0]["response"]["body"]["choices"][0]["message"]["content"]  # fmt: skip
+
+
+@pytest.mark.parametrize("state", [None, 5, True, ["SUCCESS"], {"SUCCESS": 1}, "x" * 100_000])
+def test_a_state_that_is_no_name_is_not_final(tool: CallableTool, state: Any) -> None:
+    found = read_job(tool.operation.hints, json.dumps(job(None, status=state)).encode())
+    assert found and not found.final
 
 
 class TestOrder:
