@@ -16,6 +16,8 @@ from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 import requests
+from urllib3.exceptions import InvalidHeader
+from urllib3.util import Retry
 
 from .errors import BatchError, OverLimit
 
@@ -34,6 +36,15 @@ WAIT = 45
 PAUSES = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 """Seconds between repeats where the answer names none; the last stands for all further ones."""
 
+FIRST = 5.0
+"""Seconds for which the first call of all is repeated: more likely than in trouble, the API is not there."""
+
+SOON = 5.0
+"""Seconds at most between repeats of a call that another one with its key holds up."""
+
+KEYED = ("create-outcome-unknown", "gateway-unavailable")
+"""A gateway's problems that a repeat with the same key clears up, although they are not retryable without one."""
+
 PAGE = 100
 """Jobs or files a page of a list."""
 
@@ -49,6 +60,11 @@ class Refused(APIError):
         super().__init__(sentence)
         self.status = status
         self.body = body
+
+    @property
+    def kind(self) -> str:
+        """Which of a gateway's problems it is; empty when it is none."""
+        return _kind(self.body)
 
 
 class NoMoney(Refused, OverLimit):
@@ -71,10 +87,15 @@ class Trouble:
     pause: float
 
 
+class FilesRefused(Refused):
+    """The Files API, which every run of more than one inline job needs, is not open to the caller."""
+
+
 class BatchAPI:
     """The API at `url`, with `/v1` or without, called with `token` when there is one; for one thread at a time, except `sibling`s.
 
-    A call is repeated for `patience` seconds at most; `report` is told of each repeat.
+    A call is repeated for `patience` seconds at most, as long as the API has not answered at all only for FIRST; `report` is told of
+    each repeat, by whichever thread it is.
     """
 
     def __init__(
@@ -91,50 +112,81 @@ class BatchAPI:
         self.patience = patience
         self.report = report
         self.sleep = sleep
+        self.is_gateway: bool | None = None  # until it has answered
         self.session = requests.Session()
         self.session.trust_env = urlsplit(url).hostname not in ("127.0.0.1", "localhost", "::1")
-        if token:
-            self.session.headers["Authorization"] = f"Bearer {token}"
+        self.session.auth = self._authorized
+
+    def _authorized(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        """Shows the token. As `auth`, since without one `requests` would take what .netrc has for the host."""
+        if self.token:
+            request.headers["Authorization"] = f"Bearer {self.token}"
+        return request
 
     @property
     def keeps_keys(self) -> bool:
         """True at a gateway, which carries out a create with one key once. Mistral itself knows no keys."""
-        host = urlsplit(self.url).hostname or ""
-        return not (host == "mistral.ai" or host.endswith(".mistral.ai"))
+        if self.is_gateway is None:
+            self._json("GET", "/v1/batch/jobs", "data", params={"page_size": "1"})
+        return bool(self.is_gateway)
 
     def sibling(self) -> BatchAPI:
         """The same API for another thread."""
-        return BatchAPI(
+        sibling = BatchAPI(
             self.url, self.token, patience=self.patience, report=self.report, sleep=self.sleep
         )
+        sibling.is_gateway = self.is_gateway
+        return sibling
+
+    def check_files(self) -> None:
+        """FilesRefused when files cannot be uploaded or read, as a gateway decides it before anything is sent."""
+        try:
+            self._json("GET", "/v1/files", "data", params={"purpose": "batch", "page_size": "1"})
+            if self.keeps_keys:
+                form = {"purpose": (None, "batch")}  # without a file: refused, but for that
+                self._json("POST", "/v1/files", "id", files=form, repeat=True)
+        except Refused as error:
+            if error.status in (403, 404, 405) or "purpose" in str(error):
+                raise FilesRefused(
+                    f"files are not open to you, and so many requests can only be sent in files; nothing was sent: {error}",
+                    error.status,
+                    error.body,
+                ) from error
+            if error.status != 422:
+                raise
 
     def create_job(self, body: Mapping[str, Any], key: str) -> Job:
-        """The job that was made, or that `key` had made before."""
-        headers = {"Idempotency-Key": key} if self.keeps_keys else {}
+        """The job that was made, or at a gateway the one that `key` had made before."""
+        headers = {"Idempotency-Key": key}
         return self._json(
-            "POST", "/v1/batch/jobs", json=body, headers=headers, repeat=self.keeps_keys
+            "POST", "/v1/batch/jobs", "id", json=body, headers=headers, repeat=self.keeps_keys
         )
 
     def get_job(self, job_id: str, *, wait: int = 0, inline: bool = False) -> Job:
         """The job; with `wait`, when it is final or so many seconds are over, where the API waits at all."""
-        headers = {"Prefer": f"wait={wait}"} if wait and self.keeps_keys else {}
+        headers = {"Prefer": f"wait={wait}"} if wait else {}
         query = {"inline": "true"} if inline else {}
-        return self._json("GET", f"/v1/batch/jobs/{job_id}", params=query, headers=headers)
+        return self._json("GET", f"/v1/batch/jobs/{job_id}", "id", params=query, headers=headers)
 
     def find_jobs(self, metadata: Mapping[str, str]) -> Iterator[Job]:
         """The jobs with all of this metadata, newest first."""
         page = 0
         while True:
             query = {"page": str(page), "page_size": str(PAGE), **metadata}
-            found = self._json("GET", "/v1/batch/jobs", params=query)
-            yield from found.get("data") or []
+            found = self._json("GET", "/v1/batch/jobs", "data", params=query)
+            # A place that does not know the filter would give any job.
+            yield from (
+                job
+                for job in found["data"]
+                if metadata.items() <= (job.get("metadata") or {}).items()
+            )
             page += 1
-            if page * PAGE >= (found.get("total") or 0):
+            if not found["data"] or page * PAGE >= (found.get("total") or 0):
                 return
 
     def cancel_job(self, job_id: str) -> Job:
         """The job after it was asked to stop."""
-        return self._json("POST", f"/v1/batch/jobs/{job_id}/cancel", repeat=True)
+        return self._json("POST", f"/v1/batch/jobs/{job_id}/cancel", "id", repeat=True)
 
     def upload(self, path: Path, name: str) -> str:
         """The id of a file for batch jobs with the content of `path`."""
@@ -145,45 +197,39 @@ class BatchAPI:
                 form = FileForm({"purpose": "batch"}, name, content)
                 headers = {"Content-Type": form.content_type}
                 return self._once(
-                    "POST", "/v1/files", lambda r: found.append(str(r.json()["id"])), True,
+                    "POST", "/v1/files", lambda r: found.append(str(_object(r, "id")["id"])), True,
                     {"data": form, "headers": headers},
                 )  # fmt: skip
 
         self._until(once)  # a second upload is another file, which costs nothing
         return found[-1]
 
-    def find_file(self, name: str) -> str:
-        """The id of a file with exactly this name; empty when there is none."""
+    def find_file(self, name: str, size: int) -> str:
+        """The id of a file with exactly this name and size; empty when there is none."""
         query = {"search": name, "purpose": "batch", "page_size": str(PAGE)}
-        found = self._json("GET", "/v1/files", params=query)
-        files = found.get("data") or []
-        return next((str(each["id"]) for each in files if each.get("filename") == name), "")
+        files = self._json("GET", "/v1/files", "data", params=query)["data"]
+        same = (each for each in files if (each["filename"], each["bytes"]) == (name, size))
+        return next((str(each["id"]) for each in same), "")
 
-    def download(self, file_id: str, path: Path) -> None:
-        """Writes the content of a file to `path`, whole or not at all."""
-        part = path.with_name(f"{path.name}.part")
+    def download(self, file_id: str, target: BinaryIO) -> None:
+        """Writes the content of a file to `target`, which is empty, from its beginning whenever it comes anew."""
 
         def save(response: requests.Response) -> None:
-            with part.open("wb") as target:
-                for piece in response.iter_content(1 << 20):
-                    target.write(piece)
+            target.seek(0)
+            target.truncate()
+            for piece in response.iter_content(1 << 20):
+                target.write(piece)
 
         self._call("GET", f"/v1/files/{file_id}/content", use=save, repeat=True)
-        part.replace(path)
 
-    def delete_file(self, file_id: str) -> None:
-        """Deletes a file; nothing when it is gone already."""
-        try:
-            self._json("DELETE", f"/v1/files/{file_id}", repeat=True)
-        except Refused as error:
-            if error.status != 404:
-                raise
-
-    def _json(self, method: str, path: str, *, repeat: bool | None = None, **given: Any) -> Job:
+    def _json(
+        self, method: str, path: str, member: str, *, repeat: bool | None = None, **given: Any
+    ) -> Job:
+        """The object that is answered, which has this member."""
         answer: list[Job] = []
 
         def read(response: requests.Response) -> None:
-            answer.append(response.json())
+            answer.append(_object(response, member))
 
         self._call(
             method, path, use=read, repeat=method == "GET" if repeat is None else repeat, **given
@@ -203,13 +249,14 @@ class BatchAPI:
         self._until(lambda: self._once(method, path, use, repeat, given))
 
     def _until(self, once: Callable[[], Trouble | None]) -> None:
-        """Calls `once` until there is no trouble; Unreachable when there still is after `patience`."""
-        end = time.monotonic() + self.patience
+        """Calls `once` until there is no trouble; Unreachable when there still is when patience is over."""
+        begin = time.monotonic()
         pauses = iter(PAUSES)
         while trouble := once():
+            patience = self.patience if self.is_gateway is not None else min(FIRST, self.patience)
             pause = trouble.pause or next(pauses, PAUSES[-1])
-            if time.monotonic() + pause > end:
-                raise Unreachable(f"{trouble.sentence}, for {self.patience:g} seconds")
+            if time.monotonic() + pause > begin + patience:
+                raise Unreachable(f"{trouble.sentence}; given up after {patience:g} seconds")
             self.report(Trouble(trouble.sentence, pause))
             self.sleep(pause)
 
@@ -231,15 +278,19 @@ class BatchAPI:
                 allow_redirects=False,
                 **given,
             ) as response:
-                if response.ok and response.status_code < 300:
-                    use(response)
-                    return None
-                return _judge(response, repeat)
-        except requests.exceptions.ConnectTimeout as error:
-            return _not_there(self.url, error)
+                if response.status_code != 200:
+                    return _judge(response, repeat)
+                use(response)
+                # service/edge.py: what a gateway says of each call, and Mistral of none.
+                self.is_gateway = "gateway;dur=" in response.headers.get("Server-Timing", "")
+                return None
+        except requests.exceptions.SSLError as error:
+            raise Unreachable(
+                f"{self.url} has no certificate that is trusted here: {error}"
+            ) from error
         except requests.ConnectionError as error:
-            if repeat or _was_refused(error):
-                return _not_there(self.url, error)
+            if repeat or isinstance(error, requests.ConnectTimeout) or _was_refused(error):
+                return Trouble(f"{self.url} does not answer", 0)
             raise Unclear(f"{self.url} closed the connection before it answered") from error
         except (requests.Timeout, requests.exceptions.ChunkedEncodingError, ValueError) as error:
             if repeat:
@@ -277,15 +328,19 @@ class FileForm:
         return b""
 
 
-def _not_there(url: str, _: Exception) -> Trouble:
-    return Trouble(f"nothing answers at {url}", 0)
+def _object(response: requests.Response, member: str) -> Job:
+    answer = response.json()
+    if not isinstance(answer, dict) or member not in answer:
+        raise ValueError(f"an answer without {member}")
+    return answer
 
 
 def _was_refused(error: requests.ConnectionError) -> bool:
-    return "refused" in str(error) or "NewConnectionError" in str(error)
+    """True when there was no connection, so that nothing was sent."""
+    return "NewConnectionError" in repr(error) or "NameResolutionError" in repr(error)
 
 
-def _judge(response: requests.Response, repeat: bool) -> Trouble:
+def _judge(response: requests.Response, repeat: bool) -> Trouble | None:
     """Why a call that failed so is to be repeated; raises APIError when it is not."""
     try:
         body = response.json()
@@ -294,19 +349,34 @@ def _judge(response: requests.Response, repeat: bool) -> Trouble:
     status = response.status_code
     sentence = f"{_words(body) or response.reason} (HTTP {status})"
     problem = body if isinstance(body, dict) else {}
+    retryable = problem.get("retryable")  # a gateway's word; Mistral has none
     # Mistral: a limit of 0 a minute is no rate but a plan without the right.
-    never = response.headers.get("x-ratelimit-limit-req-minute") == "0"
-    if status == 402 or (status == 429 and (never or problem.get("retryable") is False)):
+    never = response.headers.get("x-ratelimit-limit-req-minute") == "0" or retryable is False
+    if status == 402 or (status == 429 and never):
         raise NoMoney(sentence, status, body)
-    again = problem.get("retryable", status in (408, 429, 502, 503, 504) or status >= 500)
-    nothing_done = status in (408, 429) or problem.get("retryable") is True
-    lost = str(problem.get("type", "")).endswith("#create-outcome-unknown")
-    if (again or lost) and (repeat or nothing_done):
-        after = response.headers.get("Retry-After", "")
-        return Trouble(sentence, float(after) if after.isdecimal() else 0)
+    nothing_done = status in (408, 429) or retryable is True
+    again = status >= 500 and (retryable is not False or _kind(body) in KEYED)
+    if nothing_done or (again and repeat):
+        return Trouble(sentence, _retry_after(response))
     if status >= 500 and not repeat:
         raise Unclear(sentence)
+    if status == 401:
+        sentence += "; MISTRAL_BATCH_TOKEN has the token"
     raise Refused(sentence, status, body)
+
+
+def _kind(body: Any) -> str:
+    return str(body.get("type", "")).rpartition("#")[2] if isinstance(body, dict) else ""
+
+
+def _retry_after(response: requests.Response) -> float:
+    """Seconds; 0 when it does not say."""
+    try:
+        after = Retry().parse_retry_after(response.headers.get("Retry-After", "0"))
+    except InvalidHeader:
+        return 0
+    # A call with the same key that is under way: it may well end before the time that it has.
+    return min(after, SOON) if response.status_code == 409 else after
 
 
 def _words(body: Any) -> str:

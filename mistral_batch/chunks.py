@@ -7,7 +7,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .runs import Attempt, Chunk, Run
+from .errors import BatchError
+from .runs import Attempt, Chunk, Run, written
+
+
+class ChunkDamaged(BatchError):
+    """A chunk's file is not what it was when it was written; nothing of it was sent."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +31,9 @@ FILE = Limits(100_000, 200 << 20)
 
 
 def plan(run: Run, number: int, lines: Iterable[bytes], limits: Limits = FILE) -> Attempt:
-    """The attempt `number` of `run` with `lines`, one for each request, without line ends; the run has it from then on.
+    """The attempt `number` of `run` with `lines`, one for each request, without line ends; the run has it from then on. NotWritten.
 
-    Chunks that were written before are written again: the same lines make the same ones.
+    What was broken off is written again: the same lines make the same chunks.
     """
     attempts = run.manifest.attempts
     attempt = next((each for each in attempts if each.number == number), None)
@@ -42,10 +47,24 @@ def plan(run: Run, number: int, lines: Iterable[bytes], limits: Limits = FILE) -
 
 def is_inline(attempt: Attempt) -> bool:
     """True when the requests are sent within the create."""
-    only = attempt.chunks[0]
-    return (
-        len(attempt.chunks) == 1 and only.requests <= INLINE.requests and only.size <= INLINE.size
+    return len(attempt.chunks) == 1 and all(
+        only.requests <= INLINE.requests and only.size <= INLINE.size for only in attempt.chunks
     )
+
+
+def content(run: Run, chunk: Chunk) -> Path:
+    """The file with a chunk's requests; ChunkDamaged when it has others, or is gone."""
+    path = run.folder / chunk.content
+    try:
+        with path.open("rb") as source:
+            whole = hashlib.file_digest(source, "sha256").hexdigest() == chunk.digest
+    except FileNotFoundError:
+        whole = False
+    if not whole:
+        raise ChunkDamaged(
+            f"{path} was changed or lost. Delete {run.folder} and run the same command again: jobs that there are will be found"
+        )
+    return path
 
 
 def _written(folder: Path, attempt: int, lines: Iterable[bytes], limits: Limits) -> Iterator[Chunk]:
@@ -56,7 +75,7 @@ def _written(folder: Path, attempt: int, lines: Iterable[bytes], limits: Limits)
         number += 1
         name = f"{attempt}.{number}-requests.jsonl"
         digest, requests, size = hashlib.sha256(), 0, 0
-        with (folder / name).open("wb") as target:
+        with written(folder / name) as target:
             while line is not None and requests < limits.requests:
                 if requests and size + len(line) + 1 > limits.size:
                     break

@@ -12,16 +12,24 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-from .api import WAIT, BatchAPI, Job, NoMoney, Refused, Unclear
-from .runs import Attempt, Chunk, Run
+from .api import WAIT, BatchAPI, Job, Refused, Unclear
+from .chunks import content, is_inline
+from .runs import FINAL, Attempt, Chunk, Run, written
+
+Found = dict[str, Any]
+"""What was found out about a chunk, by the names of its members."""
+
+PENDING = 500_000
+"""Requests that may be under way at a time, unless said otherwise: half of what Mistral lets a workspace have."""
 
 WATCHERS = 8
 """Threads that wait for jobs and save their results."""
+
+FIRST_WAIT = 5
+"""Seconds of a job's first wait; each further one is as much longer, up to WAIT, so that a bar moves early."""
 
 PAUSES = (2.0, 3.0, 5.0, 10.0, 20.0, 30.0)
 """Seconds between looks at a job where the API does not wait itself."""
@@ -29,62 +37,74 @@ PAUSES = (2.0, 3.0, 5.0, 10.0, 20.0, 30.0)
 UNCLEAR = (1.0, 4.0, 15.0, 40.0)
 """Seconds between looks for a job whose create was not answered."""
 
-
-@dataclass(frozen=True)
-class Terms:
-    """What all jobs of a run are created with: the members of the create but for what is in it, and what else is asked for."""
-
-    body: dict[str, Any]
-    inline: bool
-    pending: int
-    """Requests that may be under way at a time; a chunk that has more goes alone."""
+HELD = ("idempotency-key-reused", "outcome-still-unknown")
+"""A gateway's problems with a key: another machine sent the same chunk, in a file of its own, or there is no telling any more."""
 
 
 class Engine:
-    """One attempt of `run`, on `api`. `changed` is told of a chunk whenever it has come further."""
+    """One attempt of `run`, on `api`; its process has the run's lock. `changed` is told of a chunk whenever it has come further.
+
+    At most `pending` requests are under way at a time; a chunk that has more goes alone.
+    """
 
     def __init__(
         self,
         api: BatchAPI,
         run: Run,
         attempt: Attempt,
-        terms: Terms,
+        pending: int = PENDING,
         changed: Callable[[Chunk], None] = lambda _: None,
     ) -> None:
         self.api = api
         self.run = run
         self.attempt = attempt
-        self.terms = terms
+        self.pending = pending
         self.changed = changed
         self.looks: dict[int, int] = {}
         self.due: queue.SimpleQueue[Chunk | None] = queue.SimpleQueue()
-        self.seen: queue.SimpleQueue[tuple[Chunk, Callable[[], None]]] = queue.SimpleQueue()
+        self.seen: queue.SimpleQueue[tuple[Chunk, Found | BaseException]] = queue.SimpleQueue()
 
-    def go(self) -> None:
-        """Returns when all chunks have been fetched. NoMoney when no more can be created, once those that were are fetched; APIError."""
-        waiting = deque(chunk for chunk in self.attempt.chunks if not chunk.job_id)
-        running = [chunk for chunk in self.attempt.chunks if chunk.job_id and not chunk.fetched]
-        stopped: NoMoney | None = None
-        for _ in range(min(WATCHERS, len(self.attempt.chunks))):
-            threading.Thread(target=self._work, name="watcher", daemon=True).start()
+    def go(self, wait: bool = True) -> None:
+        """Returns when all chunks have been fetched; without `wait` when those are sent for which there is room.
+
+        What is lost is looked for once more. Refused when no more can be created, once those that were are fetched; FilesRefused
+        before anything is sent; other APIErrors, NotWritten and ChunkDamaged at once. Whatever it is, it can be gone on with.
+        """
+        chunks = self.attempt.chunks
+        waiting = deque(chunk for chunk in chunks if not chunk.job_id and not chunk.fetched)
+        running = [chunk for chunk in chunks if chunk.job_id and (not chunk.fetched or chunk.lost)]
+        if waiting and not is_inline(self.attempt):
+            self.api.check_files()
+        _ = self.api.keeps_keys  # siblings know it from here
+        stopped: Refused | None = None
+        threads = [
+            threading.Thread(target=self._work, name="watcher", daemon=True)
+            for _ in range(min(WATCHERS, len(waiting) + len(running)) if wait else 0)
+        ]
+        for thread in threads:
+            thread.start()
         for chunk in running:
             self.due.put(chunk)
         under_way = len(running)
         try:
             while waiting or under_way:
                 while waiting and not stopped and self._has_room(waiting[0]):
-                    chunk = waiting.popleft()
+                    if self.run.cancelled(self.attempt.number).exists():
+                        self._drop(waiting)
+                        break
                     try:
-                        self._submit(chunk)
-                    except NoMoney as error:
+                        self._submit(waiting[0])
+                    except Refused as error:
                         stopped = error
                         break
-                    self.due.put(chunk)
+                    self.due.put(waiting.popleft())
                     under_way += 1
-                if not under_way:
+                if not under_way or not wait:
                     break
-                chunk, settle = self.seen.get()
-                settle()  # raises what went wrong
+                chunk, found = self.seen.get()
+                if isinstance(found, BaseException):
+                    raise found
+                _note(chunk, found)
                 self.run.save()
                 self.changed(chunk)
                 if chunk.fetched:
@@ -92,8 +112,10 @@ class Engine:
                 else:
                     self.due.put(chunk)
         finally:
-            for _ in range(WATCHERS):
+            for _ in threads:
                 self.due.put(None)
+        for thread in threads:
+            thread.join()
         if stopped:
             raise stopped
 
@@ -102,52 +124,57 @@ class Engine:
         pending = sum(
             max(each.requests - each.done, 0)
             for each in self.attempt.chunks
-            if each.job_id and not each.final
+            if each.job_id and not each.final and not each.fetched
         )
-        return not pending or pending + chunk.requests <= self.terms.pending
+        return not pending or pending + chunk.requests <= self.pending
+
+    def _drop(self, waiting: deque[Chunk]) -> None:
+        """Has what was not sent when the run was cancelled never be."""
+        for chunk in waiting:
+            chunk.status, chunk.fetched = "CANCELLED", True
+        self.run.save()
+        while waiting:
+            self.changed(waiting.popleft())
 
     def _submit(self, chunk: Chunk) -> None:
         """Makes the chunk's job, unless there is one."""
         metadata = self.run.metadata(self.attempt, chunk)
-        job = self._find(metadata)
-        if job is None:
-            content = self.run.folder / chunk.content
-            body = {
-                **self.terms.body,
-                "metadata": {**self.terms.body.get("metadata", {}), **metadata},
-            }
-            if self.terms.inline:
-                body["requests"] = [json.loads(line) for line in content.open("rb")]
-            else:
-                body["input_files"] = [self._uploaded(chunk, content)]
-            job = self._create(body, self.run.key(self.attempt, chunk), metadata)
-        chunk.job_id = str(job["id"])
-        _note(chunk, job)
+        job = self._find(metadata) or self._create(chunk, metadata)
+        _note(chunk, {"job_id": str(job["id"]), **_seen(job)})
         self.run.save()
+        if self.run.cancelled(self.attempt.number).exists():  # meanwhile
+            _note(chunk, _seen(self.api.cancel_job(chunk.job_id)))
         self.changed(chunk)
 
-    def _uploaded(self, chunk: Chunk, content: Path) -> str:
-        if not chunk.file_id:
-            name = f"{self.run.manifest.name}-{self.attempt.number}.{chunk.number}-{chunk.digest[:16]}.jsonl"
-            chunk.file_id = self.api.find_file(name) or self.api.upload(content, name)
-            self.run.save()
-        return chunk.file_id
-
-    def _create(self, body: dict[str, Any], key: str, metadata: dict[str, str]) -> Job:
+    def _create(self, chunk: Chunk, metadata: dict[str, str]) -> Job:
+        terms = self.run.manifest.terms
+        body: dict[str, Any] = {**terms, "metadata": {**terms.get("metadata", {}), **metadata}}
+        if is_inline(self.attempt):
+            with content(self.run, chunk).open("rb") as lines:
+                body["requests"] = [json.loads(line) for line in lines]
+        else:
+            body["input_files"] = [self._uploaded(chunk)]
         try:
-            return self.api.create_job(body, key)
-        except Unclear:
+            return self.api.create_job(body, self.run.key(self.attempt, chunk))
+        except Unclear as error:
             if found := self._look_for(metadata):
                 return found
-            raise
+            raise Unclear(
+                f"{error}. Perhaps there is a job, which does not show yet: run the same command again in a few minutes"
+            ) from error
         except Refused as error:
-            # Another machine sent the same chunk, with a file of its own.
-            reused = isinstance(error.body, dict) and str(error.body.get("type", "")).endswith(
-                "#idempotency-key-reused"
-            )
-            if reused and (found := self._look_for(metadata)):
+            if error.kind in HELD and (found := self._look_for(metadata)):
                 return found
             raise
+
+    def _uploaded(self, chunk: Chunk) -> str:
+        """The id of the chunk's file. It is looked for even when it is known, since files do not stay for ever."""
+        place = f"{self.attempt.number}.{chunk.number}"
+        name = f"{self.run.manifest.name}-{place}-{chunk.digest[:16]}.jsonl"
+        path = content(self.run, chunk)
+        chunk.file_id = self.api.find_file(name, chunk.size) or self.api.upload(path, name)
+        self.run.save()
+        return chunk.file_id
 
     def _find(self, metadata: dict[str, str]) -> Job | None:
         return next(iter(self.api.find_jobs(metadata)), None)
@@ -160,72 +187,89 @@ class Engine:
         return self._find(metadata)
 
     def _work(self) -> None:
-        """A thread: looks at chunks that are due, one after the other; what it found is settled by the thread that began it."""
+        """A thread: looks at chunks that are due, one after the other; the thread that began it notes what was found."""
         api = self.api.sibling()
         while chunk := self.due.get():
             try:
-                settle = self._look(api, chunk)
+                found = self._look(api, chunk)
             except BaseException as error:
-                settle = _raiser(error)
-            self.seen.put((chunk, settle))
+                self.seen.put((chunk, error))
+            else:
+                self.seen.put((chunk, found))
+        api.session.close()
 
-    def _look(self, api: BatchAPI, chunk: Chunk) -> Callable[[], None]:
-        if chunk.final:
-            saved, lost = self._fetch(api, chunk)
-
-            def fetched() -> None:
-                chunk.saved, chunk.lost, chunk.fetched = saved, lost, True
-
-            return fetched
+    def _look(self, api: BatchAPI, chunk: Chunk) -> Found:
+        """Waits for the chunk's job for a while, and saves its results when it has ended."""
         looks = self.looks[chunk.number] = self.looks.get(chunk.number, 0) + 1
-        if not api.keeps_keys and looks > 1:
+        if looks > 1 and not api.keeps_keys:
             api.sleep(PAUSES[min(looks, len(PAUSES)) - 1])
         began = time.monotonic()
-        job = api.get_job(chunk.job_id, wait=WAIT)
-        if str(job.get("status")) == chunk.status and time.monotonic() - began < 1:
+        try:
+            job = api.get_job(chunk.job_id, wait=min(WAIT, FIRST_WAIT * looks))
+        except Refused as error:
+            if error.status != 404:
+                raise
+            return {"fetched": True, "lost": f"there is no job {chunk.job_id} any more"}
+        found = _seen(job)
+        if found["status"] in FINAL:
+            saved, lost = self._fetch(api, chunk, job)
+            return {**found, "saved": saved, "lost": lost, "fetched": True}
+        if found["status"] == chunk.status and time.monotonic() - began < 1:
             api.sleep(1.0)  # what is there does not wait
-        return lambda: _note(chunk, job)
+        return found
 
-    def _fetch(self, api: BatchAPI, chunk: Chunk) -> tuple[list[str], str]:
-        """The files that the results were saved in, and what of them is lost."""
+    def _fetch(self, api: BatchAPI, chunk: Chunk, job: Job) -> tuple[list[str], str]:
+        """The files that all results that there are were saved in, and what of them is lost."""
         saved, lost = [], []
-        job = api.get_job(chunk.job_id)
         for member in ("output_file", "error_file"):
-            file_id = job.get(member)
-            if not file_id:
-                continue
-            name = f"{self.attempt.number}.{chunk.number}-{member}.jsonl"
-            try:
-                api.download(str(file_id), self.run.folder / name)
-                saved.append(name)
-            except Refused as error:
-                if error.status != 404:
-                    raise
-                lost.append(f"{member} {file_id} is gone")
-        if not saved and job.get("total_requests"):
-            name = f"{self.attempt.number}.{chunk.number}-outputs.jsonl"
+            if file_id := job.get(member):
+                name = f"{self.attempt.number}.{chunk.number}-{member}.jsonl"
+                try:
+                    with written(self.run.folder / name) as target:
+                        api.download(str(file_id), target)
+                    saved.append(name)
+                except Refused as error:
+                    if error.status not in (403, 404, 410):
+                        raise
+                    lost.append(f"{member} {file_id}: {error}")
+        if is_inline(self.attempt) and (lost or not saved):
             rows = api.get_job(chunk.job_id, inline=True).get("outputs") or []
             if rows:
-                _write_lines(self.run.folder / name, map(json.dumps, rows))
-                saved, lost = [name], []
+                name = f"{self.attempt.number}.{chunk.number}-outputs.jsonl"
+                with written(self.run.folder / name) as target:
+                    target.writelines(json.dumps(row).encode() + b"\n" for row in rows)
+                return [name], ""
         return saved, "; ".join(lost)
 
 
-def _note(chunk: Chunk, job: Job) -> None:
-    chunk.status = str(job.get("status"))
-    chunk.done = int(job.get("completed_requests") or 0)
-    chunk.failed = int(job.get("failed_requests") or 0)
+def cancel(api: BatchAPI, run: Run) -> int:
+    """Has no more be sent of the run's last attempt, and asks for the end of all of the run's jobs; how many were asked.
+
+    For this it needs no lock, while another process carries the run out. What there is by then is fetched by `go`.
+    """
+    attempts = run.manifest.attempts
+    if not run.finished:
+        run.cancelled(attempts[-1].number if attempts else 1).touch()
+    known = {chunk.job_id for each in attempts for chunk in each.chunks if chunk.job_id}
+    ended = {chunk.job_id for each in attempts for chunk in each.chunks if chunk.final}
+    for job in api.find_jobs(run.mark):  # also those whose making was not written down any more
+        (ended if job["status"] in FINAL else known).add(str(job["id"]))
+    for job_id in known - ended:
+        api.cancel_job(job_id)
+    return len(known - ended)
 
 
-def _raiser(error: BaseException) -> Callable[[], None]:
-    def settle() -> None:
-        raise error
+def _seen(job: Job) -> Found:
+    """What a chunk has of its job."""
+    errors = [each.get("message") for each in job.get("errors") or [] if isinstance(each, dict)]
+    return {
+        "status": str(job["status"]),
+        "why": "; ".join(str(message) for message in errors if message),
+        "done": int(job.get("completed_requests") or 0),
+        "failed": int(job.get("failed_requests") or 0),
+    }
 
-    return settle
 
-
-def _write_lines(path: Path, lines: Iterator[str]) -> None:
-    part = path.with_name(f"{path.name}.part")
-    with part.open("w", encoding="utf-8") as target:
-        target.writelines(f"{line}\n" for line in lines)
-    part.replace(path)
+def _note(chunk: Chunk, found: Found) -> None:
+    for member, value in found.items():
+        setattr(chunk, member, value)

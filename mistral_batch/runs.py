@@ -9,27 +9,39 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
+from filelock import FileLock, Timeout
+
+from .errors import BatchError, InputError
 
 VERSION = 1
 MANIFEST = "run.json"
+LOCK = "lock"
 FINAL = ("SUCCESS", "FAILED", "TIMEOUT_EXCEEDED", "CANCELLED")
 """Mistral's OpenAPI, schema BatchJobStatus: states that do not change any more."""
 
 
-class NoSuchRun(LookupError):
+class NoSuchRun(InputError):
     """There is no run of this name; the text says which there are."""
+
+
+class NotWritten(BatchError):
+    """A file cannot be written, say because the disk is full; what was there before is as it was."""
 
 
 class Chunk(msgspec.Struct):
     """A part of an attempt that is one job. What is empty has not come to pass yet.
 
     `content` is the name of the file in the run's folder with a request a line, `digest` the SHA-256 of that file. `status` is the
-    job's; `fetched` says that all results that there are were saved, in the files named `saved`; `lost` why others cannot be had.
+    job's, and `why` what it says of its failure; `fetched` says that all results that there are were saved, in the files named
+    `saved`; `lost` why others cannot be had. A chunk that was cancelled before it was sent is fetched and has no job.
     """
 
     number: int
@@ -40,6 +52,7 @@ class Chunk(msgspec.Struct):
     file_id: str = ""
     job_id: str = ""
     status: str = ""
+    why: str = ""
     done: int = 0
     failed: int = 0
     fetched: bool = False
@@ -62,12 +75,18 @@ class Attempt(msgspec.Struct):
 
 
 class Manifest(msgspec.Struct):
-    """What a run is, and where it stands; `identity` is a hash of all that makes it this run and no other."""
+    """What a run is, and where it stands. `identity` is a hash of the four members after it, of nothing else."""
 
     version: int
     name: str
     identity: str
+    requests: str
+    """The digest of all request lines."""
+    terms: dict[str, Any]
+    """The members that all creates share: `endpoint`, `model` and the like."""
     url: str
+    again: int
+    """How often the same had been bought before."""
     source: str
     """The path of the table."""
     digest: str
@@ -77,10 +96,10 @@ class Manifest(msgspec.Struct):
     attempts: list[Attempt] = []
 
 
-def identity(digest: str, options: Mapping[str, Any], url: str) -> str:
-    """The same for the same table, options and place, whenever and wherever it is run."""
-    known = {name: value for name, value in options.items() if value not in (None, "", [], {})}
-    text = json.dumps([VERSION, digest, known, url], sort_keys=True, separators=(",", ":"))
+def identity(requests: str, terms: Mapping[str, Any], url: str, again: int = 0) -> str:
+    """The same for the same requests, terms and place, from whatever table, whenever and wherever it is run."""
+    known = {name: value for name, value in terms.items() if value not in (None, "", [], {})}
+    text = json.dumps([requests, known, url, again], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -94,43 +113,60 @@ class Run:
     @classmethod
     def open(cls, folder: Path) -> Run:
         """The run in a folder; NoSuchRun when there is none that can be read."""
-        try:
-            content = (folder / MANIFEST).read_bytes()
-            manifest = msgspec.json.decode(content, type=Manifest)
-        except FileNotFoundError as error:
-            raise NoSuchRun(f"{folder} has no run in it") from error
-        except msgspec.DecodeError as error:
-            raise NoSuchRun(f"{folder / MANIFEST} cannot be read: {error}") from error
-        if manifest.version != VERSION:
-            raise NoSuchRun(f"{folder} is of another version of this program")
-        return cls(folder, manifest)
+        return cls(folder, _manifest(folder))
 
-    @classmethod
-    def create(cls, folder: Path, manifest: Manifest) -> Run:
-        """Begins a run, whose folder is made for its user only."""
-        folder.mkdir(parents=True, mode=0o700)
-        run = cls(folder, manifest)
-        run.save()
-        return run
+    @property
+    def finished(self) -> bool:
+        """True when nothing of it is to be sent or fetched."""
+        attempts = self.manifest.attempts
+        return bool(attempts) and all(
+            attempt.planned and all(chunk.fetched for chunk in attempt.chunks)
+            for attempt in attempts
+        )
+
+    @contextmanager
+    def lock(self, busy: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Has the run for this process alone, as it stands by then.
+
+        As long as another process has it, the manifest is read anew and `busy` called each second, which may raise to give up.
+        The lock of a process that was killed is free, and so is that of a copied folder.
+        """
+        lock = FileLock(self.folder / LOCK)
+        while True:
+            with suppress(Timeout):
+                lock.acquire(timeout=1)
+                break
+            self.manifest = _manifest(self.folder)
+            busy()
+        try:
+            self.manifest = _manifest(self.folder)
+            yield
+        finally:
+            lock.release()
 
     def save(self) -> None:
-        """Writes the manifest to disk, whole or not at all."""
-        part = self.folder / f"{MANIFEST}.part"
-        with part.open("wb") as target:
+        """Writes the manifest to disk, whole or not at all; NotWritten."""
+        with written(self.folder / MANIFEST) as target:
             target.write(msgspec.json.format(msgspec.json.encode(self.manifest)))
-            target.flush()
-            os.fsync(target.fileno())
-        part.replace(self.folder / MANIFEST)
 
     def metadata(self, attempt: Attempt, chunk: Chunk) -> dict[str, str]:
         """By which a chunk's job is found again: of one identity there is one chunk of this number in an attempt."""
         place = f"{attempt.number}.{chunk.number}"
-        return {"run": self.manifest.identity[:32], "chunk": f"{place}-{chunk.digest[:16]}"}
+        return {**self.mark, "chunk": f"{place}-{chunk.digest[:16]}"}
+
+    @property
+    def mark(self) -> dict[str, str]:
+        """The metadata that all jobs of the run have."""
+        return {"run": self.manifest.identity[:32]}
 
     def key(self, attempt: Attempt, chunk: Chunk) -> str:
         """The idempotency key of a chunk's create."""
         parts = [self.manifest.identity, attempt.number, chunk.number, chunk.digest]
         return f"mistral-batch-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()}"
+
+    def cancelled(self, number: int) -> Path:
+        """A file that is there once no more may be sent of this attempt: who cancels does not have the lock."""
+        return self.folder / f"{number}.cancelled"
 
 
 class Runs:
@@ -140,19 +176,121 @@ class Runs:
         self.home = home
 
     def __iter__(self) -> Iterator[Run]:
-        for manifest in sorted(self.home.glob(f"*/{MANIFEST}")):
-            yield Run.open(manifest.parent)
+        """Those that can be read, oldest first."""
+        found = []
+        for manifest in self.home.glob(f"*/{MANIFEST}"):
+            with suppress(NoSuchRun):
+                found.append(Run.open(manifest.parent))
+        return iter(sorted(found, key=lambda run: (run.manifest.created_at, run.manifest.name)))
 
-    def find(self, identity: str) -> Run | None:
-        """The run that is this; None when it was not begun here."""
-        return next((run for run in self if run.manifest.identity == identity), None)
+    def find(self, requests: str, terms: Mapping[str, Any], url: str) -> Run | None:
+        """The newest run of the same requests, terms and place; None when none was begun here."""
+        same = [
+            run
+            for run in self
+            if run.manifest.identity == identity(requests, terms, url, run.manifest.again)
+        ]
+        return max(same, key=lambda run: run.manifest.again, default=None)
+
+    def begin(
+        self,
+        requests: str,
+        terms: Mapping[str, Any],
+        url: str,
+        *,
+        source: str,
+        digest: str,
+        options: Mapping[str, Any],
+        again: bool = False,
+    ) -> Run:
+        """The run that `find` finds, else a new one; with `again` a new one unless that which there is has not finished.
+
+        So the same command after a crash goes on, with `again` too. NotWritten.
+        """
+        with _disk(self.home):
+            self.home.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.home / LOCK):
+            found = self.find(requests, terms, url)
+            if found and not (again and found.finished):
+                return found
+            times = found.manifest.again + 1 if found else 0
+            what = identity(requests, terms, url, times)
+            folder = self._free(_stem(source), what)
+            run = Run(
+                folder,
+                Manifest(
+                    version=VERSION,
+                    name=folder.name,
+                    identity=what,
+                    requests=requests,
+                    terms=dict(terms),
+                    url=url,
+                    again=times,
+                    source=source,
+                    digest=digest,
+                    options=dict(options),
+                    created_at=int(time.time()),
+                ),
+            )
+            with _disk(folder):
+                folder.mkdir(mode=0o700, exist_ok=True)
+            run.save()
+            return run
 
     def named(self, name: str) -> Run:
         """The run of this name, or whose name alone begins so; NoSuchRun."""
-        if (self.home / name / MANIFEST).exists():
+        if Path(name).name == name and (self.home / name / MANIFEST).exists():
             return Run.open(self.home / name)
         known = [run for run in self if run.manifest.name.startswith(name)]
         if len(known) == 1:
             return known[0]
         listed = ", ".join(run.manifest.name for run in known or self) or "none"
         raise NoSuchRun(f"there is no one run {name!r}; there are {listed}")
+
+    def _free(self, stem: str, identity: str) -> Path:
+        """A folder without a run: the shortest such name."""
+        lengths = range(4, len(identity) + 1)
+        folders = (self.home / f"{stem}-{identity[:length]}" for length in lengths)
+        return next(folder for folder in folders if not (folder / MANIFEST).exists())
+
+
+@contextmanager
+def written(path: Path) -> Iterator[BinaryIO]:
+    """A file that will be at `path`, whole or not at all; NotWritten."""
+    part = path.with_name(f"{path.name}.part")
+    with _disk(path):
+        with part.open("wb") as target:
+            yield target
+            target.flush()
+            os.fsync(target.fileno())
+        part.replace(path)
+
+
+@contextmanager
+def _disk(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:  # an exception of requests, which all are OSErrors
+            raise
+        raise NotWritten(
+            f"{path} cannot be written: {error.strerror}. What was done before is kept: make room, and run the same command again"
+        ) from error
+
+
+def _manifest(folder: Path) -> Manifest:
+    try:
+        manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)
+    except FileNotFoundError as error:
+        raise NoSuchRun(f"{folder} has no run in it") from error
+    except (msgspec.DecodeError, OSError) as error:
+        raise NoSuchRun(f"{folder / MANIFEST} cannot be read: {error}") from error
+    if manifest.version != VERSION:
+        raise NoSuchRun(f"{folder} is of another version of this program")
+    return manifest
+
+
+def _stem(source: str) -> str:
+    """What a run of a table is called: of its file's name what is safe everywhere."""
+    plain = re.sub(r"[^A-Za-z0-9_]+", "-", Path(source).stem.split(".")[0]).strip("-")
+    return plain[:40] or "table"
