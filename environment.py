@@ -1,6 +1,6 @@
 """Settings as dataclass fields that environment variables set: read, checked, and reported without what is secret.
 
-The REST service, the MCP bridge, the sandbox and `make run` each have a dataclass of such fields in their `config`,
+The REST service, the MCP bridge, the sandbox, `make run` and `mistral-batch` each have a dataclass of such fields in their `config`,
 whose `from_env` calls `read_settings`. This module alone reads the process's environment, and never when it is imported.
 A variable that looks like a setting and is none stops the start, as it may be what keeps others out, misspelt.
 """
@@ -41,6 +41,7 @@ _NAMES = {
         RATE_LIMIT REQUEST_SECONDS RETENTION_HOURS REVOKED_KEYS RUN_SECONDS SAME_FILE SEED SPEED
         STRICT_KEYS THREADS TRIAL_REQUESTS UNKNOWN_FILE_STATUS UNKNOWN_MEMBERS WRONG_PURPOSE_STATUS
     """,
+    "MISTRAL_BATCH_": "HOME TOKEN URL",
     "WEB_": "CONCURRENCY",
 }
 """Every setting of every process, by how it begins: they may share an environment, but do not import each other. A test
@@ -48,7 +49,7 @@ compares it with their tables."""
 
 NAMES = frozenset(prefix + word for prefix, words in _NAMES.items() for word in words.split())
 
-PREFIXES = ("GATEWAY_", "BRIDGE_", "SANDBOX_")
+PREFIXES = ("GATEWAY_", "BRIDGE_", "SANDBOX_", "MISTRAL_BATCH_")
 """How names begin that are nobody else's."""
 
 _CREDENTIAL = re.compile(r"[A-Z][A-Z0-9_]{0,60}_(KEY|TOKEN|USERNAME|PASSWORD|SECRET)(_FILE)?")

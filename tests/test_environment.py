@@ -12,6 +12,7 @@ import pytest
 
 import environment
 import mcp_bridge.config
+import mistral_batch.config
 import sandbox.config
 import service.config
 from environment import (
@@ -26,7 +27,12 @@ from environment import (
 from tests.support import processes
 from tests.support.gateway import command
 
-PROCESSES = [service.config.Settings, mcp_bridge.config.Settings, sandbox.config.Settings]
+PROCESSES = [
+    service.config.Settings,
+    mcp_bridge.config.Settings,
+    sandbox.config.Settings,
+    mistral_batch.config.Settings,
+]
 PYTHON = [sys.executable, "-m"]
 
 
@@ -191,6 +197,7 @@ def test_the_list_of_names_has_every_setting_and_no_other() -> None:
         ("BRIDGE_TOKEN_FILE", "BRIDGE_TOKENS_FILE"),
         ("SANDBOX_PROT", "SANDBOX_PORT"),
         ("WEB_CONCURENCY", "WEB_CONCURRENCY"),
+        ("MISTRAL_BATCH_TOKN", "MISTRAL_BATCH_TOKEN"),
         ("GATEWAY_FROBNICATE", ""),
     ],
 )

@@ -26,6 +26,7 @@ import yaml
 from markdown_it import MarkdownIt
 
 import mcp_bridge.config
+import mistral_batch.config
 import sandbox.config
 import service.config
 from tests.support.bridge import bridge_process
@@ -35,7 +36,7 @@ from tests.support.tools_available import NODE_MODULES, needed, node_tool, tool_
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SETTINGS = {
     field.metadata.get("env")
-    for module in (service.config, mcp_bridge.config, sandbox.config)
+    for module in (service.config, mcp_bridge.config, sandbox.config, mistral_batch.config)
     for field in fields(module.Settings)
 }
 

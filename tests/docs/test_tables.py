@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import mcp_bridge.config
+import mistral_batch.config
 import service.config
 from openapi.contract import load
 from service.problems import PROBLEMS
@@ -37,7 +38,7 @@ def problems() -> list[str]:
 
 def settings() -> list[str]:
     rows: dict[str, str] = {}
-    for module in (service.config, mcp_bridge.config):
+    for module in (service.config, mcp_bridge.config, mistral_batch.config):
         for field in fields(module.Settings):
             if "env" in field.metadata:
                 rows.setdefault(
