@@ -245,7 +245,7 @@ def dotenv_note(folder: Path = Path()) -> str:
     unknown = [name for name in dict.fromkeys(_set_in(content)) if not os.environ.get(name)]
     if not unknown:
         return ""
-    note = f".env sets {', '.join(unknown)}, but only make run and make demo read it"
+    note = f".env sets {', '.join(unknown)}, but only make run and make demo read it, and mistral-batch-gateway run"
     if any(mark in content for mark in (b"\r", b"\0", BOM_UTF8)):
         return note  # no shell would read it as they do
     return f"{note}; to have it here: set -a; . ./.env; set +a"

@@ -1,12 +1,5 @@
-"""The REST service for a server: `gunicorn wsgi:app`."""
+"""The REST service for a server that is started from this folder: `gunicorn wsgi:app`."""
 
-from environment import SettingsError
-from service.app import create_app
-from service.config import refuse_start, settings_or_exit, start_logging
+from service.wsgi import app
 
-settings = settings_or_exit()
-start_logging(settings)
-try:
-    app = create_app(settings)
-except SettingsError as error:
-    refuse_start(str(error))
+__all__ = ["app"]

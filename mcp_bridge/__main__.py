@@ -26,11 +26,13 @@ from serving.uvicorn_protocol import Protocol
 log = logging.getLogger("mcp_bridge")
 
 
-def main() -> int:
-    """Serves until told to stop; 2 when it cannot start, with the reason on standard error."""
-    parser = argparse.ArgumentParser(prog="python -m mcp_bridge", description=__doc__)
+def main(arguments: list[str] | None = None, prog: str = "python -m mcp_bridge") -> int:
+    """Serves until told to stop; 2 when it cannot start, with the reason on standard error. `prog` is what people typed."""
+    parser = argparse.ArgumentParser(
+        prog=prog, description="Serves the MCP bridge, over HTTP unless --stdio is given."
+    )
     parser.add_argument("--stdio", action="store_true", help="serve standard input and output")
-    over_stdio = parser.parse_args().stdio
+    over_stdio = parser.parse_args(arguments).stdio
     try:
         settings = Settings.from_env()
         log_to_stderr(settings)

@@ -42,6 +42,7 @@ OWN_OVERLAY = HERE / "overlay.yaml"
 OWN_OVERLAYS = [OWN_OVERLAY, HERE / "files.overlay.yaml"]
 MCP_PORT = 9090
 BINARY = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+_IN_CHECKOUT = (HERE.parent / "pyproject.toml").is_file()
 _TEMPLATE = re.compile(r"\{\{\s*([\w-]+(?:\.[\w-]+)?)\s*\}\}")
 
 Binds = Mapping[str, Mapping[str, str]]
@@ -84,9 +85,9 @@ def render(document: Mapping[str, Any], origin: str) -> str:
     return f"# Derived, do not edit. Written by: {origin}\n{body}"
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command, see `--help`: 0, or 1 for a stale document (`--check`), or 2 with a line why."""
-    options = _options(arguments)
+def main(arguments: list[str] | None = None, prog: str = "python -m openapi.derive") -> int:
+    """The command `prog`, see `--help`: 0, or 1 for a stale document (`--check`), or 2 with a line why."""
+    options = _options(arguments, prog)
     try:
         document = derive(*map(read, options.capabilities))
         for each in options.overlay:
@@ -115,9 +116,9 @@ def main(arguments: list[str] | None = None) -> int:
 # --- the command ----------------------------------------------------------------------------------
 
 
-def _options(arguments: list[str] | None) -> argparse.Namespace:
+def _options(arguments: list[str] | None, prog: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m openapi.derive",
+        prog=prog,
         description="Derive the OpenAPI document of capabilities; without arguments the project's.",
     )
     add = parser.add_argument
@@ -125,7 +126,12 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     add("capabilities", nargs="*", type=Path, metavar="CAPABILITY", help=text)
     text = "an OpenAPI Overlay to apply; several in their order"
     add("--overlay", type=Path, action="append", default=[], metavar="OVERLAY", help=text)
-    add("--output", type=Path, metavar="FILE", help="where to write; - prints")
+    add(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="where to write; - prints, as does none, but for the project's in a checkout",
+    )
     add("--check", action="store_true", help="only compare: exit 1 with a diff if FILE is stale")
     options = parser.parse_args(arguments)
     # File names without directories, so that the text does not depend on where the command ran.
@@ -136,7 +142,8 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     else:
         options.capabilities = OWN_CAPABILITIES
         options.overlay = options.overlay or OWN_OVERLAYS
-        options.output = options.output or DEFAULT_DOCUMENT
+        if options.check or _IN_CHECKOUT:  # what is installed is not written over
+            options.output = options.output or DEFAULT_DOCUMENT
     options.origin = " ".join(words)
     options.output = options.output or Path("-")
     if options.check and str(options.output) == "-":

@@ -22,21 +22,21 @@ from sandbox.app import create_app
 from sandbox.config import Settings
 
 
-def main() -> None:
-    """Serves until told to stop; exits with 2 on settings that cannot be used."""
+def main(arguments: list[str] | None = None, prog: str = "python -m sandbox") -> int:
+    """Serves until told to stop; 2 on settings that cannot be used. `prog` is what people typed."""
     argparse.ArgumentParser(
-        prog="python -m sandbox",
-        description="Serves the sandbox. docs/sandbox.md has its settings.",
-    ).parse_args()
+        prog=prog, description="Serves the sandbox. docs/sandbox.md has its settings."
+    ).parse_args(arguments)
     try:
         settings = Settings.from_env()
         check_free(settings.host, settings.port, prefix="SANDBOX_")
     except SettingsError as error:
         print(f"sandbox: cannot start: {error}", file=sys.stderr)
-        sys.exit(2)
+        return 2
     if note := dotenv_note():
         print(f"sandbox: {note}", file=sys.stderr)
     Server(settings).run()
+    return 0
 
 
 class Server(BaseApplication):  # type: ignore[misc]
@@ -82,4 +82,4 @@ def _announce(worker: Any) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

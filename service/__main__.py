@@ -1,5 +1,6 @@
-"""The operator's commands: `python -m service COMMAND`.
+"""The service's commands: `python -m service COMMAND`.
 
+* `serve`: serves, under gunicorn (`server`).
 * `doctor`: the settings, and what is fine, doubtful and wrong with them and around them (`doctor`); exit 1 when anything is wrong.
 * `config`: the settings, each with its value and where it comes from; secrets are never shown. The MCP bridge's own:
   `python -m mcp_bridge.settings`.
@@ -28,14 +29,19 @@ from .config import Settings, contract_of, report
 _PATIENCE = 5.0  # seconds
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Runs the command that the command line names; returns its exit status."""
-    return run_command(partial(_main, sys.argv[1:] if arguments is None else arguments))
+def main(arguments: list[str] | None = None, prog: str = "python -m service") -> int:
+    """Runs the command that the command line names; returns its exit status. `prog` is what people typed before it."""
+    return run_command(partial(_main, sys.argv[1:] if arguments is None else arguments, prog))
 
 
-def _main(words: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m service", description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(dest="command", required=True)
+def _main(words: list[str], prog: str) -> int:
+    parser = argparse.ArgumentParser(prog=prog, description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add_parser(
+        "serve",
+        help="serve, under gunicorn",
+        description="Serves the REST service, under gunicorn. Settings come from the environment; gunicorn's own, from GUNICORN_CMD_ARGS.",
+    )
     doctor = commands.add_parser("doctor", help="settings and what is wrong with them")
     doctor.add_argument(
         "--ask-upstream", action="store_true", help="also send one reading request with the key"
@@ -50,11 +56,24 @@ def _main(words: list[str]) -> int:
         if words[:1] == ["token"]:  # the contract says which scopes there are
             _add_token_arguments(token)
         chosen = parser.parse_args(words)
-        run = {"doctor": _doctor, "config": _config, "token": _token, "healthcheck": _healthcheck}
+        run = {
+            "serve": _serve,
+            "doctor": _doctor,
+            "config": _config,
+            "token": _token,
+            "healthcheck": _healthcheck,
+        }
         return run[chosen.command](chosen)
     except SettingsError as error:
         print(f"wrong: {error}", file=sys.stderr)
         return 1
+
+
+def _serve(_: argparse.Namespace) -> int:
+    from .server import Server  # no other command needs gunicorn
+
+    Server().run()
+    return 0
 
 
 def _add_token_arguments(parser: argparse.ArgumentParser) -> None:

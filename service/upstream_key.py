@@ -173,7 +173,7 @@ def _secret(names: tuple[str, ...], environ: Mapping[str, str]) -> str:
             return _checked(f"{name}_FILE", _from_file(f"{name}_FILE", file), redact_path(file))
     raise SettingsError(
         f"{names[0]} is not set, and the upstream needs it. Set it, or {names[0]}_FILE to a file that holds it."
-        f"{_near(names, environ)} Without a key everything can be tried by make run, as long as GATEWAY_OPENAPI is not set."
+        f"{_near(names, environ)} Without a key everything can be tried by make run or mistral-batch-gateway run, as long as GATEWAY_OPENAPI is not set."
     )
 
 

@@ -5,6 +5,7 @@ What a newcomer sees of the first: readiness, addresses and, on the sandbox, a s
 
 from __future__ import annotations
 
+import argparse
 import json
 import signal
 import sys
@@ -19,15 +20,28 @@ from stack.processes import END_WITH_PARENT, end_with_parent, serve
 from stack.screen import Screen
 
 
-def main() -> int:
-    """Runs or demonstrates the stack; returns the exit code: 1 when something went wrong, 0 otherwise."""
+def main(arguments: list[str] | None = None, prog: str = "") -> int:
+    """Runs or demonstrates the stack; returns the exit code: 1 when something went wrong, 0 otherwise.
+
+    `prog` is what people typed, when that was neither make nor `python -m stack`.
+    """
+    parser = argparse.ArgumentParser(
+        prog=prog or "python -m stack",
+        description="Runs sandbox (without a key), REST service and MCP bridge, until Ctrl-C. Settings come from the environment and from .env here.",
+    )
+    if not prog:
+        text = "show two jobs' lives instead"
+        parser.add_argument("show", nargs="?", choices=["demo"], help=text)
+    parser.add_argument(END_WITH_PARENT, action="store_true", help=argparse.SUPPRESS)
+    chosen = parser.parse_args(arguments)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until processes run, Ctrl-C simply ends this one
-    if END_WITH_PARENT in sys.argv:
+    if chosen.end_with_parent:
         end_with_parent(signal.SIGTERM)
-    show, end = (demo.demonstrate, "Done.") if "demo" in sys.argv else (run, "Stopped.")
+    demonstrates = getattr(chosen, "show", None) == "demo"
+    show, end = (demo.demonstrate, "Done.") if demonstrates else (run, "Stopped.")
     screen = Screen(buffer_logs=True)
     try:
-        fault = show(from_env(), screen)
+        fault = show(from_env(command=prog or "make run"), screen)
     except SettingsError as error:
         fault = str(error)
     screen.say(f"\n  {fault or end}")

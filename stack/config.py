@@ -6,6 +6,7 @@ is served says which ports, upstreams and keys there are; the sandbox stands in 
 
 from __future__ import annotations
 
+import os
 import random
 import socket
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ from openapi.contract import DEFAULT_DOCUMENT, Contract, ContractError, load
 from stack.dotenv import read_dotenv
 
 PROJECT = Path(__file__).resolve().parent.parent
+"""Where the packages are: a checkout, or what is installed."""
 PLACEHOLDER_KEY = "the-sandbox-accepts-any-key"
 _MISTRAL = "https://api.mistral.ai"
 _ANSWERED = (f"{_MISTRAL}/v1/batch/", f"{_MISTRAL}/v1/files")
@@ -62,7 +64,10 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class Settings:
-    """Where everything listens, the document that is served, and what was `given` as environment, `from_file` the names that `.env` did."""
+    """Where everything listens, the document that is served, and what was `given` as environment, `from_file` the names that `.env` did.
+
+    `command` starts the stack once more.
+    """
 
     sandbox: Endpoint
     rest: Endpoint
@@ -70,6 +75,7 @@ class Settings:
     contract: Contract
     given: Mapping[str, str] = field(repr=False)
     from_file: tuple[str, ...] = ()
+    command: str = "make run"
 
     @cached_property
     def stood_in(self) -> list[str]:
@@ -131,7 +137,9 @@ class Settings:
             environment["GATEWAY_UPSTREAM_URL"] = (
                 next(iter(urls.values())) if alike else ",".join(named)
             )
-        return environment
+        # Ours before a folder of that name where this was started, which `python -P` leaves out.
+        path = [str(PROJECT), *filter(None, [self.given.get("PYTHONPATH")])]
+        return environment | {"PYTHONPATH": os.pathsep.join(path)}
 
     def protected(self, endpoint: Endpoint) -> bool:
         """True when a process wants a token of its callers."""
@@ -183,7 +191,11 @@ class Settings:
         return {name: url for name, _, url in entries}
 
 
-def from_env(environ: Mapping[str, str] | None = None, dotenv: Path = PROJECT / ".env") -> Settings:
+def from_env(
+    environ: Mapping[str, str] | None = None,
+    dotenv: Path = Path(".env"),
+    command: str = Settings.command,
+) -> Settings:
     """The settings in `environ` (None: the process's) and the file `dotenv`; SettingsError for one that cannot be used."""
     environ = variables(environ)
     written = read_dotenv(dotenv)
@@ -205,6 +217,7 @@ def from_env(environ: Mapping[str, str] | None = None, dotenv: Path = PROJECT / 
         contract=contract,
         given=given,
         from_file=tuple(name for name in written if name not in environ and written[name]),
+        command=command,
     )
 
 

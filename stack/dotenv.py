@@ -1,4 +1,4 @@
-"""Reads a `.env` file, as editors on any system write it. Only `make run` and `make demo` do."""
+"""Reads a `.env` file, as editors on any system write it. Only the stack does."""
 
 from __future__ import annotations
 

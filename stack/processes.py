@@ -19,12 +19,12 @@ from contextlib import ExitStack, suppress
 from tempfile import TemporaryDirectory
 
 from stack import rest
-from stack.config import PROJECT, Endpoint, Settings, free_ports
+from stack.config import Endpoint, Settings, free_ports
 from stack.screen import Screen
 
 COMMANDS = {
     "sandbox": ("-m", "sandbox"),
-    "rest": ("-m", "gunicorn", "wsgi:app"),
+    "rest": ("-m", "service", "serve"),
     "mcp": ("-m", "mcp_bridge"),
 }
 """What Python is given, by the name of the endpoint."""
@@ -57,7 +57,7 @@ def serve(settings: Settings, screen: Screen, when_ready: Callable[[], str | Non
     are stopped, and what it returns is the outcome. In the main thread.
     """
     with ExitStack() as claims:
-        if complaints := settings.missing_keys() or port_complaints(settings.endpoints, claims):
+        if complaints := settings.missing_keys() or port_complaints(settings, claims):
             return "\n  ".join(complaints)
         return _serve(settings, screen, claims, when_ready)
 
@@ -120,8 +120,7 @@ class Processes:
 
         for endpoint in settings.endpoints:
             self._running[endpoint.name] = subprocess.Popen(
-                [sys.executable, *COMMANDS[endpoint.name]],
-                cwd=PROJECT,
+                [sys.executable, "-P", *COMMANDS[endpoint.name]],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -183,14 +182,14 @@ def _await_ready(endpoints: Sequence[Endpoint], screen: Screen) -> str:
     return ""
 
 
-def port_complaints(endpoints: Sequence[Endpoint], claims: ExitStack) -> list[str]:
+def port_complaints(settings: Settings, claims: ExitStack) -> list[str]:
     """A line for each endpoint whose port cannot be had, and a last one with the settings that move them.
 
     What can be had is kept from other stacks that start until `claims` ends.
     """
     lines, moved = [], []
     first: dict[int, Endpoint] = {}
-    for endpoint in endpoints:
+    for endpoint in settings.endpoints:
         other = first.setdefault(endpoint.port, endpoint)
         if other is not endpoint:
             reason = f"is also {other.setting}"
@@ -201,7 +200,7 @@ def port_complaints(endpoints: Sequence[Endpoint], claims: ExitStack) -> list[st
             moved.append(endpoint.setting)
     if moved:
         words = [f"{name}={port}" for name, port in zip(moved, free_ports(len(moved)), strict=True)]
-        lines.append(f"to use others: {' '.join(words)} make run")
+        lines.append(f"to use others: {' '.join(words)} {settings.command}")
     return lines
 
 

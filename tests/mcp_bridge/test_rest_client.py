@@ -513,7 +513,7 @@ async def test_an_answer_that_breaks_off_has_nothing_sent_again() -> None:
 
 
 def test_a_connection_is_kept_for_less_time_than_servers_keep_theirs() -> None:
-    config = (ROOT / "gunicorn.conf.py").read_text(encoding="utf-8")
+    config = (ROOT / "service" / "gunicorn_conf.py").read_text(encoding="utf-8")
     served = re.search(r"^keepalive = (\d+)", config, re.MULTILINE)
     assert served and int(served[1]) > rest_client.KEPT_SECONDS
 

@@ -1,6 +1,6 @@
 """`python -m tests.stack.light` is `python -m stack` with processes that start in a moment and do nothing: for how they start and end.
 
-They are ready at once, and to a call they answer 404, or nothing when LIGHT_HANGS is set. Not a test module.
+What make gives to Python may follow. They are ready at once, and to a call they answer 404, or nothing when LIGHT_HANGS is set. Not a test module.
 """
 
 from __future__ import annotations
@@ -35,4 +35,4 @@ if __name__ == "__main__":
 
         for name, words in COMMANDS.items():
             COMMANDS[name] = ("-m", "tests.stack.light", "serve", name, *words[1:])
-        sys.exit(main())
+        sys.exit(main([word for word in sys.argv[1:] if word not in ("-m", "stack")]))

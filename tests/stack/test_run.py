@@ -147,7 +147,7 @@ def test_make_that_is_killed_takes_the_stack_with_it(environment):
 
 def test_a_process_that_dies_takes_the_others_down_and_is_named(environment):
     with started(environment, LIGHT) as stack:
-        for pid in processes_of(environment, "wsgi:app"):
+        for pid in processes_of(environment, "serve rest"):
             os.kill(pid, signal.SIGKILL)
         assert stack.end() == 1
         assert processes_of(environment) == []
