@@ -6,7 +6,7 @@ UV ?= $(or $(wildcard .venv/bin/uv),uv)
 
 VENV := .venv/bin/python
 PACKAGES := $(filter-out tests,$(patsubst %/__init__.py,%,$(wildcard */__init__.py))) environment.py wsgi.py gunicorn.conf.py
-TOOLS := mistralai-3 mistralai-2 mistralai-1 mcp-1 fastmcp
+TOOLS := mistralai-3 mistralai-2 mistralai-1 mcp-1 fastmcp hatchling
 # Environments that `make bench` measures in: the gateway's, that of its peers, LiteLLM's (half a gigabyte; not for QUICK=1).
 BENCH := gateway peers $(if $(QUICK),,litellm)
 export SCARF_ANALYTICS := false
@@ -27,7 +27,7 @@ COMPILE := pip compile -q --universal --python-version 3.11 --generate-hashes \
 .DEFAULT_GOAL := help
 # A step that failed is begun anew: .venv without pip, for one, would be taken for one that is there.
 .DELETE_ON_ERROR:
-.PHONY: help run demo test check lint tools bench soak openapi lock clean
+.PHONY: help run demo test check lint tools bench soak openapi wheel lock clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,7 +54,7 @@ lint: .venv/.development ## Check style, types, the derived document and the API
 	elif [ -n "$$CI" ]; then echo "$(SPECTRAL) is missing: run make tools"; exit 1; \
 	else echo "skipped: Spectral ($(SPECTRAL) is missing; make tools installs it)"; fi
 
-tools: $(TOOLS:%=.tools/%/.installed) tests/tools/node_modules/.installed ## Install what some checks and tests run besides: Spectral, official SDKs, MCP clients
+tools: $(TOOLS:%=.tools/%/.installed) tests/tools/node_modules/.installed ## Install what some checks and tests run besides: Spectral, official SDKs, MCP clients, hatchling
 
 bench: .venv/.runtime $(BENCH:%=.tools/%/.installed) ## Measure against the alternatives; QUICK=1: under five minutes, not all of it
 	@$(VENV) -m bench $(if $(QUICK),--quick) $(ARGS)
@@ -64,6 +64,9 @@ soak: .venv/.runtime ## Measure whether anything grows under mixed load; MINUTES
 
 openapi: .venv/.runtime ## Derive openapi/openapi.yaml again
 	@$(VENV) -m openapi.derive
+
+wheel: .tools/hatchling/.installed ## Build what pip, pipx and uv install, into dist
+	@.tools/hatchling/bin/python -m hatchling build -t wheel
 
 lock: ## Lock what pyproject.toml asks for (needs uv); ARGS=--upgrade takes newer versions
 	@$(UV) $(COMPILE) $(ARGS) pyproject.toml -o requirements.lock
@@ -77,7 +80,7 @@ lock: ## Lock what pyproject.toml asks for (needs uv); ARGS=--upgrade takes newe
 	done
 
 clean: ## Remove everything that make has made
-	rm -rf .venv .tools .run tests/tools/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .tools .run dist tests/tools/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp is newer than its lock file when what the lock file names is installed.

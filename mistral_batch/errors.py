@@ -3,6 +3,8 @@ not errors."""
 
 from __future__ import annotations
 
+import sys
+
 FAILED = 1
 BAD_INPUT = 2
 SOME_FAILED = 3
@@ -23,13 +25,16 @@ class InputError(BatchError):
     exit_code = BAD_INPUT
 
 
+_PACKAGES = {"tables": "pyarrow", "tokens": "mistral-common", "prices": "genai-prices"}
+
+
 class MissingExtra(InputError):
     """A part is needed that is installed only when asked for."""
 
     def __init__(self, what: str, extra: str) -> None:
         super().__init__(
-            f"{what} needs the extra {extra!r}; install it with:"
-            f" pip install 'mistral-batch-gateway[{extra}]'"
+            f"{what} needs {_PACKAGES[extra]}, the extra {extra!r}; install it with:"
+            f" {sys.executable} -m pip install {_PACKAGES[extra]}"
         )
 
 
