@@ -42,8 +42,10 @@ FIRST = 5.0
 SOON = 5.0
 """Seconds at most between repeats of a call that another one with its key holds up."""
 
-KEYED = ("create-outcome-unknown", "gateway-unavailable")
-"""A gateway's problems that a repeat with the same key clears up, although they are not retryable without one."""
+NEVER = ("upstream-refused-key", "upstream-redirected", "upstream-answer-too-large")
+"""A gateway's problems, of status 5xx, that a repeat does not clear up. Others it may, also where the gateway says that only what is
+safe to do twice may be repeated: it is.
+"""
 
 PAGE = 100
 """Jobs or files a page of a list."""
@@ -94,8 +96,8 @@ class FilesRefused(Refused):
 class BatchAPI:
     """The API at `url`, with `/v1` or without, called with `token` when there is one; for one thread at a time, except `sibling`s.
 
-    A call is repeated for `patience` seconds at most, as long as the API has not answered at all only for FIRST; `report` is told of
-    each repeat, by whichever thread it is.
+    A call is repeated for `patience` seconds at most, or FIRST as long as nothing has answered at all; `report` is told of each
+    repeat, by whichever thread it is.
     """
 
     def __init__(
@@ -112,7 +114,8 @@ class BatchAPI:
         self.patience = patience
         self.report = report
         self.sleep = sleep
-        self.is_gateway: bool | None = None  # until it has answered
+        self.answered = False
+        self.is_gateway: bool | None = None  # until a call was a success
         self.session = requests.Session()
         self.session.trust_env = urlsplit(url).hostname not in ("127.0.0.1", "localhost", "::1")
         self.session.auth = self._authorized
@@ -135,7 +138,7 @@ class BatchAPI:
         sibling = BatchAPI(
             self.url, self.token, patience=self.patience, report=self.report, sleep=self.sleep
         )
-        sibling.is_gateway = self.is_gateway
+        sibling.answered, sibling.is_gateway = self.answered, self.is_gateway
         return sibling
 
     def check_files(self) -> None:
@@ -212,11 +215,12 @@ class BatchAPI:
         return next((str(each["id"]) for each in same), "")
 
     def download(self, file_id: str, target: BinaryIO) -> None:
-        """Writes the content of a file to `target`, which is empty, from its beginning whenever it comes anew."""
+        """Writes the content of a file to `target`, which is empty."""
 
         def save(response: requests.Response) -> None:
-            target.seek(0)
-            target.truncate()
+            if target.tell():  # it did not come whole
+                target.seek(0)
+                target.truncate()
             for piece in response.iter_content(1 << 20):
                 target.write(piece)
 
@@ -253,7 +257,7 @@ class BatchAPI:
         begin = time.monotonic()
         pauses = iter(PAUSES)
         while trouble := once():
-            patience = self.patience if self.is_gateway is not None else min(FIRST, self.patience)
+            patience = self.patience if self.answered else min(FIRST, self.patience)
             pause = trouble.pause or next(pauses, PAUSES[-1])
             if time.monotonic() + pause > begin + patience:
                 raise Unreachable(f"{trouble.sentence}; given up after {patience:g} seconds")
@@ -278,6 +282,7 @@ class BatchAPI:
                 allow_redirects=False,
                 **given,
             ) as response:
+                self.answered = True
                 if response.status_code != 200:
                     return _judge(response, repeat)
                 use(response)
@@ -355,10 +360,10 @@ def _judge(response: requests.Response, repeat: bool) -> Trouble | None:
     if status == 402 or (status == 429 and never):
         raise NoMoney(sentence, status, body)
     nothing_done = status in (408, 429) or retryable is True
-    again = status >= 500 and (retryable is not False or _kind(body) in KEYED)
+    again = status >= 500 and _kind(body) not in NEVER
     if nothing_done or (again and repeat):
         return Trouble(sentence, _retry_after(response))
-    if status >= 500 and not repeat:
+    if again:
         raise Unclear(sentence)
     if status == 401:
         sentence += "; MISTRAL_BATCH_TOKEN has the token"

@@ -131,12 +131,12 @@ class Run:
         As long as another process has it, the manifest is read anew and `busy` called each second, which may raise to give up.
         The lock of a process that was killed is free, and so is that of a copied folder.
         """
-        lock = FileLock(self.folder / LOCK)
+        lock, patience = FileLock(self.folder / LOCK), 0.0
         while True:
             with suppress(Timeout):
-                lock.acquire(timeout=1)
+                lock.acquire(timeout=patience)
                 break
-            self.manifest = _manifest(self.folder)
+            self.manifest, patience = _manifest(self.folder), 1.0
             busy()
         try:
             self.manifest = _manifest(self.folder)
