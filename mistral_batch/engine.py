@@ -60,6 +60,7 @@ class Engine:
         self.attempt = attempt
         self.pending = pending
         self.changed = changed
+        self.over = False
         self.looks: dict[int, int] = {}
         self.due: queue.SimpleQueue[Chunk | None] = queue.SimpleQueue()
         self.seen: queue.SimpleQueue[tuple[Chunk, Found | BaseException]] = queue.SimpleQueue()
@@ -112,6 +113,7 @@ class Engine:
                 else:
                     self.due.put(chunk)
         finally:
+            self.over = True
             for _ in threads:
                 self.due.put(None)
         for thread in threads:
@@ -189,7 +191,7 @@ class Engine:
     def _work(self) -> None:
         """A thread: looks at chunks that are due, one after the other; the thread that began it notes what was found."""
         api = self.api.sibling()
-        while chunk := self.due.get():
+        while (chunk := self.due.get()) and not self.over:
             try:
                 found = self._look(api, chunk)
             except BaseException as error:
@@ -211,7 +213,7 @@ class Engine:
                 raise
             return {"fetched": True, "lost": f"there is no job {chunk.job_id} any more"}
         found = _seen(job)
-        if found["status"] in FINAL:
+        if found["status"] in FINAL and not self.over:
             saved, lost = self._fetch(api, chunk, job)
             return {**found, "saved": saved, "lost": lost, "fetched": True}
         if found["status"] == chunk.status and time.monotonic() - began < 1:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -140,6 +141,8 @@ class Run:
             busy()
         try:
             self.manifest = _manifest(self.folder)
+            for part in self.folder.glob("*.part"):  # of who was killed
+                part.unlink(missing_ok=True)
             yield
         finally:
             lock.release()
@@ -256,14 +259,17 @@ class Runs:
 
 @contextmanager
 def written(path: Path) -> Iterator[BinaryIO]:
-    """A file that will be at `path`, whole or not at all; NotWritten."""
-    part = path.with_name(f"{path.name}.part")
+    """A file that will be at `path`, whole or not at all, also when several write it; NotWritten."""
+    part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
     with _disk(path):
-        with part.open("wb") as target:
-            yield target
-            target.flush()
-            os.fsync(target.fileno())
-        part.replace(path)
+        try:
+            with part.open("wb") as target:
+                yield target
+                target.flush()
+                os.fsync(target.fileno())
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
 
 
 @contextmanager

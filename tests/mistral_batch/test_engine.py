@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -196,20 +198,27 @@ def test_a_chunk_that_was_damaged_is_not_sent(
     content.write_bytes(content.read_bytes()[:-9])
     with pytest.raises(ChunkDamaged, match="run the same command again"):
         carry_out(api, tmp_path, ask(3), ends(sandbox), limits=TWO)
-    shutil.rmtree(content.parent)
-    carry_out(api, tmp_path, ask(3), ends(sandbox), limits=TWO)
-    assert results(tmp_path) == asked(ask(3))
+    carry_out(api, tmp_path / "new", ask(3), ends(sandbox), limits=TWO)
+    assert results(tmp_path / "new") == asked(ask(3))
 
 
 @pytest.mark.parametrize("name", ["1.2-requests.jsonl", "1.2-output_file.jsonl"])
 def test_a_full_disk_is_said_and_nothing_is_lost(
-    name: str, api: BatchAPI, ask: Ask, sandbox: Sandbox, tmp_path: Path
+    name: str,
+    api: BatchAPI,
+    ask: Ask,
+    sandbox: Sandbox,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    full = begin(tmp_path, api.url, ask(5)).folder / f"{name}.part"
-    full.symlink_to("/dev/full")
-    with pytest.raises(NotWritten, match=r"No space left on device.*same command"):
-        carry_out(api, tmp_path, ask(5), ends(sandbox), limits=TWO)
-    full.unlink()
+    def full(number: int) -> None:
+        if name in str(Path(f"/proc/self/fd/{number}").readlink()):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        with pytest.raises(NotWritten, match=r"No space left on device.*same command"):
+            carry_out(api, tmp_path, ask(5), ends(sandbox), limits=TWO)
     carry_out(api, tmp_path, ask(5), ends(sandbox), limits=TWO)
     assert sent(sandbox) == [200] * 3
     assert results(tmp_path) == asked(ask(5))
