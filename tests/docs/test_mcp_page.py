@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shlex
+import sys
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -43,7 +44,6 @@ class Entry:
     headers: dict[str, str] = field(default_factory=dict)
     command: tuple[str, ...] = ()
     env: dict[str, str] = field(default_factory=dict)
-    cwd: str = ""
 
 
 def entries() -> Iterator[Entry]:
@@ -69,9 +69,7 @@ def entries() -> Iterator[Entry]:
 def of_file(name: str, server: dict[str, Any]) -> Entry:
     if "command" in server:
         words, env = [server["command"], *server["args"]], server.get("env", {})
-        return of_words(
-            name, words if "mcp_bridge" in words else words[2:], env, server.get("cwd", "")
-        )
+        return of_words(name, words if "--stdio" in words else words[2:], env)
     url = next(server[key] for key in ("url", "serverUrl", "httpUrl") if key in server)
     headers = dict(server.get("headers", {}))
     if "bearer_token_env_var" in server:
@@ -85,10 +83,10 @@ def of_command(block: Block, line: str) -> Entry:
     return of_words(block.name, words[words.index("--") + 1 :] if "--" in words else words, env)
 
 
-def of_words(name: str, words: list[str], env: dict[str, str], cwd: str = "") -> Entry:
+def of_words(name: str, words: list[str], env: dict[str, str]) -> Entry:
     """Of a command that starts the bridge, or of one with its address and headers among its words."""
-    if "mcp_bridge" in words:
-        return Entry(name, command=tuple(words), env=env, cwd=cwd)
+    if "--stdio" in words:
+        return Entry(name, command=tuple(words), env=env)
     after = {
         word: words[at + 1]
         for at, word in enumerate(words)
@@ -111,9 +109,7 @@ def filled(text: str, env: dict[str, str]) -> str:
 
 ENTRIES = list(entries())
 OVER_HTTP = [entry for entry in ENTRIES if entry.url]
-OVER_STDIO = {
-    (entry.command, *entry.env.items(), entry.cwd): entry for entry in ENTRIES if entry.command
-}
+OVER_STDIO = {(entry.command, *entry.env.items()): entry for entry in ENTRIES if entry.command}
 # What the clients' own settings hold for the header.
 HOLDERS = ("MISTRAL_BATCH_TOKEN", "mistral-batch-token", "TOKEN")
 
@@ -189,16 +185,14 @@ async def tools(bridge: Bridge, headers: dict[str, str]) -> list[str]:
 @pytest.mark.anyio
 @pytest.mark.parametrize("entry", OVER_STDIO.values(), ids=lambda entry: entry.client)
 async def test_a_stdio_configuration_starts_the_bridge(entry: Entry, tmp_path: Path) -> None:
-    command, *args = [here(word) for word in entry.command]
+    """By the command that uvx would install; tests/system/test_installed.py has it from a wheel."""
+    uvx, words = entry.command[:4], entry.command[4:]
+    assert uvx == ("uvx", "--from", "WHEEL", "mistral-batch-gateway")
     stdio = StdioServerParameters(
-        command=needed(command),
-        args=args,
-        env={"PATH": os.environ["PATH"]} | {name: here(value) for name, value in entry.env.items()},
-        cwd=here(entry.cwd) or tmp_path,
+        command=sys.executable,
+        args=["-c", "import sys, stack.programs; sys.exit(stack.programs.main())", *words],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **entry.env},
+        cwd=tmp_path,
     )
     async with Client(stdio) as client:
         assert [tool.name for tool in (await client.list_tools()).tools] == TOOLS
-
-
-def here(text: str) -> str:
-    return text.replace("/path/to/gateway", str(ROOT))

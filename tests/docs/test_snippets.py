@@ -48,6 +48,8 @@ NOT_RUN = {
     "doctor --ask-upstream": f"root's; {DEPLOYMENT}",
     "cp deploy/systemd/": "starts systemd's units, as root",
     "sed 's/gateway.example.org": "replaces the system's nginx, as root",
+    "pipx install WHEEL": "installs from outside; tests/system/test_installed.py has the wheel",
+    "--no-index WHEEL": "root's; tests/system/test_installed.py has the wheel",
     "docker build": "needs a container engine",
     "4318": "needs a collector of spans",
     "UPDATE_DOCS=1 make test": "runs these tests",
