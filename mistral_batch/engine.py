@@ -17,7 +17,7 @@ from typing import Any
 
 from .api import WAIT, BatchAPI, Job, Refused, Unclear
 from .chunks import content, is_inline
-from .runs import FINAL, Attempt, Chunk, Run, written
+from .runs import FINAL, Attempt, Chunk, Run, mark, written
 
 Found = dict[str, Any]
 """What was found out about a chunk, by the names of its members."""
@@ -36,6 +36,8 @@ PAUSES = (2.0, 3.0, 5.0, 10.0, 20.0, 30.0)
 
 UNCLEAR = (1.0, 4.0, 15.0, 40.0)
 """Seconds between looks for a job whose create was not answered."""
+
+ANEW = "the same command with --again buys it anew"
 
 HELD = ("idempotency-key-reused", "outcome-still-unknown")
 """A gateway's problems with a key: another machine sent the same chunk, in a file of its own, or there is no telling any more."""
@@ -211,7 +213,7 @@ class Engine:
         except Refused as error:
             if error.status != 404:
                 raise
-            return {"fetched": True, "lost": f"there is no job {chunk.job_id} any more"}
+            return {"fetched": True, "lost": f"job {chunk.job_id} is gone; {ANEW}"}
         found = _seen(job)
         if found["status"] in FINAL and not self.over:
             saved, lost = self._fetch(api, chunk, job)
@@ -233,7 +235,7 @@ class Engine:
                 except Refused as error:
                     if error.status not in (403, 404, 410):
                         raise
-                    lost.append(f"{member} {file_id}: {error}")
+                    lost.append(f"{member} {file_id} cannot be had: {error}; {ANEW}")
         if is_inline(self.attempt) and (lost or not saved):
             rows = api.get_job(chunk.job_id, inline=True).get("outputs") or []
             if rows:
@@ -242,6 +244,11 @@ class Engine:
                     target.writelines(json.dumps(row).encode() + b"\n" for row in rows)
                 return [name], ""
         return saved, "; ".join(lost)
+
+
+def has_jobs(api: BatchAPI, identity: str) -> bool:
+    """True when there are jobs of the run of this identity, whoever made them."""
+    return any(True for _ in api.find_jobs(mark(identity)))
 
 
 def cancel(api: BatchAPI, run: Run) -> int:
@@ -254,7 +261,9 @@ def cancel(api: BatchAPI, run: Run) -> int:
         run.cancelled(attempts[-1].number if attempts else 1).touch()
     known = {chunk.job_id for each in attempts for chunk in each.chunks if chunk.job_id}
     ended = {chunk.job_id for each in attempts for chunk in each.chunks if chunk.final}
-    for job in api.find_jobs(run.mark):  # also those whose making was not written down any more
+    for job in api.find_jobs(
+        mark(run.manifest.identity)
+    ):  # also those whose making was not written down any more
         (ended if job["status"] in FINAL else known).add(str(job["id"]))
     for job_id in known - ended:
         api.cancel_job(job_id)

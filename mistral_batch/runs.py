@@ -104,6 +104,11 @@ def identity(requests: str, terms: Mapping[str, Any], url: str, again: int = 0) 
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def mark(identity: str) -> dict[str, str]:
+    """The metadata that all jobs of the run of this identity have."""
+    return {"run": identity[:32]}
+
+
 class Run:
     """One run and its folder."""
 
@@ -155,12 +160,7 @@ class Run:
     def metadata(self, attempt: Attempt, chunk: Chunk) -> dict[str, str]:
         """By which a chunk's job is found again: of one identity there is one chunk of this number in an attempt."""
         place = f"{attempt.number}.{chunk.number}"
-        return {**self.mark, "chunk": f"{place}-{chunk.digest[:16]}"}
-
-    @property
-    def mark(self) -> dict[str, str]:
-        """The metadata that all jobs of the run have."""
-        return {"run": self.manifest.identity[:32]}
+        return {**mark(self.manifest.identity), "chunk": f"{place}-{chunk.digest[:16]}"}
 
     def key(self, attempt: Attempt, chunk: Chunk) -> str:
         """The idempotency key of a chunk's create."""
@@ -205,10 +205,12 @@ class Runs:
         digest: str,
         options: Mapping[str, Any],
         again: bool = False,
+        has_jobs: Callable[[str], bool] = lambda _: False,
     ) -> Run:
         """The run that `find` finds, else a new one; with `again` a new one unless that which there is has not finished.
 
-        So the same command after a crash goes on, with `again` too. NotWritten.
+        So the same command after a crash goes on, with `again` too. `has_jobs` says whether the place has any of an identity, say
+        made from another machine: then it is not anew. NotWritten.
         """
         with _disk(self.home):
             self.home.mkdir(parents=True, exist_ok=True)
@@ -217,6 +219,8 @@ class Runs:
             if found and not (again and found.finished):
                 return found
             times = found.manifest.again + 1 if found else 0
+            while again and has_jobs(identity(requests, terms, url, times)):
+                times += 1
             what = identity(requests, terms, url, times)
             folder = self._free(_stem(source), what)
             run = Run(

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mistral_batch.api import BatchAPI
 from mistral_batch.chunks import FILE, Limits, plan
 from mistral_batch.engine import PENDING, Engine
 from mistral_batch.runs import Attempt, Chunk, Run, Runs
-from tests.support.processes import Sandbox
+
+if TYPE_CHECKING:  # it brings pytest, for which a process would wait
+    from tests.support.processes import Sandbox
 
 TERMS = {"model": "mistral-small-latest", "endpoint": "/v1/chat/completions"}
 TWO = Limits(2, 1 << 20)
@@ -93,3 +97,21 @@ def asked(requests: Iterable[bytes]) -> list[str]:
 def sent(sandbox: Sandbox) -> list[Any]:
     """What each create that arrived was answered with."""
     return [each["status"] for each in sandbox.ledger(method="POST", path="/v1/batch/jobs")]
+
+
+def main(url: str, token: str, home: str, mark: str, count: str) -> None:
+    """A process that carries a run of so many requests out, and says a line at each step."""
+    say = partial(print, flush=True)
+    say("begun")
+    carry_out(
+        BatchAPI(url, token),
+        Path(home),
+        lines(mark, int(count)),
+        lambda chunk: say(chunk.number, chunk.status),
+        limits=Limits(int(count) // 5, 1 << 20),
+        pending=int(count) // 2,
+    )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
