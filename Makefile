@@ -1,12 +1,12 @@
-# Needs Python 3.11 or newer and make; `make tools` and `make lint` also npm, `make lock` also uv.
+# Needs Python 3.11 or newer and make; `make tools` and `make lint` also npm.
 # The project itself is not installed: every command runs from this checkout, with .venv for what it imports.
 
 PYTHON ?= python3
-UV ?= $(or $(wildcard .venv/bin/uv),uv)
+UV ?= .venv/bin/uv
 
 VENV := .venv/bin/python
 PACKAGES := $(filter-out tests,$(patsubst %/__init__.py,%,$(wildcard */__init__.py))) environment.py wsgi.py gunicorn.conf.py
-TOOLS := mistralai-3 mistralai-2 mistralai-1 mcp-1 fastmcp hatchling
+TOOLS := mistralai-3 mistralai-2 mistralai-1 mcp-1 fastmcp hatchling node
 # Environments that `make bench` measures in: the gateway's, that of its peers, LiteLLM's (half a gigabyte; not for QUICK=1).
 BENCH := gateway peers $(if $(QUICK),,litellm)
 export SCARF_ANALYTICS := false
@@ -21,6 +21,10 @@ PIP := -m pip -qq --disable-pip-version-check --no-input
 INSTALL := install --no-deps --require-hashes --only-binary :all: --no-compile
 # Two makes may begin at once.
 ALONE := $(PYTHON) stack/alone.py
+# $(call INSTALL_FAST,PYTHON,LOCK): the same by uv, in a tenth of the time (7 s instead of 67 s for requirements-dev.lock); pip
+# does it where uv gets nothing, since uv does not read pip's configuration.
+FAST := pip install -q --no-deps --require-hashes --only-binary :all:
+INSTALL_FAST = .venv/bin/uv $(FAST) --python $1 -r $2 || $(VENV) $(PIP) --python $1 $(INSTALL) -r $2
 COMPILE := pip compile -q --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-header --no-annotate
 
@@ -45,13 +49,17 @@ test: .venv/.development ## Run all tests; ARGS="tests/stack -k port" runs some
 
 check: lint test ## Run lint and test
 
-lint: .venv/.development ## Check style, types, the derived document and the API's description
+lint: .lint-code .lint-document ## Check style, types, the derived document and the API's description
+
+# Two, so that code is checked while npm installs what checks the document.
+.lint-code: .venv/.development
 	@$(VENV) -m ruff check .
 	@$(VENV) -m ruff format --check .
 	@$(VENV) -m mypy --strict $(PACKAGES)
 	@$(VENV) -m openapi.derive --check
+
+.lint-document: $(if $(CI),tests/tools/node_modules/.installed)
 	@if [ -x $(SPECTRAL) ]; then $(SPECTRAL) lint openapi/openapi.yaml --fail-severity warn; \
-	elif [ -n "$$CI" ]; then echo "$(SPECTRAL) is missing: run make tools"; exit 1; \
 	else echo "skipped: Spectral ($(SPECTRAL) is missing; make tools installs it)"; fi
 
 tools: $(TOOLS:%=.tools/%/.installed) tests/tools/node_modules/.installed ## Install what some checks and tests run besides: Spectral, official SDKs, MCP clients, hatchling
@@ -68,11 +76,11 @@ openapi: .venv/.runtime ## Derive openapi/openapi.yaml again
 wheel: .tools/hatchling/.installed ## Build what pip, pipx and uv install, into dist
 	@.tools/hatchling/bin/python -m hatchling build -t wheel
 
-lock: ## Lock what pyproject.toml asks for (needs uv); ARGS=--upgrade takes newer versions
+lock: .venv/.uv ## Lock what pyproject.toml asks for; ARGS=--upgrade takes newer versions
 	@$(UV) $(COMPILE) $(ARGS) pyproject.toml -o requirements.lock
 	@$(UV) $(COMPILE) $(ARGS) pyproject.toml --group dev -c requirements.lock -o requirements-dev.lock
 	@$(UV) $(COMPILE) $(ARGS) pyproject.toml --extra otel -c requirements-dev.lock -o requirements-otel.lock
-	@for tool in $(TOOLS); do \
+	@for tool in uv $(TOOLS); do \
 		$(UV) $(COMPILE) $(ARGS) tests/tools/$$tool.in -o tests/tools/$$tool.lock || exit 1; \
 	done
 	@for peers in peers litellm; do \
@@ -96,25 +104,29 @@ $(VENV):
 	@$(ALONE) $(VENV) $(PIP) $(INSTALL) -r $<
 	@touch $@
 
-.venv/.development: requirements-dev.lock | $(VENV)
-	@echo "Installing what the tests need into .venv (only this time; for a minute or more) ..."
+.venv/.uv: tests/tools/uv.lock | $(VENV)
 	@$(ALONE) $(VENV) $(PIP) $(INSTALL) -r $<
+	@touch $@
+
+.venv/.development: requirements-dev.lock | .venv/.uv
+	@echo "Installing what the tests need into .venv (only this time) ..."
+	@$(ALONE) sh -c "$(call INSTALL_FAST,$(VENV),$<)"
 	@touch .venv/.runtime $@
 
 define INSTALL_TOOL
 @echo "Installing $* into .tools (only this time) ..."
 @$(PYTHON) -m venv --without-pip .tools/$*
-@$(VENV) $(PIP) --python .tools/$*/bin/python $(INSTALL) -r $<
+@$(call INSTALL_FAST,.tools/$*/bin/python,$<)
 @touch $@
 endef
 
-.tools/gateway/.installed: .tools/%/.installed: requirements.lock | $(VENV)
+.tools/gateway/.installed: .tools/%/.installed: requirements.lock | .venv/.uv
 	$(INSTALL_TOOL)
 
-.tools/%/.installed: tests/tools/%.lock | $(VENV)
+.tools/%/.installed: tests/tools/%.lock | .venv/.uv
 	$(INSTALL_TOOL)
 
-.tools/%/.installed: bench/%.lock | $(VENV)
+.tools/%/.installed: bench/%.lock | .venv/.uv
 	$(INSTALL_TOOL)
 
 tests/tools/node_modules/.installed: tests/tools/package-lock.json

