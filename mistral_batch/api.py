@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 from urllib.parse import urlsplit
 
 import requests
@@ -21,6 +21,7 @@ from urllib3.util import Retry
 
 from .errors import BatchError, OverLimit
 
+T = TypeVar("T")
 Job = dict[str, Any]
 """As Mistral describes a job."""
 
@@ -73,6 +74,10 @@ class NoMoney(Refused, OverLimit):
     """Not done, since the account may not: every further create would be refused as well."""
 
 
+class FilesRefused(Refused):
+    """The Files API, which every run of more than one inline job needs, is not open to the caller."""
+
+
 class Unreachable(APIError):
     """Not answered, however often it was asked."""
 
@@ -87,10 +92,6 @@ class Trouble:
 
     sentence: str
     pause: float
-
-
-class FilesRefused(Refused):
-    """The Files API, which every run of more than one inline job needs, is not open to the caller."""
 
 
 class BatchAPI:
@@ -192,20 +193,12 @@ class BatchAPI:
         return self._json("POST", f"/v1/batch/jobs/{job_id}/cancel", "id", repeat=True)
 
     def upload(self, path: Path, name: str) -> str:
-        """The id of a file for batch jobs with the content of `path`."""
-        found: list[str] = []
-
-        def once() -> Trouble | None:
-            with path.open("rb") as content:
-                form = FileForm({"purpose": "batch"}, name, content)
-                headers = {"Content-Type": form.content_type}
-                return self._once(
-                    "POST", "/v1/files", lambda r: found.append(str(_object(r, "id")["id"])), True,
-                    {"data": form, "headers": headers},
-                )  # fmt: skip
-
-        self._until(once)  # a second upload is another file, which costs nothing
-        return found[-1]
+        """The id of a file for batch jobs with the content of `path`. When it is lost, another one is made, which costs nothing."""
+        with path.open("rb") as content:
+            form = FileForm(name, content)
+            headers = {"Content-Type": form.content_type}
+            file = self._json("POST", "/v1/files", "id", data=form, headers=headers, repeat=True)
+        return str(file["id"])
 
     def find_file(self, name: str, size: int) -> str:
         """The id of a file with exactly this name and size; empty when there is none."""
@@ -224,129 +217,95 @@ class BatchAPI:
             for piece in response.iter_content(1 << 20):
                 target.write(piece)
 
-        self._call("GET", f"/v1/files/{file_id}/content", use=save, repeat=True)
+        self._call("GET", f"/v1/files/{file_id}/content", save, repeat=True)
 
     def _json(
         self, method: str, path: str, member: str, *, repeat: bool | None = None, **given: Any
     ) -> Job:
         """The object that is answered, which has this member."""
-        answer: list[Job] = []
 
-        def read(response: requests.Response) -> None:
-            answer.append(_object(response, member))
+        def read(response: requests.Response) -> Job:
+            answer = response.json()
+            if not isinstance(answer, dict) or member not in answer:
+                raise ValueError(f"an answer without {member}")
+            return answer
 
-        self._call(
-            method, path, use=read, repeat=method == "GET" if repeat is None else repeat, **given
-        )
-        return answer[-1]
+        return self._call(method, path, read, method == "GET" if repeat is None else repeat, given)
 
     def _call(
         self,
         method: str,
         path: str,
-        *,
-        use: Callable[[requests.Response], None],
+        use: Callable[[requests.Response], T],
         repeat: bool,
-        **given: Any,
-    ) -> None:
-        """Has `use` read a success; with `repeat` also after others, as long as one can still come."""
-        self._until(lambda: self._once(method, path, use, repeat, given))
-
-    def _until(self, once: Callable[[], Trouble | None]) -> None:
-        """Calls `once` until there is no trouble; Unreachable when there still is when patience is over."""
-        begin = time.monotonic()
-        pauses = iter(PAUSES)
-        while trouble := once():
+        given: Mapping[str, Any] = {},
+    ) -> T:
+        """What `use` makes of a success; with `repeat` also after other answers and none, as long as one can still come."""
+        begin, pauses = time.monotonic(), iter(PAUSES)
+        while True:
+            try:
+                with self.session.request(
+                    method, self.url + path, stream=True, allow_redirects=False,
+                    timeout=(CONNECT, SILENCE), **given,
+                ) as response:  # fmt: skip
+                    self.answered = True
+                    if response.status_code == 200:
+                        used = use(response)
+                        # service/edge.py: what a gateway says of each call, and Mistral of none.
+                        timing = response.headers.get("Server-Timing", "")
+                        self.is_gateway = "gateway;dur=" in timing
+                        return used
+                    sentence, pause = _judge(response, repeat)
+            except requests.exceptions.SSLError as error:
+                raise Unreachable(
+                    f"{self.url} has no certificate that is trusted: {error}"
+                ) from error
+            except (requests.RequestException, ValueError) as error:
+                sentence, pause = f"{self.url} gave no whole answer", 0.0
+                if _was_not_sent(error):
+                    sentence = f"{self.url} cannot be reached (MISTRAL_BATCH_URL or --url names it)"
+                elif not repeat:
+                    raise Unclear(sentence) from error
             patience = self.patience if self.answered else min(FIRST, self.patience)
-            pause = trouble.pause or next(pauses, PAUSES[-1])
+            pause = pause or next(pauses, PAUSES[-1])
             if time.monotonic() + pause > begin + patience:
-                raise Unreachable(f"{trouble.sentence}; given up after {patience:g} seconds")
-            self.report(Trouble(trouble.sentence, pause))
+                raise Unreachable(f"{sentence}; given up after {patience:g} seconds")
+            self.report(Trouble(sentence, pause))
             self.sleep(pause)
-
-    def _once(
-        self,
-        method: str,
-        path: str,
-        use: Callable[[requests.Response], None],
-        repeat: bool,
-        given: Mapping[str, Any],
-    ) -> Trouble | None:
-        """None for a success; why to repeat the call. Raises APIError when it is not to be."""
-        try:
-            with self.session.request(
-                method,
-                self.url + path,
-                timeout=(CONNECT, SILENCE),
-                stream=True,
-                allow_redirects=False,
-                **given,
-            ) as response:
-                self.answered = True
-                if response.status_code != 200:
-                    return _judge(response, repeat)
-                use(response)
-                # service/edge.py: what a gateway says of each call, and Mistral of none.
-                self.is_gateway = "gateway;dur=" in response.headers.get("Server-Timing", "")
-                return None
-        except requests.exceptions.SSLError as error:
-            raise Unreachable(
-                f"{self.url} has no certificate that is trusted here: {error}"
-            ) from error
-        except requests.ConnectionError as error:
-            if repeat or isinstance(error, requests.ConnectTimeout) or _was_refused(error):
-                return Trouble(f"{self.url} does not answer", 0)
-            raise Unclear(f"{self.url} closed the connection before it answered") from error
-        except (requests.Timeout, requests.exceptions.ChunkedEncodingError, ValueError) as error:
-            if repeat:
-                return Trouble(f"{self.url} gave no whole answer", 0)
-            raise Unclear(f"{self.url} gave no whole answer") from error
 
 
 class FileForm:
-    """A form with a file as its last part, read while it is sent: `requests` itself would hold all of it in memory."""
+    """The form of an upload, whose file is read while it is sent: `requests` itself would hold all of it in memory."""
 
-    def __init__(self, fields: Mapping[str, str], name: str, content: BinaryIO) -> None:
+    def __init__(self, name: str, content: BinaryIO) -> None:
         mark = uuid.uuid4().hex
         self.content_type = f"multipart/form-data; boundary={mark}"
-        lines = [
-            f'--{mark}\r\nContent-Disposition: form-data; name="{field}"\r\n\r\n{value}\r\n'
-            for field, value in fields.items()
-        ]
-        lines.append(
+        head = (
+            f'--{mark}\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'
             f'--{mark}\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n'
             "Content-Type: application/jsonl\r\n\r\n"
         )
-        head, tail = "".join(lines).encode(), f"\r\n--{mark}--\r\n".encode()
-        self.parts: list[BinaryIO] = [BytesIO(head), content, BytesIO(tail)]
-        self.size = len(head) + os.fstat(content.fileno()).st_size + len(tail)
+        self.parts = (BytesIO(head.encode()), content, BytesIO(f"\r\n--{mark}--\r\n".encode()))
+
+    def __iter__(self) -> Iterator[bytes]:
+        """From the beginning, as often as it is sent."""
+        for part in self.parts:
+            part.seek(0)
+            while piece := part.read(1 << 16):
+                yield piece
 
     def __len__(self) -> int:
-        return self.size
-
-    def read(self, most: int = -1) -> bytes:
-        """The next bytes, at most so many; empty at the end."""
-        while self.parts:
-            if piece := self.parts[0].read(most):
-                return piece
-            self.parts.pop(0)
-        return b""
+        return sum(part.seek(0, os.SEEK_END) for part in self.parts)
 
 
-def _object(response: requests.Response, member: str) -> Job:
-    answer = response.json()
-    if not isinstance(answer, dict) or member not in answer:
-        raise ValueError(f"an answer without {member}")
-    return answer
+def _was_not_sent(error: Exception) -> bool:
+    """True when there was no connection."""
+    causes = ("ConnectTimeout", "NewConnectionError", "NameResolutionError", "ProxyError")
+    return any(cause in repr(error) for cause in causes)
 
 
-def _was_refused(error: requests.ConnectionError) -> bool:
-    """True when there was no connection, so that nothing was sent."""
-    return "NewConnectionError" in repr(error) or "NameResolutionError" in repr(error)
-
-
-def _judge(response: requests.Response, repeat: bool) -> Trouble | None:
-    """Why a call that failed so is to be repeated; raises APIError when it is not."""
+def _judge(response: requests.Response, repeat: bool) -> tuple[str, float]:
+    """Why a call that failed so is to be repeated, and in how many seconds, 0 for any; raises APIError when it is not to be."""
     try:
         body = response.json()
     except ValueError:
@@ -362,7 +321,7 @@ def _judge(response: requests.Response, repeat: bool) -> Trouble | None:
     nothing_done = status in (408, 429) or retryable is True
     again = status >= 500 and _kind(body) not in NEVER
     if nothing_done or (again and repeat):
-        return Trouble(sentence, _retry_after(response))
+        return sentence, _retry_after(response)
     if again:
         raise Unclear(sentence)
     if status == 401:
@@ -386,18 +345,13 @@ def _retry_after(response: requests.Response) -> float:
 
 def _words(body: Any) -> str:
     """What an answer says went wrong: of a problem document, or in one of Mistral's forms."""
-    if isinstance(body, str):
-        return body[:500]
     if isinstance(body, list):
         return "; ".join(filter(None, map(_words, body[:10])))
     if not isinstance(body, dict):
-        return ""
-    faults = body.get("errors")
-    if isinstance(faults, list) and faults and isinstance(faults[0], dict):
-        listed = [f"{each.get('pointer', '')} {each.get('detail', '')}".strip() for each in faults]
-        return f"{body.get('title', 'refused')}: {'; '.join(listed[:10])}"
+        return str(body or "")[:500]
     if "msg" in body:
         place = ".".join(map(str, body.get("loc") or []))
         return f"{place}: {body['msg']}".removeprefix(": ")
-    said = next((body[n] for n in ("detail", "message", "title", "error") if body.get(n)), "")
-    return _words(said)
+    return next(
+        filter(None, (_words(body.get(n)) for n in ("detail", "message", "title", "error"))), ""
+    )
