@@ -13,7 +13,7 @@ from .errors import InputError, ResultsError
 from .lines import Lines
 from .results import Results, id_of
 from .runs import Run
-from .sources import CSV, Batch, Row
+from .sources import Batch, Row
 from .summary import Summary
 from .takes import Take, default
 
@@ -74,10 +74,9 @@ class Join:
     @cached_property
     def table_columns(self) -> list[str]:
         """The table's columns, each that any row has."""
-        names = dict.fromkeys(self.lines.source.columns)
-        for batch in self.lines.source.batches():
-            if batch.arrow is not None or isinstance(self.lines.source, CSV):
-                break  # all are known
+        source = self.lines.source
+        names = dict.fromkeys(source.columns)
+        for batch in () if source.all_columns else source.batches():
             names.update(dict.fromkeys(name for row in batch.rows for name in row))
         return list(names)
 
