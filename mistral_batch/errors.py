@@ -4,6 +4,7 @@ not errors."""
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 
 FAILED = 1
 BAD_INPUT = 2
@@ -28,14 +29,19 @@ class InputError(BatchError):
 _PACKAGES = {"tables": "pyarrow", "tokens": "mistral-common", "prices": "genai-prices"}
 
 
+def installing(extra: str) -> str:
+    """The command that installs what the extra has. Our own name is no help: it is on no registry."""
+    pip = f"{sys.executable} -m pip install"
+    if not find_spec("pip"):  # as in uv's environments
+        pip = f"uv pip install --python {sys.executable}"
+    return f"{pip} {_PACKAGES[extra]}"
+
+
 class MissingExtra(InputError):
     """A part is needed that is installed only when asked for."""
 
     def __init__(self, what: str, extra: str) -> None:
-        super().__init__(
-            f"{what} needs {_PACKAGES[extra]}, the extra {extra!r}; install it with:"
-            f" {sys.executable} -m pip install {_PACKAGES[extra]}"
-        )
+        super().__init__(f"{what} needs the extra {extra!r}; install it with: {installing(extra)}")
 
 
 class ResultsError(BatchError):

@@ -12,6 +12,8 @@ from typing import Any
 
 import msgspec
 
+from .errors import installing
+
 MILLION = 1_000_000
 
 
@@ -40,8 +42,7 @@ def price(model: str) -> Price:
     try:
         listed = _listed(model)
     except ModuleNotFoundError as error:
-        extra = "pip install 'mistral-batch-gateway[prices]'"
-        raise NoPrice(f"the price of {model} needs genai-prices: {extra}") from error
+        raise NoPrice(f"the price of {model} needs genai-prices: {installing('prices')}") from error
     if not listed:
         raise NoPrice(f"no price of {model or 'the model'} is known")
     return listed

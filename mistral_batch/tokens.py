@@ -16,6 +16,8 @@ from typing import Any
 
 import msgspec
 
+from .errors import installing
+
 SIZE = 2_000
 BUDGET = 32 << 20
 """Bytes of drawn requests that are kept, so that large ones take neither the memory nor the time; at least `FEWEST` are."""
@@ -217,7 +219,7 @@ class Counter:
         try:
             self._tokenizer = _tokenizer(model.removeprefix("ft:").split(":")[0])
         except ModuleNotFoundError:
-            extra = "pip install 'mistral-batch-gateway[tokens]' counts them"
+            extra = f"{installing('tokens')} has them counted"
             self.how = f"at {CHARACTERS} characters a token, since mistral-common is not installed ({extra})"
             self.doubt = ROUGH
             return

@@ -123,7 +123,7 @@ def test_without_genai_prices_it_is_said_how_to_get_it(monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "genai_prices", None)
     found = estimated(asked(max_tokens=5))
     assert found.price is None
-    assert "pip install 'mistral-batch-gateway[prices]'" in found.unknown["price"]
+    assert "install genai-prices" in found.unknown["price"]
 
 
 def test_limits_are_kept_by_the_upper_end_of_the_price() -> None:

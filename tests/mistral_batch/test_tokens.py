@@ -245,4 +245,4 @@ def test_without_mistral_common_characters_are_counted_and_it_is_said(
     found = count(sample_of([asked("x" * 450)]), MODEL, CHAT)
     assert (found.tokens, found.error) == (100, 30)
     assert "4.5 characters" in found.source
-    assert "pip install 'mistral-batch-gateway[tokens]'" in found.source
+    assert "install mistral-common" in found.source

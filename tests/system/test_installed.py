@@ -119,10 +119,8 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         tops = {file.parts[0] for file in found.files or [] if file.parts[0] not in ("..", "/")}
         for top in tops - {"__pycache__"} - {path.name for path in packages.iterdir()}:
             (packages / top).symlink_to(Path(str(found.locate_file(top))))
-    pip = [sys.executable, "-m", "pip", "--python", str(made / "bin" / "python"), "-q"]
-    install = [*pip, "install", "--no-index", "--no-deps", str(wheel)]
-    subprocess.run(install, check=True)
-    subprocess.run([*pip, "check"], check=True)
+    pip = [sys.executable, "-m", "pip", "--python", str(made / "bin" / "python"), "-q", "install"]
+    subprocess.run([*pip, "--no-index", "--no-deps", str(wheel)], check=True)
     folder = tmp_path_factory.mktemp("somebody")
     for name in (*PACKAGES, "environment.py", "wsgi.py", "gunicorn.conf.py"):
         path = folder / name / "__init__.py" if name in PACKAGES else folder / name
@@ -141,10 +139,9 @@ def test_the_wheel_has_the_packages_with_their_data_and_the_commands_and_nothing
         names = opened.namelist()
         scripts = opened.read(next(each for each in names if each.endswith("entry_points.txt")))
     files = [name for name in names if ".dist-info/" not in name]
-    assert {name.partition("/")[0] for name in files} == PACKAGES | {"environment.py"}
-    assert {Path(name).suffix for name in files} <= {".py", ".yaml", ".json", ".typed"}
-    data = {path.name for path in (ROOT / "openapi").iterdir() if path.suffix in (".yaml", ".json")}
-    assert data == {Path(name).name for name in files if not name.endswith((".py", ".typed"))}
+    ours = [path for package in PACKAGES for path in (ROOT / package).rglob("*.*")]
+    ours = [path for path in ours if path.suffix in (".py", ".yaml", ".json", ".typed")]
+    assert {str(path.relative_to(ROOT)) for path in ours} == {*files} - {"environment.py"}
     commands = re.findall(r"^([\w-]+) =", scripts.decode(), re.MULTILINE)
     assert sorted(commands) == ["mistral-batch", "mistral-batch-gateway"]
 
