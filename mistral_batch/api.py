@@ -188,9 +188,13 @@ class BatchAPI:
             if not found["data"] or page * PAGE >= (found.get("total") or 0):
                 return
 
-    def cancel_job(self, job_id: str) -> Job:
-        """The job after it was asked to stop."""
-        return self._json("POST", f"/v1/batch/jobs/{job_id}/cancel", "id", repeat=True)
+    def cancel_job(self, job_id: str) -> None:
+        """Asks for a job's end; nothing when it has ended already, or is gone."""
+        try:
+            self._json("POST", f"/v1/batch/jobs/{job_id}/cancel", "id", repeat=True)
+        except Refused as error:
+            if error.status not in (400, 404, 409):
+                raise
 
     def upload(self, path: Path, name: str) -> str:
         """The id of a file for batch jobs with the content of `path`. When it is lost, another one is made, which costs nothing."""
@@ -252,8 +256,9 @@ class BatchAPI:
                     if response.status_code == 200:
                         used = use(response)
                         # service/edge.py: what a gateway says of each call, and Mistral of none.
-                        timing = response.headers.get("Server-Timing", "")
-                        self.is_gateway = "gateway;dur=" in timing
+                        if self.is_gateway is None:
+                            timing = response.headers.get("Server-Timing", "")
+                            self.is_gateway = "gateway;dur=" in timing
                         return used
                     sentence, pause = _judge(response, repeat)
             except requests.exceptions.SSLError as error:

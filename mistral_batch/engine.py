@@ -147,7 +147,7 @@ class Engine:
         _note(chunk, {"job_id": str(job["id"]), **_seen(job)})
         self.run.save()
         if self.run.cancelled(self.attempt.number).exists():  # meanwhile
-            _note(chunk, _seen(self.api.cancel_job(chunk.job_id)))
+            self.api.cancel_job(chunk.job_id)
         self.changed(chunk)
 
     def _create(self, chunk: Chunk, metadata: dict[str, str]) -> Job:

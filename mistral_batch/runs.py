@@ -139,7 +139,7 @@ class Run:
         """
         lock, patience = FileLock(self.folder / LOCK), 0.0
         while True:
-            with suppress(Timeout):
+            with suppress(Timeout), _disk(self.folder):
                 lock.acquire(timeout=patience)
                 break
             self.manifest, patience = _manifest(self.folder), 1.0
@@ -214,7 +214,7 @@ class Runs:
         """
         with _disk(self.home):
             self.home.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.home / LOCK):
+        with _disk(self.home), FileLock(self.home / LOCK):
             found = self.find(requests, terms, url)
             if found and not (again and found.finished):
                 return found
@@ -239,8 +239,7 @@ class Runs:
                     created_at=int(time.time()),
                 ),
             )
-            with _disk(folder):
-                folder.mkdir(mode=0o700, exist_ok=True)
+            folder.mkdir(mode=0o700, exist_ok=True)
             run.save()
             return run
 
@@ -284,7 +283,7 @@ def _disk(path: Path) -> Iterator[None]:
         if error.errno is None:  # an exception of requests, which all are OSErrors
             raise
         raise NotWritten(
-            f"{path} cannot be written: {error.strerror}. What was done before is kept: make room, and run the same command again"
+            f"{path} cannot be written: {error.strerror}. Once it can be, run the same command again, which goes on from here"
         ) from error
 
 

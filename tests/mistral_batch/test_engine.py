@@ -369,6 +369,23 @@ def test_a_cancelled_run_sends_no_more_and_keeps_what_it_has(
     assert {chunk.status for chunk in later.chunks} == {"SUCCESS"}
 
 
+@pytest.mark.parametrize("status", [400, 404, 409])
+def test_a_job_that_has_just_ended_does_not_keep_others_from_being_cancelled(
+    status: int, direct: BatchAPI, ask: Ask, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    def changed(chunk: Chunk) -> None:
+        if chunk.number == 2 and not chunk.final:
+            refusal = {"fault": "status", "status": status, "match": {"path": "/cancel$"}}
+            sandbox.faults(refusal)
+            assert cancel(direct, begin(tmp_path, direct.url, ask(3))) == 2
+            sandbox.advance(ALL_DAY)
+
+    endings = [
+        chunk.status for chunk in carry_out(direct, tmp_path, ask(3), changed, limits=TWO).chunks
+    ]
+    assert sorted(endings) == ["CANCELLED", "SUCCESS"]
+
+
 def test_a_job_is_cancelled_whose_making_was_not_written_down(
     api: BatchAPI, ask: Ask, sandbox: Sandbox, tmp_path: Path
 ) -> None:

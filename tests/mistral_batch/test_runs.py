@@ -11,7 +11,7 @@ import pytest
 
 from mistral_batch.chunks import INLINE, Limits, is_inline, plan
 from mistral_batch.errors import InputError
-from mistral_batch.runs import NoSuchRun, Run, Runs, identity
+from mistral_batch.runs import NoSuchRun, NotWritten, Run, Runs, identity
 
 TERMS = {"model": "m", "endpoint": "/v1/ocr"}
 PLACE = "http://127.0.0.1:8080"
@@ -170,3 +170,13 @@ def test_what_fits_into_a_create_goes_without_a_file(runs: Runs) -> None:
         assert is_inline(plan(run, 1, [b"{}"] * requests)) == inline
     assert not is_inline(plan(begin(runs, "large"), 1, [b"x" * INLINE.size]))
     assert not is_inline(plan(begin(runs, "two"), 1, [b"1", b"2"], Limits(1, 9)))
+
+
+def test_a_home_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for home in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(NotWritten, match=f"{home} cannot be written"):
+            begin(Runs(home))
+    (tmp_path / "lock").mkdir()
+    with pytest.raises(NotWritten, match="Is a directory"):
+        begin(Runs(tmp_path))
