@@ -64,6 +64,7 @@ NOT_RUN = {
 }
 # A part of a program -> the environment of .tools that has what it imports, in this order; this one's Python without.
 TOOLS = {
+    "import mistral_batch\n": "",
     "from mcp import Client\n": "",
     "from mcp import ClientSession": "mcp-1",
     "from langchain_mcp_adapters": "mcp-1",
@@ -188,6 +189,7 @@ def surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Surroundi
                 "MISTRAL_AI_API_KEY": "sk-of-a-test",
                 "GATEWAY_UPSTREAM_URL": f"http://127.0.0.1:{ports['SANDBOX_PORT']}/v1",
                 "BRIDGE_REST_URL": rest_url,
+                "MISTRAL_BATCH_URL": rest_url,
             }
             yield Surroundings(folder, environ, ports, bridge.port)
     finally:
