@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
 from . import tokens
+from .check import Checked
 from .errors import OverLimit
 from .prices import NoPrice, Price, price
 from .tokens import NO_OUTPUT, Sample
@@ -42,13 +43,6 @@ class Estimate(msgspec.Struct, frozen=True):
     per_million: Price | None
     unknown: dict[str, str]
     notes: list[str]
-
-
-class Checked(Protocol):
-    """What an estimate needs of a check."""
-
-    requests: int
-    size: int
 
 
 def estimate(checked: Checked, sample: Sample, model: str, endpoint: str) -> Estimate:

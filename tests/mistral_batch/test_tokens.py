@@ -11,7 +11,7 @@ import pytest
 from mistral_common.protocol.instruct.request import ChatCompletionRequest
 from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
 
-from mistral_batch import tokens
+from mistral_batch import sample, tokens
 from mistral_batch.tokens import Sample, Unknown, count
 
 CHAT = "/v1/chat/completions"
@@ -128,11 +128,11 @@ def test_a_seed_gives_one_sample() -> None:
 
 
 def test_large_requests_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokens, "BUDGET", 100_000)
-    sample = sample_of([asked("word " * 1_000 + str(n)) for n in range(2_500)])
-    kept = [each for each, _ in sample.lines()]
-    assert len(kept) <= tokens.FEWEST
-    assert count(sample, MODEL, CHAT).error > 0
+    monkeypatch.setattr(sample, "BUDGET", 100_000)
+    drawn = sample_of([asked("word " * 1_000 + str(n)) for n in range(2_500)])
+    kept = [each for each, _ in drawn.lines()]
+    assert len(kept) <= sample.FEWEST
+    assert count(drawn, MODEL, CHAT).error > 0
 
 
 def test_a_pilots_requests_are_drawn_whatever_their_size() -> None:
@@ -166,15 +166,21 @@ def test_a_request_is_counted_with_all_that_is_in_it(body: dict[str, object]) ->
     assert count(sample_of([line(**body)]), MODEL, CHAT).tokens == own_count(body)
 
 
+DEEP: dict[str, Any] = {"type": "web_search"}
+for _ in range(700):
+    DEEP = {"type": "web_search", "of": DEEP}
+
+
 @pytest.mark.parametrize(
     "body",
     [
         {"messages": [dict(USER, name="bob")]},
         {"messages": [USER, {"role": "assistant", "content": "Rain."}]},
         {"messages": [USER], "tools": [{"type": "web_search"}]},
+        {"messages": [USER], "tools": [DEEP]},
         {"messages": [USER, {"role": "assistant", "content": [{"type": "thinking", "thinking": [{"type": "text", "text": "Hm"}]}]}, USER]},
     ],
-    ids=["name", "assistant last", "web search", "thinking"],
+    ids=["name", "assistant last", "web search", "deep", "thinking"],
 )  # fmt: skip
 def test_what_mistral_common_refuses_is_counted_by_its_texts_and_said(
     body: dict[str, object],
@@ -240,9 +246,9 @@ def test_a_text_about_images_is_a_text() -> None:
 def test_without_mistral_common_characters_are_counted_and_it_is_said(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(tokens, "_tokenizer", tokens._tokenizer.__wrapped__)
     monkeypatch.setitem(sys.modules, "mistral_common.tokens.tokenizers.mistral", None)
     found = count(sample_of([asked("x" * 450)]), MODEL, CHAT)
     assert (found.tokens, found.error) == (100, 30)
     assert "4.5 characters" in found.source
     assert "install mistral-common" in found.source
+    assert "rough" in found.notes[0]
