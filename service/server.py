@@ -17,5 +17,5 @@ class Server(WSGIApplication):  # type: ignore[misc]
         self.app_uri = None
 
     def chdir(self) -> None:
-        """Leaves out what gunicorn does besides: there, a folder named as a package of ours would be imported in its place."""
+        """Leaves out what gunicorn does besides: a module that lies there would be imported in place of an installed one."""
         os.chdir(self.cfg.chdir)

@@ -1,6 +1,6 @@
 """The wheel, installed in a fresh environment outside this folder: every command works from it, in a folder that knows nothing of the project.
 
-That folder has modules named as ours, as somebody's own project may; what is installed is not written to.
+That folder has modules named as ours and as those that ours import, as somebody's own project may; what is installed is not written to.
 """
 
 from __future__ import annotations
@@ -122,10 +122,11 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     pip = [sys.executable, "-m", "pip", "--python", str(made / "bin" / "python"), "-q", "install"]
     subprocess.run([*pip, "--no-index", "--no-deps", str(wheel)], check=True)
     folder = tmp_path_factory.mktemp("somebody")
-    for name in (*PACKAGES, "environment.py", "wsgi.py", "gunicorn.conf.py"):
+    others = ("environment.py", "wsgi.py", "gunicorn.conf.py", "connexion.py", "uvicorn.py")
+    for name in (*PACKAGES, *others):
         path = folder / name / "__init__.py" if name in PACKAGES else folder / name
         path.parent.mkdir(exist_ok=True)
-        path.write_text("raise SystemExit('a module of the folder was taken for ours')")
+        path.write_text("raise SystemExit('a module of the folder was taken for another')")
     here = Installed(made, folder)
     before = here.files()
     yield here
