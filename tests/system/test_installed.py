@@ -81,7 +81,7 @@ class Installed:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=60,
         )
 
     def files(self) -> dict[str, int]:
@@ -185,6 +185,22 @@ async def test_an_mcp_client_lists_and_calls_tools_over_stdio(
         assert sorted(tool.name for tool in (await client.list_tools()).tools) == TOOLS
         found = await client.call_tool("list-batch-jobs", {"page_size": 3})
     assert not found.is_error and found.structured_content
+
+
+def test_a_table_is_carried_out_and_joined_by_mistral_batch(
+    installed: Installed, stack: dict[str, int], tmp_path: Path
+) -> None:
+    (tmp_path / "rows.csv").write_text("n\n7\n8\n")
+    asked = ["--prompt", "Is {n} prime?", "--model", "mistral-small-latest", "--yes"]
+    done = installed.run(
+        *("run", str(tmp_path / "rows.csv"), *asked),
+        name="mistral-batch",
+        MISTRAL_BATCH_URL=f"http://127.0.0.1:{stack['GATEWAY_PORT']}",
+        MISTRAL_BATCH_HOME=tmp_path / "home",
+    )
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["n"] for row in rows] == ["7", "8"] and all(row["answer"] for row in rows)
 
 
 SERVING = {
