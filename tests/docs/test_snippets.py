@@ -60,6 +60,10 @@ NOT_RUN = {
     "StreamableHttpMcpTransport": "Java, with libraries that come by Maven alone",
     "from any_llm": "not among the locked tools; the page says with which version it was tried",
     "import litellm": "not among the locked tools; the page says with which version it was tried",
+    "MistralAiBatchChatModel": "Java, with libraries that come by Maven alone",
+    "from bespokelabs": "not among the locked tools; the page says with which version it was tried",
+    "from instructor": "not among the locked tools; the page says with which version it was tried",
+    "from airflow": "not among the locked tools; the page says with which version it was tried",
     "from batchling": "not among the locked tools; the page says with which version it was tried",
 }
 # A part of a program -> the environment of .tools that has what it imports, in this order; this one's Python without.
