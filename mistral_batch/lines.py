@@ -27,6 +27,7 @@ from .templates import (
     encode,
     filled,
     id_of,
+    is_broken,
     json_of,
     parts_of,
     template_of,
@@ -58,12 +59,10 @@ class _Object(msgspec.Struct, gc=False):
     """Any JSON object, whose members are read past."""
 
 
-_MESSAGES = Annotated[list[_Object], Meta(min_length=1)]
 _TEXTS = str | list[Any]
 # Mistral's OpenAPI of 2026-08: the member that a request of each endpoint must have. A transcription has one of three.
 NEEDS: dict[str, tuple[str, Any]] = {
-    CHAT: ("messages", _MESSAGES),
-    "/v1/agents/completions": ("messages", _MESSAGES),
+    CHAT: ("messages", Annotated[list[_Object], Meta(min_length=1)]),
     "/v1/embeddings": ("input", _TEXTS),
     "/v1/fim/completions": ("prompt", str),
     "/v1/moderations": ("input", _TEXTS),
@@ -196,7 +195,7 @@ class Lines:
         if not self.form.id:
             return [f"row-{number}" for number in range(batch.first, batch.first + len(batch))]
         values = batch.column(self.form.id)
-        if set(map(type, values)) == {str} and all(values):
+        if set(map(type, values)) == {str} and all(values) and not is_broken("".join(values)):
             return list(values)
         return each(batch, values, id_of, faults, f"column {self.form.id!r} ")
 

@@ -162,7 +162,18 @@ def id_of(value: Any) -> str:
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal | date | UUID):
         raise Wrong(f"has a {type(value).__name__}, which is no id: that is a text or a number")
+    if is_broken(str(value)):
+        raise Wrong("has half of a surrogate pair, which is no character")
     return str(value)
+
+
+def is_broken(text: str) -> bool:
+    """Whether a text has half of a surrogate pair, which is no character and has no UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def has_nan(value: Any) -> bool:
