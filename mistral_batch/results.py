@@ -155,7 +155,8 @@ def _opened(path: Path) -> Any:
 
 def _broken(path: Path, number: int, error: Exception) -> ResultsError:
     return ResultsError(
-        f"{path} line {number} cannot be read: {error}. Delete the file's run folder and run the same command again: its results are fetched anew"
+        f"{path} line {number} cannot be read: {error}. To fetch it anew, delete {path.parent} and run the same command again:"
+        " nothing is bought twice"
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import secrets
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -30,17 +31,21 @@ def examine(out: Path | None, table: str | os.PathLike[str] | None = None) -> No
         raise InputError(f"{out}: rows are written to {', '.join(_WRITERS)} by the name's suffix")
     if suffix == ".parquet":
         _pyarrow("a Parquet file")
-    folder = out.resolve().parent
-    if out.exists() and not out.is_file():
-        raise InputError(f"{out} is {'a folder' if out.is_dir() else 'no file'}; name a file")
-    if not folder.is_dir():
-        raise InputError(f"{out} cannot be written: there is no folder {folder}")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise InputError(f"{out} cannot be written: {folder} may not be written to")
-    if table is not None and out.exists() and Path(table).exists() and out.samefile(table):
-        raise InputError(
-            f"{out} is the table itself; name another file, which then has its rows too"
-        )
+    try:
+        target = out.resolve()
+        if not target.parent.is_dir():
+            raise InputError(f"{out} cannot be written: there is no folder {target.parent}")
+        if target.exists() and not target.is_file():
+            raise InputError(f"{out} is {'a folder' if out.is_dir() else 'no file'}; name a file")
+        if table is not None and Path(table).exists() and target == Path(table).resolve():
+            raise InputError(
+                f"{out} is the table itself; name another file, which will have its columns too"
+            )
+        probe = target.with_name(f"{target.name}.{secrets.token_hex(4)}.part")
+        probe.touch(exist_ok=False)
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"{out} cannot be written: {error.strerror}") from error
 
 
 def write(out: Path | None, rows: Join) -> None:
@@ -82,7 +87,7 @@ def _write_jsonl(file: BinaryIO, rows: Join) -> None:
             {**row, **dict(zip(names, values, strict=True))}
             for row, values in zip(joined.rows, new, strict=True)
         )
-        file.write(b"\n".join(map(_encoded, whole)) + b"\n")
+        file.write(b"\n".join(map(_encode, whole)) + b"\n")
 
 
 def _write_csv(file: BinaryIO, rows: Join) -> None:
@@ -229,11 +234,7 @@ def _cell(value: Any) -> str:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else _encoded(value).decode()
-
-
-def _encoded(value: Any) -> bytes:
-    return _encode(value)
+    return value if isinstance(value, str) else _encode(value).decode()
 
 
 def _plain(value: Any) -> Any:

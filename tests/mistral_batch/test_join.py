@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -388,3 +389,20 @@ def test_rows_can_be_read_again_and_the_summary_is_that_of_one_reading(tmp_path:
     join = Join(run, lines)
     assert [len(list(join)), len(list(join))] == [1, 1]
     assert (join.summary.rows, join.summary.failed) == (2, 1)
+
+
+def test_what_is_in_memory_does_not_grow_with_the_answers(tmp_path: Path) -> None:
+    ids = [f"r{number}" for number in range(3_000)]
+    run, lines = begun(tmp_path, rows(*ids), per_job=1_500)
+    for chunk in (1, 2):
+        end(run, [answer(e, "x" * 20_000) for e in ids[1_500 * (chunk - 1) :][:1_500]], chunk=chunk)
+    join = Join(run, lines)
+    _ = join.new_columns
+    tracemalloc.start()
+    try:
+        sizes = [len(joined) for joined in join]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert sum(sizes) == len(ids)
+    assert peak < 30 << 20  # of 60 MB

@@ -309,12 +309,30 @@ def test_what_cannot_be_written_to_is_refused_before(tmp_path: Path, name: str, 
         examine(tmp_path / name)
 
 
+@pytest.mark.parametrize("error", [PermissionError(13, "Denied"), OSError(30, "Read-only")])
 def test_a_folder_that_may_not_be_written_to_is_refused_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError
 ) -> None:
-    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)  # root may do anything
-    with pytest.raises(InputError, match="may not be written to"):
+    def refuse(path: Path, **_: Any) -> None:  # whoever runs the tests may well be root
+        raise error
+
+    monkeypatch.setattr(Path, "touch", refuse)
+    with pytest.raises(InputError, match=f"cannot be written: {error.strerror}"):
         examine(tmp_path / "out.csv")
+
+
+def test_a_name_that_is_too_long_is_refused_before(tmp_path: Path) -> None:
+    for length in (240, 251, 300):
+        with pytest.raises(InputError, match="cannot be written: File name too long"):
+            examine(tmp_path / f"{'x' * length}.csv")
+
+
+def test_nothing_is_left_of_an_examination(tmp_path: Path) -> None:
+    out = tmp_path / "out.csv"
+    out.write_text("before")
+    examine(out)
+    assert [each.name for each in tmp_path.iterdir()] == ["out.csv"]
+    assert out.read_text() == "before"
 
 
 def test_suffixes_are_known_in_capitals_too(tmp_path: Path) -> None:
