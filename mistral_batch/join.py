@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import msgspec
+
 from .chunks import content
 from .errors import InputError, ResultsError
 from .lines import Lines
+from .outcomes import UNREADABLE
 from .results import Results, id_of
 from .runs import Run
 from .sources import Batch, Row
@@ -39,6 +42,12 @@ class Joined:
     def rows(self) -> list[Row]:
         """The rows as the table has them."""
         return self.batch.rows[self.start : self.start + len(self)]
+
+    @property
+    def lines(self) -> list[bytes] | None:
+        """The rows as the JSON that they were read from, None when they were not."""
+        lines = self.batch.lines
+        return None if lines is None else lines[self.start : self.start + len(self)]
 
     @property
     def arrow(self) -> Any:
@@ -77,7 +86,13 @@ class Join:
         source = self.lines.source
         names = dict.fromkeys(source.columns)
         for batch in () if source.all_columns else source.batches():
-            names.update(dict.fromkeys(name for row in batch.rows for name in row))
+            rows = batch.rows if batch.lines is None else map(_members, batch.lines)
+            try:
+                names.update(dict.fromkeys(name for row in rows for name in row))
+            except UNREADABLE as error:
+                raise InputError(
+                    f"{source.name} has a line that cannot be read: {error}"
+                ) from error
         return list(names)
 
     @cached_property
@@ -165,3 +180,6 @@ def again(run: Run, everything: bool = False) -> Iterator[bytes]:
                     found = results.of(id_of(line))
                     if found and found.outcome.error and (everything or found.again):
                         yield line.rstrip(b"\n")
+
+
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode

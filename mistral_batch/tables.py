@@ -81,13 +81,11 @@ def _standard_output() -> Iterator[BinaryIO]:
 
 def _write_jsonl(file: BinaryIO, rows: Join) -> None:
     for joined in rows:
-        names = list(joined.columns)
-        new = zip(*joined.columns.values(), strict=True)
-        whole = (
-            {**row, **dict(zip(names, values, strict=True))}
-            for row, values in zip(joined.rows, new, strict=True)
-        )
-        file.write(b"\n".join(map(_encode, whole)) + b"\n")
+        lines = joined.lines or map(_encode, joined.rows)  # JSON stays as it was written
+        for line, values in zip(lines, zip(*joined.columns.values(), strict=True), strict=True):
+            begin = line[:-1].rstrip()
+            new = _encode(dict(zip(joined.columns, values, strict=True)))
+            file.write(b"%b%b%b\n" % (begin, b"" if begin == b"{" else b",", new[1:]))
 
 
 def _write_csv(file: BinaryIO, rows: Join) -> None:

@@ -258,6 +258,16 @@ def test_a_table_that_is_another_one_is_refused_with_the_row(tmp_path: Path) -> 
             read(run, Lines(open_source(other), PROMPT))
 
 
+def test_a_table_that_is_broken_by_now_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows("a", "b"))))
+    run, lines = begun(tmp_path / "runs", path)
+    end(run, [answer("a"), answer("b")])
+    path.write_text(path.read_text()[:-1])
+    with pytest.raises(InputError, match=str(path)):
+        read(run, lines)
+
+
 def test_a_run_of_which_nothing_was_sent_says_so(tmp_path: Path) -> None:
     run, lines = begun(tmp_path, rows("a"))
     run.manifest.attempts.clear()

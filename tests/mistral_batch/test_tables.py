@@ -68,6 +68,23 @@ def test_requests_in_mistrals_form_keep_their_members(tmp_path: Path) -> None:
     assert [json.loads(row[1]), *row[2:]] == [request["body"], "[1]", "fine", "", "1"]
 
 
+def test_json_that_was_given_stays_as_it_was_written(tmp_path: Path) -> None:
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    given = ['{ "n" : 1.50, "text":"J\\u00e4", "big": 12345678901234567890123 }', "{ }", '{"a":1}']
+    source.write_text("\r\n".join([*given, ""]))
+    form = Form(model="m", prompt="Say something")
+    results = [answer("row-1"), answer("row-2"), answer("row-3")]
+    write(out, joined(tmp_path, source, results, form=form))
+    lines = out.read_text().splitlines()
+    for line, before in zip(lines, given, strict=True):
+        assert line.startswith(before[:-1].rstrip())
+        assert json.loads(line) == json.loads(before) | {
+            "answer": "fine",
+            "error": None,
+            "attempt": 1,
+        }
+
+
 def test_csv_stays_text_and_can_be_read_again(tmp_path: Path) -> None:
     source = tmp_path / "in.csv"
     given = [["id", "text", "n"], ["007", 'say "hi"\nthere', "1.50"], ["a\rb", "x,y", ""]]
