@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -72,11 +72,14 @@ class ArrowTable(_Arrow):
 
     def __init__(self, table: Any) -> None:
         self.arrow = _module("pyarrow", "a data frame")
-        self.table = self.arrow.table(table)
-        # A pandas index that is more than a count of rows comes as a column of such a name.
-        names = [each for each in self.table.column_names if not each.startswith("__index_level_")]
-        super().__init__(f"the {type(table).__name__}", names)
-        self.table = self.table.select(names)
+        name = f"the {type(table).__name__}"
+        try:
+            # polars 1 gives texts as views by the stream, which pyarrow 26 can neither take nor write to Parquet.
+            given = table.to_arrow() if hasattr(table, "to_arrow") else table
+            self.table = self.arrow.table(given)
+        except (self.arrow.ArrowException, TypeError, ValueError) as error:
+            raise InputError(f"{name} cannot be taken as Arrow's table: {error}") from error
+        super().__init__(name, self.table.column_names)
 
     def digest(self) -> str:
         """SHA-256 of the table in Arrow's stream format, however it is chunked."""
@@ -84,8 +87,10 @@ class ArrowTable(_Arrow):
         sink = self.arrow.PythonFile(_Sink(hashed), mode="w")
         with self.arrow.ipc.new_stream(sink, self.table.schema.remove_metadata()) as writer:
             for batch in self._record_batches():
-                whole = batch.take(self.arrow.array(range(len(batch))))  # not a part of others
-                writer.write_batch(whole.replace_schema_metadata(None))
+                with suppress(self.arrow.ArrowNotImplementedError):  # of some types
+                    # a copy, since the part of a larger one may be written in another way
+                    batch = batch.take(self.arrow.array(range(len(batch))))
+                writer.write_batch(batch.replace_schema_metadata(None))
         return hashed.hexdigest()
 
     def _record_batches(self) -> Iterator[Any]:

@@ -192,9 +192,11 @@ def _is_nan(value: Any) -> bool:
 
 
 def _listed(value: Any) -> Any:
-    """Numbers and arrays of numpy as Python's own."""
+    """Numbers and arrays of numpy, and times of pandas, as what JSON has for them."""
     if hasattr(value, "tolist"):
         return value.tolist()
+    if isinstance(value, date):
+        return value.isoformat()
     raise TypeError(f"a {type(value).__name__} is no JSON")
 
 

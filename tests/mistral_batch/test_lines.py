@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,12 @@ from mistral_batch.lines import NEEDS, Form, Lines
 from mistral_batch.sources import open_source
 
 NAN = float("nan")
+
+
+class _Moment(datetime):
+    """As pandas has it."""
+
+
 GOOD = b'{"custom_id":"a","body":{"messages":[{"role":"user","content":"Good?"}]}}'
 
 
@@ -111,6 +118,8 @@ def test_braces_in_a_prompt_are_columns_and_doubled_ones_braces(prompt: str, tex
         ({"a": None}, '{"a":null}'),
         ("{text}", "{text}"),
         ('"', '"'),
+        (date(2026, 11, 30), "2026-11-30"),
+        (_Moment(2026, 11, 30, 12, 0, 0, 5), "2026-11-30T12:00:00.000005"),
         (numpy.int64(7), "7"),
         (numpy.array([1, 2]), "[1,2]"),
     ],

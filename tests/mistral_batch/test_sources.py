@@ -82,6 +82,7 @@ TABLES = {
         1, "text", table["text"].dictionary_encode()
     ),
     "chunks": lambda table, folder: pyarrow.concat_tables([table.slice(0, 1), table.slice(1)]),
+    "a frame that makes a table itself": lambda table, folder: _Frame(table),
     "dicts": lambda table, folder: table.to_pylist(),
 }
 
@@ -99,6 +100,13 @@ class _Stream:
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> Any:
         return self.table.__arrow_c_stream__(requested_schema)
+
+
+class _Frame(_Stream):
+    """As polars has it, whose stream has texts as views."""
+
+    def to_arrow(self) -> pyarrow.Table:
+        return self.table
 
 
 @pytest.mark.parametrize("of", TABLES.values(), ids=TABLES)
@@ -143,9 +151,18 @@ def test_times_finer_than_pythons_are_read_to_the_microsecond() -> None:
     assert row["at"] == datetime.time(microsecond=1)
 
 
-def test_the_index_of_a_pandas_frame_is_no_column() -> None:
-    table = pyarrow.table({"text": ["a"], "__index_level_0__": [5]})
-    assert open_source(table).columns == ("text",)
+def test_a_table_that_arrow_does_not_take_is_said_in_words() -> None:
+    class Odd:
+        def __arrow_c_stream__(self, requested_schema: object = None) -> Any:
+            return pyarrow.chunked_array([[1]]).__arrow_c_stream__(requested_schema)
+
+    assert "the Odd cannot be taken" in said(Odd())
+
+
+def test_texts_that_come_as_views_have_a_digest_too() -> None:
+    table = pyarrow.table({"text": pyarrow.array(["a", "b"], pyarrow.string_view())})
+    assert open_source(table).digest() == open_source(table).digest()
+    assert open_source(table).digest() != open_source(table.slice(1)).digest()
 
 
 def test_a_digest_is_of_the_content_however_it_is_chunked() -> None:
