@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import io
 import json
 import signal
 import sys
@@ -304,12 +305,13 @@ class Rows:
 
     def deliver(self, batch: BatchRun) -> None:
         """Writes the rows, says what came of them, and ends with the exit code for it."""
-        rows = batch.joined(self.takes)
+        rows, written = batch.joined(self.takes), self.out
         if self.strict and _read(rows).failed:
+            written = None
             say("Nothing was written: by --strict every row must have an answer.")
         else:
             tables.write(self.out, rows)
-        say(screens.summed(rows.summary, batch.run, self.out))
+        say(screens.summed(rows.summary, batch.run, written))
         raise typer.Exit(batch.exit_code(rows.summary.rows, rows.summary.answered))
 
 
@@ -365,10 +367,15 @@ def _ask(yes: bool) -> None:
         raise typer.Exit(BAD_INPUT)
     sys.stderr.write("Go on? [Y/n] ")
     sys.stderr.flush()
-    answer = sys.stdin.readline()  # empty at the end of the input
-    if answer.strip().lower() not in ("", "y", "yes") or not answer:
+    code = FAILED
+    try:
+        answer = sys.stdin.readline() or "no"  # at the end of the input
+    except KeyboardInterrupt:
+        answer, code = "no", INTERRUPTED
+        say()
+    if answer.strip().lower() not in ("", "y", "yes"):
         say("Nothing was sent.")
-        raise typer.Exit(FAILED)
+        raise typer.Exit(code)
 
 
 def _named(name: str) -> BatchRun:
@@ -403,4 +410,6 @@ def _print_json(value: Any) -> None:
 
 def main() -> int:
     """The command; its exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")  # what data is in, wherever it goes
     return run_command(lambda: app() or 0)
