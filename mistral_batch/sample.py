@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 SIZE = 2_000
-BUDGET = 32 << 20
+BUDGET = 16 << 20
 """Bytes of drawn requests that are kept, so that large ones take neither the memory nor the time; at least `FEWEST` are."""
 FEWEST = 30
 

@@ -74,7 +74,7 @@ def count(sample: Sample, model: str, endpoint: str) -> Count:
         variance = sum((share - mean) ** 2 * times for share, times in shares) / (drawn - 1)
         total = round(mean * sample.size)
         error = 3 * math.sqrt(variance / drawn) * (1 + 4 / (drawn - 1)) + 3 / drawn * mean
-    of = f"{len(shares):,} of {sample.requests:,}" if error else f"all {sample.requests:,}"
+    of = f"{len(shares):,} of {sample.requests:,}" if error else "all"
     return Count(
         total,
         math.ceil(error * sample.size + counter.doubt * total),
