@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,7 +24,7 @@ from .api import BatchAPI, Trouble
 from .check import Checked, check
 from .chunks import FILE, INLINE, plan
 from .config import Settings
-from .engine import PENDING, Engine, cancel
+from .engine import PENDING, Engine, cancel, has_jobs
 from .errors import JOB_FAILED, NONE_SUCCEEDED, SOME_FAILED, BatchError, InputError
 from .estimate import Bill, Estimate, estimate, scaled
 from .join import Join, again
@@ -238,7 +239,7 @@ def begin(
     options = {"form": msgspec.to_builtins(work.lines.form), "pending": pending, "take": [*take]}
     run = place.runs.begin(
         work.checked.digest, work.terms, place.api.url,
-        source=source, digest=digest, options=options, again=again,
+        source=source, digest=digest, options=options, again=again, has_jobs=partial(has_jobs, place.api),
     )  # fmt: skip
     with suppress(Busy), run.lock(_give_up):
         manifest = run.manifest

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,12 +44,12 @@ def begin(
     requests: Iterable[bytes],
     *,
     terms: Mapping[str, Any] = TERMS,
-    again: bool = False,
+    **again: Any,
 ) -> Run:
     """The run of these requests."""
     digest = hashlib.sha256(b"".join(line + b"\n" for line in requests)).hexdigest()
     return Runs(home).begin(
-        digest, terms, url, source="of/a table.csv", digest=digest, options={}, again=again
+        digest, terms, url, source="of/a table.csv", digest=digest, options={}, **again
     )
 
 
@@ -97,21 +95,3 @@ def asked(requests: Iterable[bytes]) -> list[str]:
 def sent(sandbox: Sandbox) -> list[Any]:
     """What each create that arrived was answered with."""
     return [each["status"] for each in sandbox.ledger(method="POST", path="/v1/batch/jobs")]
-
-
-def main(url: str, token: str, home: str, mark: str, count: str) -> None:
-    """A process that carries a run of so many requests out, and says a line at each step."""
-    say = partial(print, flush=True)
-    say("begun")
-    carry_out(
-        BatchAPI(url, token),
-        Path(home),
-        lines(mark, int(count)),
-        lambda chunk: say(chunk.number, chunk.status),
-        limits=Limits(int(count) // 5, 1 << 20),
-        pending=int(count) // 2,
-    )
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 
 from mistral_batch.api import BatchAPI, FilesRefused, NoMoney, Refused, Trouble, Unclear
 from mistral_batch.chunks import ChunkDamaged
-from mistral_batch.engine import cancel
+from mistral_batch.engine import cancel, has_jobs
 from mistral_batch.runs import Chunk, NotWritten, Run
 from tests.mistral_batch.carrying import (
     ALL_DAY,
@@ -122,6 +123,7 @@ def test_what_was_killed_anywhere_goes_on_and_buys_nothing_twice(
         with pytest.raises(Killed):
             carry_out(api, tmp_path, ask(5), ends(sandbox), limits=TWO)
     carry_out(api, tmp_path, ask(5), ends(sandbox), limits=TWO)
+    assert len(sandbox.uploads()) == 3
     assert sent(sandbox) == [200] * 3
     assert results(tmp_path) == asked(ask(5))
 
@@ -136,6 +138,16 @@ def test_without_its_folder_a_run_finds_its_jobs(
         carry_out(api, home, ask(5), ends(sandbox), limits=TWO, number=2)
         assert len(sent(sandbox)) == 6
     assert results(tmp_path / "new") == sorted(asked(ask(5)) * 2)
+
+
+def test_without_its_folder_a_run_is_bought_anew_when_it_is_asked_for(
+    api: BatchAPI, ask: Ask, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    carry_out(api, tmp_path / "lost", ask(1), ends(sandbox))
+    run = begin(tmp_path / "new", api.url, ask(1), again=True, has_jobs=partial(has_jobs, api))
+    assert run.manifest.again == 1
+    carry_out(api, tmp_path / "new", ask(1), ends(sandbox))
+    assert len(jobs(sandbox)) == 2
 
 
 def test_a_job_that_lists_do_not_show_yet_is_found_by_its_key(
@@ -255,27 +267,36 @@ REFUSALS = [
 ]
 
 
-@pytest.mark.parametrize("place", ["api", "direct"])
 @pytest.mark.parametrize(("fault", "error"), REFUSALS)
 def test_a_refusal_ends_the_feeding_and_what_runs_is_fetched(
-    place: str,
+    fault: dict[str, Any], error: type[Refused], ask: Ask, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    # Jobs end at the second look at them: when the refusal has come, and not before.
+    api = BatchAPI(sandbox.url, "any", sleep=lambda _: sandbox.advance(ALL_DAY))
+    sandbox.faults({**fault, "match": {**CREATE, "nth": 3}, "times": None})
+    with pytest.raises(error):
+        carry_out(api, tmp_path, ask(9), limits=TWO)
+    assert len(sent(sandbox)) == 3
+    assert results(tmp_path) == asked(ask(4))
+
+
+@pytest.mark.parametrize(("fault", "error"), REFUSALS)
+def test_what_was_refused_through_a_gateway_goes_on_later(
     fault: dict[str, Any],
     error: type[Refused],
-    request: pytest.FixtureRequest,
+    api: BatchAPI,
     ask: Ask,
     sandbox: Sandbox,
     tmp_path: Path,
 ) -> None:
-    api = request.getfixturevalue(place)
-    sandbox.faults({**fault, "match": {**CREATE, "nth": 3}, "times": None})
+    sandbox.faults({**fault, "match": {**CREATE, "nth": 2}, "times": None})
     with pytest.raises(error) as raised:
-        carry_out(api, tmp_path, ask(9), ends(sandbox), limits=TWO)
+        carry_out(api, tmp_path, ask(5), ends(sandbox), limits=TWO)
     assert raised.value.exit_code == (6 if error is NoMoney else 1)
-    assert len(sent(sandbox)) == 3
-    assert results(tmp_path) == asked(ask(4))
     sandbox.admin("DELETE", "/sandbox/faults")
-    carry_out(api, tmp_path, ask(9), ends(sandbox), limits=TWO)
-    assert results(tmp_path) == asked(ask(9))
+    carry_out(api, tmp_path, ask(5), ends(sandbox), limits=TWO)
+    assert len(jobs(sandbox)) == 3
+    assert results(tmp_path) == asked(ask(5))
 
 
 def test_no_more_is_under_way_than_was_said(
