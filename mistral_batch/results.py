@@ -8,6 +8,7 @@ however many rows there are and however long their answers.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -74,6 +75,20 @@ class Results:
         if shown is None:
             return missing
         return Found(shown, number, unknown < 2 if shown.again is None else shown.again, False)
+
+
+def outcomes(run: Run) -> Iterator[Outcome]:
+    """What all results that there are say, those of earlier attempts too, in no order. ResultsError for one that is broken."""
+    for chunk in (chunk for attempt in run.manifest.attempts for chunk in attempt.chunks):
+        for path in (run.folder / name for name in chunk.saved):
+            with _opened(path) as lines:
+                for number, line in enumerate(lines, 1):
+                    if line.isspace():
+                        continue
+                    try:
+                        yield read(line)
+                    except ValueError as error:
+                        raise _broken(path, number, error) from error
 
 
 Place = tuple[int, int, int]

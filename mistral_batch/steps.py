@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import msgspec
 from platformdirs import user_data_path
 
-from . import outcomes, tables
+from . import tables
 from .api import BatchAPI, Trouble
 from .check import Checked, check
 from .chunks import FILE, INLINE, plan
@@ -29,7 +29,7 @@ from .errors import JOB_FAILED, NONE_SUCCEEDED, SOME_FAILED, BatchError, InputEr
 from .estimate import Bill, Estimate, estimate, scaled
 from .join import Join, again
 from .lines import Form, Lines
-from .outcomes import Outcome
+from .results import outcomes
 from .runs import Chunk, Run, Runs
 from .sources import open_source
 from .takes import Take
@@ -199,7 +199,7 @@ class BatchRun:
     def bill(self) -> Bill:
         """What all results that there are took, those of earlier attempts too."""
         bill = Bill()
-        for outcome in _outcomes(self.run):
+        for outcome in outcomes(self.run):
             if outcome.usage or not outcome.error:
                 answer = outcome.answer if isinstance(outcome.answer, dict) else {}
                 named = answer.get("model") or self.run.manifest.terms.get("model", "")
@@ -273,21 +273,12 @@ def pilot(
     with run.lock():
         attempt = plan(run, 1, lines)
         Engine(place.api, run, attempt, changed=lambda _: changed()).go()
-    return scaled(work.estimate(), (outcome.usage for outcome in _outcomes(run)))
+    return scaled(work.estimate(), (outcome.usage for outcome in outcomes(run)))
 
 
 def takes(pairs: Iterable[tuple[str, str]]) -> list[Take]:
     """What is taken of each answer: columns, with paths. InputError."""
     return [Take.parse(f"{name}={path}") for name, path in pairs]
-
-
-def _outcomes(run: Run) -> Iterator[Outcome]:
-    """What all lines of all results say."""
-    for attempt in run.manifest.attempts:
-        for chunk in attempt.chunks:
-            for name in chunk.saved:
-                with (run.folder / name).open("rb") as lines:
-                    yield from map(outcomes.read, lines)
 
 
 def _all(lines: Lines, digest: str) -> Iterator[bytes]:

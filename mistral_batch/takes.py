@@ -64,9 +64,9 @@ def _steps(text: str, at: int) -> list[str | int]:
         found = _STEP.match(text, at)
         later = whole or bool(steps)
         if not found or (found[0][0] != "[" and later != (found[3] == ".")):
-            what = 'a name, [number] or ["name"] was expected' + ", after a dot" * later
+            wanted = f'{"." * later}name, [number] or ["name"]'
             raise InputError(
-                f"--take {text!r}: at character {at + 1}, {what}: {text[at : at + 20]!r}"
+                f"--take {text!r}: at character {at + 1} should be {wanted}, not {text[at : at + 20]!r}"
             )
         index, quoted, name = found[1], found[2] or found[4], found[5]
         if index:
@@ -86,5 +86,5 @@ def _unquoted(text: str, at: int, quoted: str) -> str:
         return str(json.loads(quoted))
     except ValueError as error:
         raise InputError(
-            f"--take {text!r}: at character {at + 1}, no JSON text: {quoted}"
+            f"--take {text!r}: at character {at + 1} is no JSON text: {quoted}"
         ) from error

@@ -12,6 +12,7 @@ import pytest
 from mistral_batch.errors import InputError, ResultsError
 from mistral_batch.join import Join, again
 from mistral_batch.lines import Form, Lines
+from mistral_batch.results import outcomes
 from mistral_batch.runs import Run
 from mistral_batch.sources import open_source
 from mistral_batch.summary import Summary
@@ -204,6 +205,20 @@ def test_a_retry_has_no_results_but_for_what_it_asked(tmp_path: Path) -> None:
         read(run, lines)
 
 
+def test_what_all_results_say_is_had_without_the_table(tmp_path: Path) -> None:
+    run, _ = begun(tmp_path, rows("a", "b", "c"))
+    end(run, [answer("b", prompt_tokens=1), b""], [failure("a", "x", 500)])
+    end(run, chunk=2, status="CANCELLED")
+    sent_again(run, 2, ["a"])
+    end(run, [answer("a", prompt_tokens=2)], attempt=2)
+    found = [(each.custom_id, each.error, each.usage) for each in outcomes(run)]
+    assert found == [
+        ("b", "", {"prompt_tokens": 1}),
+        ("a", "500 x", {}),
+        ("a", "", {"prompt_tokens": 2}),
+    ]
+
+
 @pytest.mark.parametrize(
     "line",
     [
@@ -222,6 +237,13 @@ def test_a_broken_result_is_an_error_with_its_file_and_line(tmp_path: Path, line
     (path,) = end(run, [answer("a"), b"", line])
     with pytest.raises(ResultsError, match=f"{path} line 3"):
         read(run, lines)
+
+
+def test_a_result_that_is_cut_off_is_told_whoever_reads_it(tmp_path: Path) -> None:
+    run, _ = begun(tmp_path, rows("a", "b"))
+    (path,) = end(run, [answer("a"), b'{"custom_id":"b","respo'])
+    with pytest.raises(ResultsError, match=f"{path} line 2 cannot be read"):
+        list(outcomes(run))
 
 
 def test_a_results_file_that_is_gone_is_named(tmp_path: Path) -> None:

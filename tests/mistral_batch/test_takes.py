@@ -85,7 +85,7 @@ def test_nothing_is_found_in_what_is_no_object() -> None:
     ],
 )
 def test_a_fault_in_a_path_is_told_with_its_place(path: str, place: int) -> None:
-    with pytest.raises(InputError, match=f"at character {place + len('label=')},"):
+    with pytest.raises(InputError, match=f"at character {place + len('label=')} "):
         Take.parse(f"label={path}")
 
 
