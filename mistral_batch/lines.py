@@ -109,6 +109,7 @@ class Lines:
         terms = _terms(self._written(first, {})[0])
         self.endpoint = form.endpoint or terms.url or CHAT
         self.model = form.model or terms.body.model
+        self._numbered = terms.custom_id is UNSET
         _check_endpoint(self.endpoint)
         needs, kind = NEEDS[self.endpoint]
         if form.prompt and needs != "messages":
@@ -243,6 +244,8 @@ class Lines:
         if not self.form.endpoint and url not in (UNSET, self.endpoint):
             raise Wrong(f"url is {url!r}, but the job's endpoint is {self.endpoint!r}")
         if custom_id is UNSET:
+            if not self._numbered:
+                raise Wrong("custom_id is missing, which the first request has")
             custom_id = f"row-{row}"
             line = b'{"custom_id":"%b",%b' % (custom_id.encode(), line[1:].lstrip())
         if not custom_id:
@@ -327,6 +330,7 @@ class _TermsBody(msgspec.Struct):
 class _Terms(msgspec.Struct):
     body: _TermsBody
     url: str = ""
+    custom_id: Any = UNSET
 
 
 _terms_decoder = msgspec.json.Decoder(_Terms)

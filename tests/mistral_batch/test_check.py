@@ -54,6 +54,7 @@ BAD = {
     "a text as body": b'{"custom_id":"a","body":"x"}',
     "an array as body": b'{"custom_id":"a","body":[]}',
     "null as body": b'{"custom_id":"a","body":null}',
+    "no id": b'{"body":%b}' % BODY,
     "a number as id": b'{"custom_id":1,"body":%b}' % BODY,
     "null as id": b'{"custom_id":null,"body":%b}' % BODY,
     "NaN": b'{"custom_id":"a","body":{"messages":[{}],"temperature":NaN}}',
@@ -70,6 +71,8 @@ BAD = {
 @pytest.mark.parametrize("line", BAD.values(), ids=BAD)
 @pytest.mark.parametrize("before", [0, 3], ids=["first", "fourth"])
 def test_what_an_upload_refuses_is_a_fault_here_too(checked: Any, line: bytes, before: int) -> None:
+    if line == BAD["no id"] and not before:
+        return  # where the first request has no id, all are numbered
     lines = [GOOD.replace(b'"a"', b'"%d"' % number) for number in range(before)]
     content = b"\n".join([*lines, line, b""])
     upload = BatchFile()

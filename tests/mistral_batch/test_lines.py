@@ -271,10 +271,17 @@ def test_requests_in_mistrals_form_are_sent_as_they_stand(tmp_path: Path) -> Non
     assert lines_of(written(tmp_path / "a.jsonl", content)) == lines
 
 
-def test_a_request_without_an_id_is_given_one_and_nothing_else_is_changed(tmp_path: Path) -> None:
+def test_requests_without_ids_are_given_theirs_and_nothing_else_is_changed(tmp_path: Path) -> None:
     given = b'{ "label":1.10, "body": {"messages":[{"content":"\\u00e9"}]}}'
-    path = written(tmp_path / "a.jsonl", b"\n".join([GOOD, b"", given]))
-    assert lines_of(path) == [GOOD, b'{"custom_id":"row-2",' + given[2:]]
+    path = written(tmp_path / "a.jsonl", b"\n\n".join([given, given, GOOD]))
+    made = [b'{"custom_id":"row-%d",%b' % (number, given[2:]) for number in (1, 2)]
+    assert lines_of(path) == [*made, GOOD]
+
+
+def test_an_id_is_not_missing_where_the_first_request_has_one(tmp_path: Path) -> None:
+    mistyped = GOOD.replace(b"custom_id", b"custom-id")
+    path = written(tmp_path / "a.jsonl", b"\n".join([GOOD, mistyped]))
+    assert said(path).startswith("line 2: custom_id is missing")
 
 
 def test_openais_form_names_model_and_endpoint(tmp_path: Path) -> None:
