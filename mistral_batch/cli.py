@@ -23,7 +23,7 @@ from environment import SettingsError, run_command
 from . import screens, steps, tables
 from .api import Trouble
 from .engine import PENDING
-from .errors import BAD_INPUT, FAILED, BatchError, InputError
+from .errors import BAD_INPUT, FAILED, BatchError, InputError, OverLimit
 from .estimate import keep_limits
 from .join import Join
 from .lines import Form
@@ -139,7 +139,7 @@ def check(table: Table, form: Form, as_json: AsJSON = False) -> None:
 def estimate(
     table: Table,
     form: Form,
-    pilot: Annotated[int, typer.Option("--pilot", metavar="N", min=0, help="Run the first N requests, and scale what they took")] = 0,
+    pilot: Annotated[int, typer.Option("--pilot", metavar="N", min=0, help="Buy N of the requests, drawn at random, and scale what they took")] = 0,
     as_json: AsJSON = False,
     url: URL = "",
 ) -> None:  # fmt: skip
@@ -204,7 +204,7 @@ def watch(name: Name) -> None:
     """Wait until a run is over, and send what of it was not sent."""
     batch = _named(name)
     _watch(batch)
-    say(f"{batch.name} is over; to have the rows: mistral-batch results {batch.name} -o FILE")
+    say(f"To have the rows: mistral-batch results {batch.name} -o FILE")
     chunks = batch.run.manifest.attempts[-1].chunks
     answered = sum(chunk.done - chunk.failed for chunk in chunks)
     raise typer.Exit(batch.exit_code(sum(chunk.requests for chunk in chunks), answered))
@@ -383,8 +383,14 @@ def _named(name: str) -> BatchRun:
 
 
 def _watch(batch: BatchRun) -> None:
-    with _interruptible(batch), screens.Watch(batch.run) as watch:
-        batch.watch(watch, watch.look_on)
+    """Returns when all is over that there is; ends with an OverLimit when nothing of it could be sent."""
+    try:
+        with _interruptible(batch), screens.Watch(batch.run) as watch:
+            batch.watch(watch, watch.look_on)
+    except OverLimit as error:
+        if not batch.was_sent:
+            raise
+        say(str(error))
 
 
 @contextmanager

@@ -135,7 +135,9 @@ def summed(summary: Summary, run: Run, out: Path | None) -> str:
         lines.append(f"The table has a column {column}; the new one is {meant}.")
     for column, number in summary.nothing.items():
         lines.append(f"{plural(number, 'answer')} had nothing for the column {column}.")
-    if summary.again:
+    if not run.finished:
+        lines.append(f"To send the rest: mistral-batch watch {run.manifest.name}")
+    elif summary.again:
         lines.append(f"To redo the {summary.again:,}: mistral-batch retry {run.manifest.name}")
     return "\n".join(lines)
 

@@ -25,7 +25,14 @@ from .check import Checked, check
 from .chunks import FILE, INLINE, plan
 from .config import Settings
 from .engine import PENDING, Engine, cancel, has_jobs
-from .errors import JOB_FAILED, NONE_SUCCEEDED, SOME_FAILED, BatchError, InputError
+from .errors import (
+    JOB_FAILED,
+    NONE_SUCCEEDED,
+    OVER_LIMIT,
+    SOME_FAILED,
+    BatchError,
+    InputError,
+)
 from .estimate import Bill, Estimate, estimate, scaled
 from .join import Join, again
 from .lines import Form, Lines
@@ -210,7 +217,10 @@ class BatchRun:
         """What it means, as `errors` has it, that of so many requests so many have an answer."""
         if answered == requests:
             return 0
-        if any(chunk.status == "FAILED" for chunk in self.run.manifest.attempts[-1].chunks):
+        chunks = self.run.manifest.attempts[-1].chunks
+        if not all(chunk.job_id or chunk.fetched for chunk in chunks):
+            return OVER_LIMIT  # why else was it not sent?
+        if any(chunk.status == "FAILED" for chunk in chunks):
             return JOB_FAILED
         return SOME_FAILED if answered else NONE_SUCCEEDED
 

@@ -193,6 +193,15 @@ def test_over_a_limit_nothing_is_sent(place: Sandbox, asked: list[str], limit: l
     assert creates(place) == 0
 
 
+def test_what_an_account_may_not_buy_is_exit_code_6_and_the_same_command_goes_on_later(
+    place: Sandbox, asked: list[str]
+) -> None:
+    place.faults({"fault": "payment-required", "match": {"method": "POST"}})
+    refused = command("run", table(), *asked, "--yes", "-o", "out.csv")
+    assert refused.exit_code == 6 and not Path("out.csv").exists()
+    assert command("run", table(), *asked, "--yes", "-o", "out.csv").exit_code == 0
+
+
 def test_an_estimate_sends_nothing_and_a_pilot_only_so_many(
     place: Sandbox, asked: list[str]
 ) -> None:
