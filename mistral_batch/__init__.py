@@ -1,7 +1,7 @@
 """From a table to a table with Mistral's batch jobs, and nothing is bought twice: the command `mistral-batch`, and the same as functions.
 
-    sources     what a table's rows are            outcomes  what a line of a job's results says
-    lines       the request of a row               join      a row for every row, with its answer
+    sources (text_files, arrow) a table's rows     outcomes  what a line of a job's results says
+    lines (templates)  the request of a row        join      a row for every row, with its answer
     check       what is wrong, before it is sent   tables    where the rows go
     sample, tokens, prices, estimate               steps     check, submit, watch, results, retry: what the command
     chunks      the requests, cut into jobs                  and the functions are both made of

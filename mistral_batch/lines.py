@@ -2,13 +2,14 @@
 
 Requests that are given are sent as they stand, those that are made from rows are read as strictly: a line leaves here only when an
 upload would take it. For speed, the lines of a batch are decoded in one call of msgspec's, and one by one only when that fails:
-1,000,000 lines of 270 bytes take 1.7 s, one by one 5 s (timed in a loop).
+that takes half the time (timed in a loop on 300,000 lines of 270 bytes).
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Annotated, Any
@@ -106,10 +107,11 @@ class Lines:
                 f"the rows of {source.name} are no requests, which have a body;"
                 " say with --prompt or --body what is asked of each"
             )
-        terms = _terms(self._written(first, {})[0])
+        read = _terms(self._written(first, {})[0])
+        terms = read[0] if read else _Terms(_TermsBody())
         self.endpoint = form.endpoint or terms.url or CHAT
         self.model = form.model or terms.body.model
-        self._numbered = terms.custom_id is UNSET
+        self._numbered = all(one.custom_id is UNSET for one in read)
         _check_endpoint(self.endpoint)
         needs, kind = NEEDS[self.endpoint]
         if form.prompt and needs != "messages":
@@ -245,7 +247,7 @@ class Lines:
             raise Wrong(f"url is {url!r}, but the job's endpoint is {self.endpoint!r}")
         if custom_id is UNSET:
             if not self._numbered:
-                raise Wrong("custom_id is missing, which the first request has")
+                raise Wrong("custom_id is missing, which other requests have")
             custom_id = f"row-{row}"
             line = b'{"custom_id":"%b",%b' % (custom_id.encode(), line[1:].lstrip())
         if not custom_id:
@@ -289,14 +291,13 @@ def _template(form: Form) -> tuple[Template | None, list[str]]:
     return template_of(body, typed=False), blank
 
 
-def _terms(lines: list[bytes]) -> _Terms:
-    """What the first request that can be read says of its job."""
+def _terms(lines: list[bytes]) -> list[_Terms]:
+    """What those requests that can be read say of their job."""
+    read = []
     for line in lines:
-        try:
-            return _terms_decoder.decode(line)
-        except UNREADABLE:
-            continue
-    return _Terms(_TermsBody())
+        with suppress(*UNREADABLE):
+            read.append(_terms_decoder.decode(line))
+    return read
 
 
 def _check_endpoint(endpoint: str) -> None:
