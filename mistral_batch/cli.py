@@ -174,7 +174,7 @@ def run(
     rows = Rows(out, take, strict, table)
     work = _checked(table, form)
     batch = _begun(work, yes, max_cost, max_requests, pending, again, url, rows.take)
-    if not batch.run.finished:
+    if not batch.run.settled:
         _watch(batch)
     rows.deliver(batch)
 
@@ -214,7 +214,7 @@ def watch(name: Name) -> None:
 def results(name: Name, out: Out = None, take: Takes = None, strict: Strict = False) -> None:
     """Join the answers of a run to the rows of its table; waits for the run when it is not over."""
     rows, batch = Rows(out, take, strict), _named(name)
-    if not batch.run.finished:
+    if not batch.run.settled:
         _watch(batch)
     rows.deliver(batch)
 

@@ -130,6 +130,12 @@ class Run:
             for attempt in attempts
         )
 
+    @property
+    def settled(self) -> bool:
+        """True when it has finished and nothing is lost: what is, is worth another look, since it may have been a wrong token."""
+        chunks = (chunk for attempt in self.manifest.attempts[-1:] for chunk in attempt.chunks)
+        return self.finished and not any(chunk.lost for chunk in chunks)
+
     @contextmanager
     def lock(self, busy: Callable[[], None] = lambda: None) -> Iterator[None]:
         """Has the run for this process alone, as it stands by then.

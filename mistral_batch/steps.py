@@ -188,7 +188,7 @@ class BatchRun:
         `take` maps columns to paths in an answer's body, such as choices[0].message.content. Waits when the run is not over.
         ResultsError when an answer is there twice, or for an id that was not asked for.
         """
-        if not self.run.finished:
+        if not self.run.settled:
             self.watch()
         return tables.table(self.joined(takes((take or {}).items())))
 

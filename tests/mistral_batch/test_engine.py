@@ -344,10 +344,13 @@ def test_results_that_are_gone_are_said_to_be_lost_and_looked_for_once_each_time
     for _ in range(2):
         attempt = carry_out(api, tmp_path, ask(3), ends(sandbox), limits=TWO)
         assert [bool(chunk.lost) for chunk in attempt.chunks] == [True, True]
+        run = begin(tmp_path, api.url, ask(3))
+        assert run.finished and not run.settled
         sandbox.faults(gone)
     sandbox.admin("DELETE", "/sandbox/faults")
     attempt = carry_out(api, tmp_path, ask(3), ends(sandbox), limits=TWO)
     assert not any(chunk.lost for chunk in attempt.chunks)
+    assert begin(tmp_path, api.url, ask(3)).settled
     assert results(tmp_path) == asked(ask(3))
 
 
