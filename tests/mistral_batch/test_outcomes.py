@@ -108,7 +108,7 @@ def test_a_long_error_is_cut() -> None:
 
 def test_an_error_that_is_nested_deeply_is_read_to_some_depth() -> None:
     error: Any = "deep"
-    for _ in range(200):
+    for _ in range(900):
         error = {"error": error}
     found = read(line(error=error))
     assert found.error and found.answer is None
