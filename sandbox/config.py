@@ -44,7 +44,7 @@ class Settings:
     rate_limit: int = setting("SANDBOX_RATE_LIMIT", 0, "Requests per minute and key, more get 429; 0 sets no limit.")
     queue_seconds: float = setting("SANDBOX_QUEUE_SECONDS", 15.0, "Job seconds that a job stays QUEUED.")
     run_seconds: float = setting("SANDBOX_RUN_SECONDS", 40.0, "Job seconds that every job stays RUNNING.")
-    request_seconds: float = setting("SANDBOX_REQUEST_SECONDS", 0.1, "Job seconds RUNNING in addition for each request.")
+    request_seconds: float = setting("SANDBOX_REQUEST_SECONDS", 0.01, "Job seconds RUNNING in addition for each request.")
     cancel_seconds: float = setting("SANDBOX_CANCEL_SECONDS", 10.0, "Job seconds from CANCELLATION_REQUESTED to CANCELLED.")
     failure_percent: float = setting("SANDBOX_FAILURE_PERCENT", 0.0, "Share of the requests that fail, in percent.")
     models: str = setting("SANDBOX_MODELS", "", "Known models, separated by commas; empty: all whose name lacks the prefix `unknown`.")
