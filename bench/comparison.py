@@ -22,6 +22,7 @@ from bench.load import Caller, Sample, WrongAnswer, load, small_requests
 from bench.machine import LITELLM, LOADED_BY
 from bench.processes import Server, Target
 from bench.run import Run, Samples, check_answers, median
+from bench.tables import check_lines, join_results, table_to_table
 from bench.targets import FLASK, GATEWAY
 from bench.waiters import jobs_beside_waiters
 from bench.work import LEGACY, MODERN, Request
@@ -368,6 +369,7 @@ Part = Callable[[Run], None]
 PARTS: tuple[Part, ...] = (
     get_job, saturated, list_jobs, create, over_tls, tool_calls, tool_calls_over_rest,
     uploads, downloads, jobs_beside_files, jobs_beside_waiters, start_up, waiting, in_flight,
+    check_lines, join_results, table_to_table,
 )  # fmt: skip
 GROWTH: tuple[Part, ...] = (clients, workers, records, collector, delays)
 """How cost grows, and what the collector costs: not in a quick run."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from bench import comparison, files, targets, upstream, work
+from bench import comparison, files, tables, targets, upstream, work
 from bench.__main__ import measure
 from bench.load import Caller, WrongAnswer, load, small_requests
 from bench.processes import Server, ServerFailed, Target
@@ -315,3 +315,14 @@ def test_what_was_found_can_be_written_as_json(tmp_path: Path) -> None:
         "columns": ["what", "clients", "answers/s"],
         "rows": [["ours", 16, 2.0]],
     }
+
+
+def test_what_a_command_takes_is_that_of_its_whole_process_and_a_failure_has_no_figures(
+    folder: Path,
+) -> None:
+    takes = "text = bytearray(64 << 20)"
+    sample = tables.measured((sys.executable, "-c", takes), 10**6, folder)
+    assert 64 < sample["peak MiB"] < 256
+    assert sample["MB/s"] == pytest.approx(1 / sample["seconds"])
+    with pytest.raises(WrongAnswer, match="no more memory"):
+        tables.measured((sys.executable, "-c", "raise SystemExit('no more memory')"), 1, folder)
