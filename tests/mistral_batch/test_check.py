@@ -241,3 +241,17 @@ def test_memory_does_not_grow_with_the_table(tmp_path: Path) -> None:
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] - peaks[0] < 4_000_000
+
+
+def test_objects_that_do_not_keep_to_their_lines_are_faults(checked: Any) -> None:
+    two = GOOD + GOOD.replace(b'"a"', b'"b"')
+    over = GOOD.replace(b'"a"', b'"c"').replace(b',"body"', b',\n"body"')
+    assert places(checked(two + b"\n" + over)) == ["line 1", "line 2", "line 3"]
+    rows = b'{"text":"a"}{"text":"b"}\n{"text":\n"c"}'
+    assert places(checked(rows, prompt="{text}")) == ["line 1", "line 2", "line 3"]
+
+
+def test_a_row_that_makes_too_long_a_request_is_a_fault() -> None:
+    found = of([{"text": "a"}, {"text": "x" * (16 << 20)}], prompt="{text}")
+    assert places(found) == ["row 2"]
+    assert "longer" in found.faults[0].what
