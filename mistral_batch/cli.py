@@ -365,10 +365,10 @@ def _ask(yes: bool) -> None:
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         say("Nothing was sent: there is no terminal to ask at; add --yes to go on without asking.")
         raise typer.Exit(BAD_INPUT)
-    sys.stderr.write("Go on? [Y/n] ")
-    sys.stderr.flush()
     code = FAILED
     try:
+        sys.stderr.write("Go on? [Y/n] ")
+        sys.stderr.flush()
         answer = sys.stdin.readline() or "no"  # at the end of the input
     except KeyboardInterrupt:
         answer, code = "no", INTERRUPTED
