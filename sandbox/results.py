@@ -59,6 +59,10 @@ def _line(job: Job, index: int, failure: Failure | None, moment: int) -> Body:
     return line | {"response": {"status_code": 422, "body": error}, "error": error}
 
 
+CHARACTERS = 4
+"""Of a token, as usual."""
+
+
 @dataclass(frozen=True)
 class Question:
     """What one request asks, and what its answer is filled with; `moment` is a Unix time."""
@@ -82,7 +86,22 @@ class Question:
 
     @property
     def reply(self) -> str:
-        """What a model would say."""
+        """What a model would say, cut at `max_tokens`."""
+        return self._said if self.most is None else self._said[: self.most * CHARACTERS]
+
+    @property
+    def finish_reason(self) -> str:
+        """Why the reply ends."""
+        return "stop" if self.reply == self._said else "length"
+
+    @property
+    def most(self) -> int | None:
+        """Tokens that the reply may have."""
+        limit = self.body.get("max_tokens")
+        return limit if isinstance(limit, int) and limit >= 0 else None
+
+    @property
+    def _said(self) -> str:
         return f"Sandbox answer to: {self.prompt}"
 
     @property
@@ -95,8 +114,8 @@ class Question:
         return list(map(str, value)) if isinstance(value, list) and not messages else [str(value)]
 
     def usage(self, prompt: str, reply: str = "") -> Body:
-        """Token counts at the usual four characters for each."""
-        asked, answered = len(prompt) // 4 + 1, len(reply) // 4
+        """Token counts at CHARACTERS for each."""
+        asked, answered = len(prompt) // CHARACTERS + 1, len(reply) // CHARACTERS
         return {
             "prompt_tokens": asked,
             "completion_tokens": answered,
@@ -112,7 +131,7 @@ def _chat(asked: Question) -> Body:
         "created": asked.moment,
         "model": asked.model,
         "usage": asked.usage(asked.prompt, asked.reply),
-        "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
+        "choices": [{"index": 0, "finish_reason": asked.finish_reason, "message": message}],
     }
 
 

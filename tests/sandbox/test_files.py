@@ -119,6 +119,26 @@ def test_a_job_of_more_requests_than_fit_inline_runs_from_a_file(api: Api) -> No
     assert answers["9999"]["choices"][0]["message"]["content"] == "Sandbox answer to: 9999"
 
 
+@pytest.mark.parametrize(
+    ("most", "content", "reason"),
+    [
+        ({}, "Sandbox answer to: abcdef", "stop"),
+        ({"max_tokens": 7}, "Sandbox answer to: abcdef", "stop"),
+        ({"max_tokens": 5}, "Sandbox answer to: a", "length"),
+        ({"max_tokens": 0}, "", "length"),
+    ],
+)
+def test_an_answer_has_no_more_than_max_tokens(
+    api: Api, most: dict[str, int], content: str, reason: str
+) -> None:
+    body = {"messages": [{"role": "user", "content": "abcdef"}], **most}
+    job = api.finish(api.create(requests=[{"custom_id": "1", "body": body}]), inline="true")
+    answer = job["outputs"][0]["response"]["body"]
+    choice = answer["choices"][0]
+    assert (choice["message"]["content"], choice["finish_reason"]) == (content, reason)
+    assert answer["usage"]["completion_tokens"] <= most.get("max_tokens", 7)
+
+
 def test_of_a_file_full_of_bad_lines_no_more_than_a_hundred_are_told(api: Api) -> None:
     _, file = api.upload(b"{\n" * 1000)
     job = api.finish(api.create(requests=None, input_files=[file["id"]]))
