@@ -75,9 +75,12 @@ class Work:
 
     @property
     def terms(self) -> dict[str, Any]:
-        """The members that all of its creates have."""
-        named = {"endpoint": self.lines.endpoint, "model": self.lines.model}
-        return {name: value for name, value in named.items() if value}
+        """The members that all of its creates have. InputError when no model is named, without which every request fails."""
+        if not self.lines.model:
+            raise InputError(
+                f"neither an option nor the first request of {self.lines.source.name} names a model: --model does (model= in Python)"
+            )
+        return {"endpoint": self.lines.endpoint, "model": self.lines.model}
 
     @property
     def jobs(self) -> int:

@@ -314,6 +314,15 @@ def test_what_cannot_be_used_is_told_and_nothing_is_sent(
     assert creates(place) == 0
 
 
+@pytest.mark.parametrize("words", [["run"], ["submit"], ["estimate", "--pilot", "1"]])
+def test_without_a_model_nothing_is_sent(place: Sandbox, words: list[str]) -> None:
+    first, *more = words
+    more += [] if first == "estimate" else ["--yes"]
+    done = command(first, table(), "--prompt", "{text}", *more)
+    assert done.exit_code == 2 and "--model" in done.stderr
+    assert creates(place) == 0
+
+
 def test_a_token_is_never_shown(
     place: Sandbox, asked: list[str], monkeypatch: pytest.MonkeyPatch, closed_port: int
 ) -> None:
