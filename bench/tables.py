@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import time
 import urllib.request
 from dataclasses import dataclass
@@ -197,27 +198,30 @@ parquet.write_table(made.set_column(2, "text", texts), out)
 """
 
 
+# A process is said to have had at least the memory of that which started it (Linux keeps `ru_maxrss` over exec): this one is small.
+_MEASURED = """
+import resource, subprocess, sys, time
+begun = time.perf_counter()
+code = subprocess.call(sys.argv[2:])
+taken = time.perf_counter() - begun
+peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+open(sys.argv[1], "w").write(f"{taken} {peak}")
+sys.exit(code)
+"""
+
+
 def measured(command: tuple[str | Path, ...], size: int, home: Path) -> Sample:
     """How fast a command takes so many bytes, with its start, and what memory it has at most; WrongAnswer when it fails."""
-    log = home / "command.log"
+    log, figures = home / "command.log", home / "command.figures"
     with log.open("wb") as output:
-        begun = time.perf_counter()
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=_environ(home), stdout=output, stderr=output,
-            preexec_fn=_anywhere,
+        done = subprocess.run(
+            (sys.executable, "-I", "-c", _MEASURED, figures, *command), cwd=ROOT,
+            env=_environ(home), stdout=output, stderr=output, preexec_fn=_anywhere,
         )  # fmt: skip
-        _, status, usage = os.wait4(process.pid, 0)
-        taken = time.perf_counter() - begun
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise WrongAnswer(
-            f"{command[:4]} ended with {process.returncode}: {log.read_text()[-1000:]}"
-        )
-    return {
-        "MB/s": size / 1e6 / taken,
-        "seconds": taken,
-        "peak MiB": usage.ru_maxrss / 1024,
-    }
+    if done.returncode:
+        raise WrongAnswer(f"{command[:4]} ended with {done.returncode}: {log.read_text()[-1000:]}")
+    taken, peak = map(float, figures.read_text().split())
+    return {"MB/s": size / 1e6 / taken, "seconds": taken, "peak MiB": peak}
 
 
 def _rows(run: Run) -> int:

@@ -151,7 +151,7 @@ def test_every_address_is_where_the_bridge_listens() -> None:
 
 def test_every_entry_of_the_page_that_has_an_address_sends_a_token() -> None:
     assert [entry.client for entry in OVER_HTTP if "Authorization" not in entry.headers] == [
-        "README.md json 4 mistral-batch"
+        "README.md json 5 mistral-batch"
     ]
 
 
