@@ -272,10 +272,14 @@ def written(path: Path) -> Iterator[BinaryIO]:
     part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
     with _disk(path):
         try:
+            mode = path.stat().st_mode & 0o777 if path.exists() else None
+            part.touch(0o666 if mode is None else 0o600)
             with part.open("wb") as target:
                 yield target
                 target.flush()
                 os.fsync(target.fileno())
+            if mode is not None:
+                part.chmod(mode)
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)

@@ -60,8 +60,9 @@ class Sample:
         self.requests += 1
         self.size += len(line)
         body = _decode(line).body
-        if isinstance(body.max_tokens, int):
-            self.bound += body.max_tokens * (body.n if isinstance(body.n, int) else 1)
+        most = (body.max_tokens, 1 if body.n is None else body.n)
+        if all(type(each) is int and 0 <= each < 1 << 53 for each in most):
+            self.bound += most[0] * most[1]
         else:
             self.unbounded += 1
         if not self.not_text and _marked(line):

@@ -19,7 +19,9 @@ DEFAULTS = {
 """What is taken where nothing is said; at other endpoints the whole body."""
 
 _QUOTED = r"""("(?:[^"\\]|\\.)*"|'[^']*')"""
-_STEP = re.compile(rf"""\[\s*(?:(-?\d+)|{_QUOTED})\s*\]|(\.?)(?:{_QUOTED}|([^.\[\]"'\s]+))""")
+_STEP = re.compile(
+    rf"""\[\s*(?:(-?\d{{1,18}})|{_QUOTED})\s*\]|(\.?)(?:{_QUOTED}|([^.\[\]"'\s]+))"""
+)
 
 
 @dataclass(frozen=True)

@@ -357,3 +357,13 @@ def test_the_endpoints_are_those_of_mistrals_document() -> None:
     text = Path("openapi/openapi.yaml").read_text(encoding="utf-8")
     document = yaml.load(text, Loader=yaml.CSafeLoader)
     assert sorted(NEEDS) == sorted(document["components"]["schemas"]["ApiEndpoint"]["enum"])
+
+
+@pytest.mark.parametrize("number", ["1e999", "9" * 5_000])
+def test_a_number_that_is_out_of_range_is_a_fault(tmp_path: Path, number: str) -> None:
+    table = tmp_path / "t.jsonl"
+    body = '{"messages":[{"role":"user","content":"x"}],"seed":%s}'
+    table.write_text("".join(f'{{"custom_id":"{n}","body":{body % n}}}\n' for n in (1, number)))
+    source = open_source(table)
+    read = Lines(source, Form()).read(next(source.batches()))
+    assert [fault.place for fault in read.faults] == ["line 2"]

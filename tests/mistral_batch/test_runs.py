@@ -11,7 +11,7 @@ import pytest
 
 from mistral_batch.chunks import INLINE, Limits, is_inline, plan
 from mistral_batch.errors import InputError
-from mistral_batch.runs import NoSuchRun, NotWritten, Run, Runs, identity
+from mistral_batch.runs import NoSuchRun, NotWritten, Run, Runs, identity, written
 
 TERMS = {"model": "m", "endpoint": "/v1/ocr"}
 PLACE = "http://127.0.0.1:8080"
@@ -180,3 +180,11 @@ def test_a_home_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "lock").mkdir()
     with pytest.raises(NotWritten, match="Is a directory"):
         begin(Runs(tmp_path))
+
+
+def test_a_file_that_is_replaced_keeps_its_mode(tmp_path: Path) -> None:
+    path = tmp_path / "private.csv"
+    path.touch(0o600)
+    with written(path) as target:
+        target.write(b"x")
+    assert path.stat().st_mode & 0o777 == 0o600

@@ -93,3 +93,8 @@ def test_a_fault_in_a_path_is_told_with_its_place(path: str, place: int) -> None
 def test_what_is_no_name_and_path_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="NAME=PATH"):
         Take.parse(text)
+
+
+def test_a_place_of_thousands_of_digits_is_an_input_error() -> None:
+    with pytest.raises(InputError):
+        Take.parse(f"a=[{'9' * 5_000}]")

@@ -252,3 +252,10 @@ def test_without_mistral_common_characters_are_counted_and_it_is_said(
     assert "4.5 characters" in found.source
     assert "install mistral-common" in found.source
     assert "rough" in found.notes[0]
+
+
+def test_max_tokens_that_bound_nothing_count_as_none() -> None:
+    sample = Sample()
+    for most in ("10", "-10", "true", "1" + "0" * 30):
+        sample.add(b'{"body":{"max_tokens":%b}}' % most.encode())
+    assert (sample.bound, sample.unbounded) == (10, 3)
