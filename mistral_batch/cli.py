@@ -388,7 +388,7 @@ def _watch(batch: BatchRun) -> None:
         with _interruptible(batch), screens.Watch(batch.run) as watch:
             batch.watch(watch, watch.look_on)
     except OverLimit as error:
-        if not batch.was_sent:
+        if not batch.run.was_sent:
             raise
         say(str(error))
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.parse import urlsplit
 
 import msgspec
 from filelock import FileLock, Timeout
@@ -76,7 +77,7 @@ class Attempt(msgspec.Struct):
 
 
 class Manifest(msgspec.Struct):
-    """What a run is, and where it stands. `identity` is a hash of the four members after it, of nothing else."""
+    """What a run is, and where it stands. `identity` is a hash of `requests`, `terms` and `again`, of nothing else."""
 
     version: int
     name: str
@@ -97,10 +98,11 @@ class Manifest(msgspec.Struct):
     attempts: list[Attempt] = []
 
 
-def identity(requests: str, terms: Mapping[str, Any], url: str, again: int = 0) -> str:
-    """The same for the same requests, terms and place, from whatever table, whenever and wherever it is run."""
+def identity(requests: str, terms: Mapping[str, Any], again: int = 0) -> str:
+    """The same for the same requests and terms, from whatever table, whenever and wherever it is run, by whatever name of the place:
+    whether there are jobs of it is for the place to say."""
     known = {name: value for name, value in terms.items() if value not in (None, "", [], {})}
-    text = json.dumps([requests, known, url, again], sort_keys=True, separators=(",", ":"))
+    text = json.dumps([requests, known, again], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -120,6 +122,11 @@ class Run:
     def open(cls, folder: Path) -> Run:
         """The run in a folder; NoSuchRun when there is none that can be read."""
         return cls(folder, _manifest(folder))
+
+    @property
+    def was_sent(self) -> bool:
+        """True when any of it was."""
+        return any(chunk.job_id for each in self.manifest.attempts for chunk in each.chunks)
 
     @property
     def finished(self) -> bool:
@@ -192,14 +199,20 @@ class Runs:
                 found.append(Run.open(manifest.parent))
         return iter(sorted(found, key=lambda run: (run.manifest.created_at, run.manifest.name)))
 
-    def find(self, requests: str, terms: Mapping[str, Any], url: str) -> Run | None:
-        """The newest run of the same requests, terms and place; None when none was begun here."""
+    def find(
+        self, requests: str, terms: Mapping[str, Any], url: str, again: bool = False
+    ) -> Run | None:
+        """The newest run of the same requests, terms and place; None when none was begun here.
+
+        One that was begun to buy anew, and of which nothing was sent, is found by who asks to buy `again`, else only if there is no other.
+        """
         same = [
             run
             for run in self
-            if run.manifest.identity == identity(requests, terms, url, run.manifest.again)
+            if run.manifest.identity == identity(requests, terms, run.manifest.again)
+            and _address(run.manifest.url) == _address(url)
         ]
-        return max(same, key=lambda run: run.manifest.again, default=None)
+        return max(same, key=lambda run: (again or run.was_sent, run.manifest.again), default=None)
 
     def begin(
         self,
@@ -221,13 +234,13 @@ class Runs:
         with _disk(self.home):
             self.home.mkdir(parents=True, exist_ok=True)
         with _disk(self.home), FileLock(self.home / LOCK):
-            found = self.find(requests, terms, url)
+            found = self.find(requests, terms, url, again)
             if found and not (again and found.finished):
                 return found
             times = found.manifest.again + 1 if found else 0
-            while again and has_jobs(identity(requests, terms, url, times)):
+            while again and has_jobs(identity(requests, terms, times)):
                 times += 1
-            what = identity(requests, terms, url, times)
+            what = identity(requests, terms, times)
             folder = self._free(_stem(source), what)
             run = Run(
                 folder,
@@ -254,7 +267,7 @@ class Runs:
         if Path(name).name == name and (self.home / name / MANIFEST).exists():
             return Run.open(self.home / name)
         known = [run for run in self if run.manifest.name.startswith(name)]
-        if len(known) == 1:
+        if name and len(known) == 1:
             return known[0]
         listed = ", ".join(run.manifest.name for run in known or self) or "none"
         raise NoSuchRun(f"there is no one run {name!r}; there are {listed}")
@@ -307,6 +320,14 @@ def _manifest(folder: Path) -> Manifest:
     if manifest.version != VERSION:
         raise NoSuchRun(f"{folder} is of another version of this program")
     return manifest
+
+
+def _address(url: str) -> tuple[Any, ...]:
+    """The same for all spellings of a place's address."""
+    parts = urlsplit(url.lower())
+    host = "127.0.0.1" if parts.hostname in ("localhost", "::1") else parts.hostname
+    port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    return parts.scheme, host, port, parts.path.rstrip("/")
 
 
 def _stem(source: str) -> str:

@@ -133,11 +133,6 @@ class BatchRun:
         return self.run.manifest.name
 
     @property
-    def was_sent(self) -> bool:
-        """True when any of it was."""
-        return any(chunk.job_id for each in self.run.manifest.attempts for chunk in each.chunks)
-
-    @property
     def lines(self) -> Lines:
         """Its table's requests; InputError when the table is not here, or another one by now."""
         if self._lines is None:
@@ -230,9 +225,10 @@ class BatchRun:
 
 def find(work: Work, place: Place, again: bool = False) -> BatchRun | None:
     """The newest run of these requests here, unless nothing of it was sent; with `again` unless it is over."""
-    found = place.runs.find(work.checked.digest, work.terms, place.api.url)
-    run = BatchRun(found, place.api, work.lines) if found else None
-    return run if run and run.was_sent and not (again and run.run.finished) else None
+    found = place.runs.find(work.checked.digest, work.terms, place.api.url, again)
+    if not found or not found.was_sent or (again and found.finished):
+        return None
+    return BatchRun(found, place.api, work.lines)
 
 
 def begin(

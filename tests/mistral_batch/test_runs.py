@@ -24,7 +24,7 @@ def begin(runs: Runs, requests: str = "ab", source: str = "table.csv", **more: A
 def finish(run: Run) -> None:
     """As if all of it had been fetched."""
     attempt = plan(run, 1, [b"{}"])
-    attempt.chunks[0].fetched = True
+    attempt.chunks[0].job_id, attempt.chunks[0].fetched = "j", True
     run.save()
 
 
@@ -38,9 +38,27 @@ def test_a_run_is_its_requests_terms_and_place_and_not_its_table(runs: Runs) -> 
     assert begin(runs, source="elsewhere/other.parquet").folder == run.folder
     assert begin(runs, "other requests").folder != run.folder
     terms = {**TERMS, "agent_id": None}
-    assert identity("ab", terms, PLACE) == run.manifest.identity
-    for other in (("ac", TERMS, PLACE), ("ab", {"model": "m"}, PLACE), ("ab", TERMS, "http://b")):
+    assert identity("ab", terms) == run.manifest.identity
+    for other in (("ac", TERMS), ("ab", {"model": "m"}), ("ab", TERMS, 1)):
         assert identity(*other) != run.manifest.identity
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("http://127.0.0.1:8080", "http://localhost:8080/", True),
+        ("http://[::1]:8080", "HTTP://LOCALHOST:8080", True),
+        ("https://A.example", "https://a.example:443", True),
+        ("http://a.example", "https://a.example", False),
+        ("http://a.example/x", "http://a.example/y", False),
+    ],
+)
+def test_a_place_may_be_spelt_in_several_ways(runs: Runs, one: str, other: str, same: bool) -> None:
+    first = runs.begin("ab", TERMS, one, source="t.csv", digest="d", options={})
+    second = runs.begin("ab", TERMS, other, source="t.csv", digest="d", options={})
+    assert (first.folder == second.folder) is same
+    # By whatever name, a place that has the jobs is to know them by their metadata and keys.
+    assert first.manifest.identity == second.manifest.identity
 
 
 @pytest.mark.parametrize(
@@ -70,7 +88,10 @@ def test_names_are_as_long_as_it_takes(runs: Runs) -> None:
 
 
 def test_a_run_is_found_by_what_its_name_alone_begins_with(runs: Runs) -> None:
-    first, _ = begin(runs, source="one.csv"), begin(runs, "x", source="two.csv")
+    first = begin(runs, source="one.csv")
+    with pytest.raises(NoSuchRun):
+        runs.named("")  # though there is but one
+    begin(runs, "x", source="two.csv")
     assert runs.named("on").folder == first.folder
     for name in ("", "three", "../one", first.manifest.name + "/"):
         with pytest.raises(NoSuchRun, match=first.manifest.name) as raised:
@@ -101,6 +122,8 @@ def test_again_is_another_run_once_the_last_one_has_finished(runs: Runs) -> None
     second = begin(runs, again=True)
     assert second.folder != first.folder
     assert begin(runs, again=True).folder == second.folder  # as after a crash
+    assert begin(runs).folder == first.folder  # nothing was sent anew yet
+    finish(second)
     assert begin(runs).folder == second.folder
     found = runs.find("ab", TERMS, PLACE)
     assert found and found.folder == second.folder
@@ -108,7 +131,7 @@ def test_again_is_another_run_once_the_last_one_has_finished(runs: Runs) -> None
 
 
 def test_again_is_no_run_of_which_the_place_has_jobs(runs: Runs) -> None:
-    bought = {identity("ab", TERMS, PLACE, again) for again in (0, 1)}
+    bought = {identity("ab", TERMS, again) for again in (0, 1)}
     assert begin(runs, again=True, has_jobs=bought.__contains__).manifest.again == 2
 
 
