@@ -230,9 +230,10 @@ def retry(
 ) -> None:  # fmt: skip
     """Send what failed and may succeed once more, as a further attempt, and join the later answers."""
     rows, batch = Rows(out, take, strict), _named(name)
-    if not batch.run.finished:
+    if not batch.run.settled:
+        broken_off = not batch.run.finished
         _watch(batch)
-        if len(batch.run.manifest.attempts) > 1:  # the same command was broken off
+        if broken_off and len(batch.run.manifest.attempts) > 1:  # the same command was broken off
             rows.deliver(batch)
     failed = _read(batch.joined(rows.takes))
     number = failed.failed if everything else failed.again

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from .api import WAIT, BatchAPI, Job, Refused, Unclear
@@ -37,7 +38,9 @@ PAUSES = (2.0, 3.0, 5.0, 10.0, 20.0, 30.0)
 UNCLEAR = (1.0, 4.0, 15.0, 40.0)
 """Seconds between looks for a job whose create was not answered."""
 
-ANEW = "the same command with --again buys it anew"
+ANEW = (
+    "what is there was paid: the same command looks for it once more, and buys it anew with --again"
+)
 
 HELD = ("idempotency-key-reused", "outcome-still-unknown")
 """A gateway's problems with a key: another machine sent the same chunk, in a file of its own, or there is no telling any more."""
@@ -233,9 +236,15 @@ class Engine:
                         api.download(str(file_id), target)
                     saved.append(name)
                 except Refused as error:
-                    if error.status not in (403, 404, 410):
+                    inline = is_inline(self.attempt)  # these are in the job as well
+                    if error.status not in (404, 410) and not (inline and error.status == 403):
                         raise
                     lost.append(f"{member} {file_id} cannot be had: {error}; {ANEW}")
+        counts = {name: _results(self.run.folder / name) for name in saved}
+        there, said = sum(counts.values()), int(job.get("completed_requests") or 0)
+        if job["status"] == "SUCCESS" and saved and not lost and there < said:
+            saved = [name for name in saved if counts[name]]
+            lost.append(f"the files have {there:,} of {said:,} results; {ANEW}")
         if is_inline(self.attempt) and (lost or not saved):
             rows = api.get_job(chunk.job_id, inline=True).get("outputs") or []
             if rows:
@@ -244,6 +253,13 @@ class Engine:
                     target.writelines(json.dumps(row).encode() + b"\n" for row in rows)
                 return [name], ""
         return saved, "; ".join(lost)
+
+
+def _results(path: Path) -> int:
+    """How many lines of a file may be results; 0 when there is any other, as of a page of HTML."""
+    with path.open("rb") as lines:
+        begins = [line.lstrip()[:1] == b"{" for line in lines if not line.isspace()]
+    return len(begins) if all(begins) else 0
 
 
 def has_jobs(api: BatchAPI, identity: str) -> bool:

@@ -64,8 +64,8 @@ class Results:
             if place is ASKED_NOT:
                 continue
             if place is None:
-                why = Outcome(custom_id, None, attempt.why, True, {})
-                missing = Found(why, attempt.number, True, True)
+                why = Outcome(custom_id, None, attempt.why, not attempt.lost, {})
+                missing = Found(why, attempt.number, not attempt.lost, True)
                 continue
             outcome = attempt.read(place)
             self.size += place[2]
@@ -106,6 +106,7 @@ class _Attempt:
         self.left = list(reversed(attempt.chunks))
         self.places: dict[str, Place | None] = {}
         self.why = ""
+        self.lost = False
         self.files = ExitStack()
         self.names: dict[int, Path] = {}
 
@@ -134,7 +135,7 @@ class _Attempt:
     def _open(self, chunk: Chunk) -> None:
         self.files.close()
         self.names = {}
-        self.why = _why(chunk)
+        self.why, self.lost = _why(chunk), bool(chunk.lost)
         path = self.folder / chunk.content
         with _opened(path) as requests:
             self.places = dict.fromkeys(map(id_of, requests))

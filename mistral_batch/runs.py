@@ -75,6 +75,11 @@ class Attempt(msgspec.Struct):
     planned: bool = False
     """False until all chunks are here."""
 
+    @property
+    def settled(self) -> bool:
+        """True when all results of its jobs are here."""
+        return self.planned and all(chunk.fetched and not chunk.lost for chunk in self.chunks)
+
 
 class Manifest(msgspec.Struct):
     """What a run is, and where it stands. `identity` is a hash of `requests`, `terms` and `again`, of nothing else."""
@@ -140,8 +145,7 @@ class Run:
     @property
     def settled(self) -> bool:
         """True when it has finished and nothing is lost: what is, is worth another look, since it may have been a wrong token."""
-        chunks = (chunk for attempt in self.manifest.attempts[-1:] for chunk in attempt.chunks)
-        return self.finished and not any(chunk.lost for chunk in chunks)
+        return self.finished and all(attempt.settled for attempt in self.manifest.attempts)
 
     @contextmanager
     def lock(self, busy: Callable[[], None] = lambda: None) -> Iterator[None]:

@@ -154,7 +154,8 @@ class BatchRun:
     def submit(self) -> None:
         """Has jobs made of all requests for which there is room."""
         with self.run.lock(_give_up):
-            self._engine().go(wait=False)
+            for engine in self._engines():
+                engine.go(wait=False)
 
     def watch(
         self, changed: Callable[[], None] = lambda: None, busy: Callable[[], None] = lambda: None
@@ -164,16 +165,17 @@ class BatchRun:
         `changed` is told whenever it has come further, `busy` every second of looking on.
         """
         with self.run.lock(busy):
-            self._engine(lambda _: changed()).go()
+            for engine in self._engines(lambda _: changed()):
+                engine.go()
 
-    def _engine(self, changed: Callable[[Chunk], None] = lambda _: None) -> Engine:
-        attempts = self.run.manifest.attempts
-        if attempts and attempts[-1].planned:
-            attempt = attempts[-1]
-        else:
-            attempt = plan(self.run, 1, _all(self.lines, self.run.manifest.requests))
-        pending = self.run.manifest.options["pending"]
-        return Engine(self.api, self.run, attempt, pending, changed)
+    def _engines(self, changed: Callable[[Chunk], None] = lambda _: None) -> Iterator[Engine]:
+        """For each attempt of which there is anything to send or fetch."""
+        manifest = self.run.manifest
+        if not manifest.attempts or not manifest.attempts[-1].planned:
+            plan(self.run, 1, _all(self.lines, manifest.requests))
+        for attempt in manifest.attempts:
+            if not attempt.settled:
+                yield Engine(self.api, self.run, attempt, manifest.options["pending"], changed)
 
     def joined(self, takes: Sequence[Take] = ()) -> Join:
         """The rows with what came of them; without `takes` those of the command before, or what the endpoint's answers are about."""

@@ -15,6 +15,7 @@ import pytest
 from mistral_batch.api import BatchAPI, FilesRefused, NoMoney, Refused, Trouble, Unclear
 from mistral_batch.chunks import ChunkDamaged
 from mistral_batch.engine import cancel, has_jobs
+from mistral_batch.join import again
 from mistral_batch.runs import Chunk, NotWritten, Run
 from tests.mistral_batch.carrying import (
     ALL_DAY,
@@ -346,12 +347,46 @@ def test_results_that_are_gone_are_said_to_be_lost_and_looked_for_once_each_time
         assert [bool(chunk.lost) for chunk in attempt.chunks] == [True, True]
         run = begin(tmp_path, api.url, ask(3))
         assert run.finished and not run.settled
+        assert list(again(run)) == []  # they were paid
+        assert list(again(run, everything=True)) == ask(3)
         sandbox.faults(gone)
     sandbox.admin("DELETE", "/sandbox/faults")
     attempt = carry_out(api, tmp_path, ask(3), ends(sandbox), limits=TWO)
     assert not any(chunk.lost for chunk in attempt.chunks)
     assert begin(tmp_path, api.url, ask(3)).settled
     assert results(tmp_path) == asked(ask(3))
+
+
+def test_results_that_the_token_may_not_read_are_not_lost(
+    api: BatchAPI, ask: Ask, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    sandbox.faults({"fault": "status", "status": 403, "match": CONTENT, "times": 1})
+    with pytest.raises(Refused):
+        carry_out(api, tmp_path, ask(3), ends(sandbox), limits=TWO)
+    carry_out(api, tmp_path, ask(3), ends(sandbox), limits=TWO)
+    assert results(tmp_path) == asked(ask(3))
+
+
+@pytest.mark.parametrize(
+    ("came", "there"), [(b"", 0), (b"{}\n", 1), (b"<html>\n<p>\n</html>\n", 0)]
+)
+def test_a_file_with_fewer_results_than_the_job_has_is_not_taken_for_whole(
+    came: bytes,
+    there: int,
+    api: BatchAPI,
+    ask: Ask,
+    sandbox: Sandbox,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(BatchAPI, "download", lambda _, __, target: target.write(came))
+        first, _ = carry_out(api, tmp_path, ask(4), ends(sandbox), limits=TWO).chunks
+    assert f"{there} of 2" in first.lost
+    assert len(first.saved) == there
+    carry_out(api, tmp_path, ask(4), ends(sandbox), limits=TWO)
+    assert begin(tmp_path, api.url, ask(4)).settled
+    assert results(tmp_path) == asked(ask(4))
 
 
 def test_a_job_that_is_gone_is_said_to_be_lost(
