@@ -112,7 +112,8 @@ def _begun(
     **form: Any,
 ) -> Run:
     work, place = steps.good(table, Form(**form)), steps.place(url)
-    if not steps.find(work, place, again):
+    found = steps.find(work, place, again)
+    if not (found and found.run.all_sent):
         keep_limits(work.estimate(), max_requests, max_cost)
     return steps.begin(work, place, pending=pending, again=again)
 

@@ -330,7 +330,7 @@ def _judge(response: requests.Response, repeat: bool) -> tuple[str, float]:
     if again:
         raise Unclear(sentence)
     if status == 401:
-        sentence += "; MISTRAL_BATCH_TOKEN has the token"
+        sentence += "; the token is taken from MISTRAL_BATCH_TOKEN"
     raise Refused(sentence, status, body)
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import functools
 import inspect
-import io
 import json
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Annotated, Any
 
 import msgspec
@@ -25,7 +26,7 @@ from .api import Trouble
 from .engine import PENDING
 from .errors import BAD_INPUT, FAILED, BatchError, InputError, OverLimit
 from .estimate import keep_limits
-from .join import Join
+from .join import Join, answered
 from .lines import Form
 from .screens import say
 from .steps import BatchRun, Work
@@ -130,7 +131,7 @@ def check(table: Table, form: Form, as_json: AsJSON = False) -> None:
     if as_json:
         _print_json(msgspec.to_builtins(work.checked))
     else:
-        print(screens.checked(work.checked))
+        screens.show(screens.checked(work.checked))
     raise typer.Exit(BAD_INPUT if work.checked.faults else 0)
 
 
@@ -149,7 +150,7 @@ def estimate(
     if as_json:
         _print_json(msgspec.to_builtins(found))
     else:
-        print(screens.estimated(found, work.jobs))
+        screens.show(screens.estimated(found, work.jobs))
 
 
 @app.command()
@@ -203,11 +204,10 @@ def submit(
 def watch(name: Name) -> None:
     """Wait until a run is over, and send what of it was not sent."""
     batch = _named(name)
-    _watch(batch)
+    if not batch.run.settled:
+        _watch(batch)
     say(f"To have the rows: mistral-batch results {batch.name} -o FILE")
-    chunks = batch.run.manifest.attempts[-1].chunks
-    answered = sum(chunk.done - chunk.failed for chunk in chunks)
-    raise typer.Exit(batch.exit_code(sum(chunk.requests for chunk in chunks), answered))
+    raise typer.Exit(batch.exit_code(*answered(batch.run)))
 
 
 @app.command()
@@ -226,6 +226,8 @@ def retry(
     take: Takes = None,
     everything: Annotated[bool, typer.Option("--all", help="Also what failed and would fail again")] = False,
     yes: Yes = False,
+    max_cost: MaxCost = None,
+    max_requests: MaxRequests = None,
     strict: Strict = False,
 ) -> None:  # fmt: skip
     """Send what failed and may succeed once more, as a further attempt, and join the later answers."""
@@ -241,6 +243,9 @@ def retry(
         left = f" ({failed.never:,} left out: they would fail again; --all sends them too)"
         said = screens.plural(number, "request")
         say(f"{said} again{left if number < failed.failed else ''}.")
+        estimated = batch.estimate_retry(everything)
+        say(screens.estimated(estimated))
+        keep_limits(estimated, max_requests, max_cost)
         _ask(yes)
         with _interruptible(batch), screens.Watch(batch.run) as watch:
             batch.retry(everything, watch)
@@ -278,7 +283,7 @@ def show(name: Name, as_json: AsJSON = False) -> None:
     if as_json:
         _print_json(found | {"jobs": jobs})
     else:
-        print("\n".join(f"{key:<10} {value}" for key, value in found.items()))
+        screens.show("\n".join(f"{key:<10} {value}" for key, value in found.items()))
         screens.table(jobs, "attempt", "job", "state", "requests", "done", "failed", "note")
 
 
@@ -289,7 +294,7 @@ def cost(name: Name, as_json: AsJSON = False) -> None:
     if as_json:
         _print_json(msgspec.to_builtins(charges))
     else:
-        print(screens.billed(charges))
+        screens.show(screens.billed(charges))
 
 
 class Rows:
@@ -346,7 +351,7 @@ def _begun(
     place = steps.place(url, _report)
     if found := steps.find(work, place, again):
         say(f"Found run {found.name}: {screens.state(found.run)}.")
-    else:
+    if not (found and found.run.all_sent):
         estimated = work.estimate()
         say(screens.estimated(estimated, work.jobs))
         keep_limits(estimated, max_requests, max_cost)
@@ -417,6 +422,13 @@ def _print_json(value: Any) -> None:
 
 def main() -> int:
     """The command; its exit code."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(encoding="utf-8")  # what data is in, wherever it goes
-    return run_command(lambda: app() or 0)
+    try:
+        return run_command(lambda: app() or 0)
+    except Exception as error:  # whatever nobody thought of
+        with NamedTemporaryFile("w", prefix="mistral-batch-", suffix=".txt", delete=False) as file:
+            traceback.print_exc(file=file)
+        what = f"{type(error).__name__}: {error}"[:300]
+        say(
+            f"A fault of mistral-batch itself: {what}. {file.name} says where; what was done is kept."
+        )
+        return FAILED

@@ -45,8 +45,8 @@ class Estimate(msgspec.Struct, frozen=True):
     notes: list[str]
 
 
-def estimate(checked: Checked, sample: Sample, model: str, endpoint: str) -> Estimate:
-    """What the checked requests will take and cost, by the sample that was drawn from them."""
+def estimate(checked: Checked | Sample, sample: Sample, model: str, endpoint: str) -> Estimate:
+    """What requests will take and cost, by the sample that was drawn from them; they were checked, or sent before."""
     unknown: dict[str, str] = {}
     notes: list[str] = []
     input_tokens = None

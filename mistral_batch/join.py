@@ -14,7 +14,7 @@ from .chunks import content
 from .errors import InputError, ResultsError
 from .lines import Lines
 from .outcomes import UNREADABLE
-from .results import Results, id_of
+from .results import Found, Results, id_of
 from .runs import Run
 from .sources import Batch, Row
 from .summary import Summary
@@ -71,7 +71,10 @@ class Join:
         lines: Lines,
         takes: Sequence[Take] = (),
         summary: Summary | None = None,
+        digest: str = "",
     ) -> None:
+        """With `digest` the table is read only as long as its content is of that SHA-256."""
+        self.digest = digest
         self.run = run
         self.lines = lines
         self.takes = list(takes) or default(lines.endpoint)
@@ -108,7 +111,16 @@ class Join:
             new.append(free)
         return new
 
+    def _check_digest(self) -> None:
+        source, name = self.lines.source, self.run.manifest.name
+        if self.digest and source.digest() != self.digest:
+            raise InputError(
+                f"{source.name} has changed since {name} was made of it: bring it back, or run it anew;"
+                " what it asked before is not bought twice"
+            )
+
     def __iter__(self) -> Iterator[Joined]:
+        self._check_digest()
         self.summary.clear()
         wanted = [*(take.name for take in self.takes), "error", "attempt"]
         pairs = zip(wanted, self.new_columns, strict=True)
@@ -123,6 +135,7 @@ class Join:
                     start += len(joined)
             if not results.over:
                 raise InputError(f"{self.lines.source.name} has fewer rows than were sent")
+        self._check_digest()
 
     def _joined(self, batch: Batch, ids: list[str], start: int, results: Results) -> Joined:
         """The rows from `start` on, as many as have SIZE bytes of results."""
@@ -173,13 +186,24 @@ def again(run: Run, everything: bool = False) -> Iterator[bytes]:
         raise ResultsError(
             f"{run.manifest.name} is not over; nothing can be sent again until it is"
         )
+    for line, found in _found(run):
+        if found and found.outcome.error and (everything or found.again):
+            yield line.rstrip(b"\n")
+
+
+def answered(run: Run) -> tuple[int, int]:
+    """How many requests a run has, and how many of them have an answer. ResultsError as for Join; ChunkDamaged."""
+    wells = [bool(found and not found.outcome.error) for _, found in _found(run)]
+    return len(wells), sum(wells)
+
+
+def _found(run: Run) -> Iterator[tuple[bytes, Found | None]]:
+    """Each request line, in order, with what became of it."""
     with Results(run) as results:
         for chunk in run.manifest.attempts[0].chunks:
             with content(run, chunk).open("rb") as lines:
                 for line in lines:
-                    found = results.of(id_of(line))
-                    if found and found.outcome.error and (everything or found.again):
-                        yield line.rstrip(b"\n")
+                    yield line, results.of(id_of(line))
 
 
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode

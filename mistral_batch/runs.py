@@ -134,6 +134,12 @@ class Run:
         return any(chunk.job_id for each in self.manifest.attempts for chunk in each.chunks)
 
     @property
+    def all_sent(self) -> bool:
+        """True when there is a job of each chunk, or it will never have one."""
+        chunks = [chunk for each in self.manifest.attempts for chunk in each.chunks]
+        return bool(chunks) and all(chunk.job_id or chunk.fetched for chunk in chunks)
+
+    @property
     def finished(self) -> bool:
         """True when nothing of it is to be sent or fetched."""
         attempts = self.manifest.attempts

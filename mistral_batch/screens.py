@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 import time
 from contextlib import suppress
@@ -27,12 +28,24 @@ KINDS = 10
 EVERY = 60.0
 """Seconds between lines that say how far a run is, where there is no terminal."""
 
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
 CONSOLE = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def say(text: str = "") -> None:
     """A line, or some, for people, on standard error."""
-    CONSOLE.print(text)
+    CONSOLE.print(plain(text))
+
+
+def show(text: str) -> None:
+    """The same on standard output."""
+    print(plain(text))
+
+
+def plain(text: str) -> str:
+    """Without what would steer a terminal: texts of tables, models and places may have it."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def is_live() -> bool:
@@ -77,7 +90,7 @@ def plural(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def estimated(found: Estimate, jobs: int) -> str:
+def estimated(found: Estimate, jobs: int = 0) -> str:
     """What requests will take and may cost: what is not known says why."""
     each = found.per_million
     rates = f"; {each.input:g} in, {each.output:g} out a million in a batch" if each else ""
@@ -87,7 +100,7 @@ def estimated(found: Estimate, jobs: int) -> str:
         "price": found.price
         and f"{_dollars(found.price)} ({found.model}{rates}; {found.price.source})",
     }
-    lines = [f"{plural(found.requests, 'request')} in {plural(jobs, 'job')}"]
+    lines = [f"{plural(found.requests, 'request')} in {plural(jobs, 'job')}"] if jobs else []
     lines += [
         f"  {name:<8} {text or f'unknown: {found.unknown[name]}'}" for name, text in told.items()
     ]
@@ -280,6 +293,7 @@ def table(rows: list[dict[str, Any]], *heads: str) -> None:
         number = head in ("requests", "attempts", "done", "failed")
         shown.add_column(head, overflow="fold", justify="right" if number else "left")
     for row in rows:
-        shown.add_row(*(f"{v:,}" if isinstance(v := row.get(h, ""), int) else v for h in heads))
+        values = (row.get(head, "") for head in heads)
+        shown.add_row(*(f"{v:,}" if isinstance(v, int) else plain(v) for v in values))
     width = None if sys.stdout.isatty() else 1_000
     Console(highlight=False, markup=False, emoji=False, width=width).print(shown)

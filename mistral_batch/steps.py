@@ -66,9 +66,13 @@ def place(url: str = "", report: Callable[[Trouble], None] = lambda _: None) -> 
 
 @dataclass(frozen=True)
 class Work:
-    """The requests of a table, read once and checked; nothing was sent. `path` is its file, None of a table in memory."""
+    """The requests of a table, read once and checked; nothing was sent. `path` is its file, None of a table in memory.
+
+    `digest` is that of the table before it was checked.
+    """
 
     path: Path | None
+    digest: str
     lines: Lines
     checked: Checked
     sample: Sample
@@ -100,7 +104,8 @@ def read(table: Any, form: Form) -> Work:
     lines = Lines(open_source(table), form)
     sample = Sample()
     path = Path(table).resolve() if isinstance(table, str | Path) else None
-    return Work(path, lines, check(lines, sample.add), sample)
+    digest = lines.source.digest()
+    return Work(path, digest, lines, check(lines, sample.add), sample)
 
 
 def good(table: Any, form: Form) -> Work:
@@ -134,7 +139,7 @@ class BatchRun:
 
     @property
     def lines(self) -> Lines:
-        """Its table's requests; InputError when the table is not here, or another one by now."""
+        """Its table's requests; InputError when the table is not here."""
         if self._lines is None:
             manifest = self.run.manifest
             if not manifest.source:
@@ -143,11 +148,6 @@ class BatchRun:
                     " which buys nothing twice"
                 )
             source = open_source(Path(manifest.source))
-            if source.digest() != manifest.digest:
-                raise InputError(
-                    f"{manifest.source} has changed since {self.name} was made of it: bring it back, or run it anew;"
-                    " what it asked before is not bought twice"
-                )
             self._lines = Lines(source, msgspec.convert(manifest.options["form"], Form))
         return self._lines
 
@@ -180,7 +180,8 @@ class BatchRun:
     def joined(self, takes: Sequence[Take] = ()) -> Join:
         """The rows with what came of them; without `takes` those of the command before, or what the endpoint's answers are about."""
         texts = self.run.manifest.options.get("take", [])
-        return Join(self.run, self.lines, takes or list(map(Take.parse, texts)))
+        digest = self.run.manifest.digest
+        return Join(self.run, self.lines, takes or list(map(Take.parse, texts)), digest=digest)
 
     def results(self, take: Mapping[str, str] | None = None) -> Any:
         """The rows as a pyarrow table, in order, with columns for what is taken of each answer, `error` and `attempt`.
@@ -191,6 +192,13 @@ class BatchRun:
         if not self.run.settled:
             self.watch()
         return tables.table(self.joined(takes((take or {}).items())))
+
+    def estimate_retry(self, everything: bool = False) -> Estimate:
+        """What a retry will take and cost."""
+        sample, terms = Sample(), self.run.manifest.terms
+        for line in again(self.run, everything):
+            sample.add(line)
+        return estimate(sample, sample, terms["model"], terms["endpoint"])
 
     def retry(self, everything: bool = False, changed: Callable[[], None] = lambda: None) -> None:
         """Sends what failed and may succeed as a further attempt, and waits for it; with `everything` all that failed."""
@@ -246,15 +254,14 @@ def begin(
     It keeps what it was begun with last: its table, how many requests may be `pending`, and what is to be taken of answers.
     """
     source = str(work.path or "")
-    digest = work.lines.source.digest()
     options = {"form": msgspec.to_builtins(work.lines.form), "pending": pending, "take": [*take]}
     run = place.runs.begin(
         work.checked.digest, work.terms, place.api.url,
-        source=source, digest=digest, options=options, again=again, has_jobs=partial(has_jobs, place.api),
+        source=source, digest=work.digest, options=options, again=again, has_jobs=partial(has_jobs, place.api),
     )  # fmt: skip
     with suppress(Busy), run.lock(_give_up):
         manifest = run.manifest
-        manifest.source, manifest.digest = source, digest
+        manifest.source, manifest.digest = source, work.digest
         manifest.options = {**options, "take": [*take] or manifest.options["take"]}
         run.save()
     return BatchRun(run, place.api, work.lines)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import tempfile
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,10 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import mistral_batch
+from mistral_batch import cli, steps
+from mistral_batch.chunks import Limits, plan
 from mistral_batch.cli import app
+from mistral_batch.results import Results
 from mistral_batch.runs import Runs
 from tests.support.gateway import Gateway, gateway_process
 from tests.support.processes import Sandbox, sandbox_process
@@ -202,6 +207,22 @@ def test_what_an_account_may_not_buy_is_exit_code_6_and_the_same_command_goes_on
     assert command("run", table(), *asked, "--yes", "-o", "out.csv").exit_code == 0
 
 
+def test_limits_hold_for_what_of_a_run_was_not_sent_yet(
+    place: Sandbox, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steps, "plan", partial(plan, limits=Limits(1, 1 << 20)))
+    path = table(["x"] * 3)
+    command("submit", path, *asked, "--yes", "--pending", "1")
+    assert creates(place) == 1
+    for limit in ("--max-requests", "--max-cost"):
+        assert command("run", path, *asked, "--yes", limit, "2").exit_code == 6
+    with pytest.raises(mistral_batch.OverLimit):
+        mistral_batch.run(path, prompt=asked[1], id="id", model=MODEL, max_requests=2)
+    assert creates(place) == 1
+    assert command("run", path, *asked, "--max-requests", "3").exit_code == 0
+    assert command("run", path, *asked, "--max-requests", "2").exit_code == 0  # nothing is left
+
+
 def test_an_estimate_sends_nothing_and_a_pilot_only_so_many(
     place: Sandbox, asked: list[str]
 ) -> None:
@@ -241,8 +262,10 @@ def test_retry_sends_what_may_succeed_and_all_what_failed(place: Sandbox, asked:
     assert command("retry", name).exit_code == 2  # asks, and there is nobody
     first = command("retry", name, "--yes")
     assert [row["attempt"] for row in rows(first.stdout)] == [1, 2, 1]
+    for limit in ("--max-requests", "--max-cost"):
+        assert command("retry", name, "--yes", "--all", limit, "0").exit_code == 6
     second = command("retry", name, "--yes", "--all", "-o", "out.jsonl")
-    assert second.exit_code == 3
+    assert (second.exit_code, command("watch", name).exit_code) == (3, 3)
     sent = [json.loads(each["body"]) for each in place.ledger(method="POST", path="/v1/batch/jobs")]
     ids = [[each["custom_id"] for each in create["requests"]] for create in sent]
     assert ids == [["r-0", "r-1", "r-2"], ["r-1"], ["r-1", "r-2"]]
@@ -355,6 +378,59 @@ def test_a_notebook_has_the_same_as_functions(place: Sandbox, asked: list[str]) 
     assert run.results().column("attempt").to_pylist() == [1, 2, 1]
     assert mistral_batch.run(texts, **options).name == run.name in mistral_batch.runs()
     assert creates(place) == 2
+
+
+def test_rows_that_were_changed_meanwhile_get_nobody_else_s_answers(
+    place: Sandbox, asked: list[str]
+) -> None:
+    listed = [{"text": text} for text in "abc"]
+    run = mistral_batch.run(listed, prompt=asked[1], model=MODEL)
+    listed.reverse()
+    with pytest.raises(mistral_batch.InputError, match="has changed"):
+        run.results()
+    listed.reverse()
+    assert run.results().num_rows == 3
+    path = table(["a", "b", "c"])
+    filed = mistral_batch.run(path, prompt=asked[1], model=MODEL)
+    table(["c", "b", "a"])
+    with pytest.raises(mistral_batch.InputError, match="has changed"):
+        filed.results()
+
+
+def test_a_table_that_changes_while_it_is_joined_is_not_written(
+    place: Sandbox, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def of(results: Results, custom_id: str) -> Any:
+        table(["c", "b", "a"])
+        return found(results, custom_id)
+
+    found = Results.of
+    monkeypatch.setattr(Results, "of", of)
+    done = command("run", table(), *asked, "--yes", "-o", "out.csv")
+    assert (done.exit_code, Path("out.csv").exists()) == (2, False)
+
+
+def test_nothing_that_is_told_steers_a_terminal(place: Sandbox, asked: list[str]) -> None:
+    body = {"detail": "\x1b]0;title\x07 no \x1b[31mred"}
+    place.faults({"fault": "status", "status": 402, "body": body, "match": {"method": "POST"}})
+    done = command("run", table(), *asked, "--yes")
+    assert done.exit_code == 6 and "red" in done.stderr
+    assert not {"\x1b", "\x07"} & {*done.output}
+
+
+def test_a_fault_of_its_own_ends_it_with_a_sentence(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def broken() -> None:
+        raise ZeroDivisionError("of nobody")
+
+    monkeypatch.setattr(cli, "app", broken)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert cli.main() == 1
+    said = capsys.readouterr().err
+    (told,) = tmp_path.iterdir()
+    assert "ZeroDivisionError: of nobody" in said and "Traceback" not in said
+    assert "Traceback" in told.read_text()
 
 
 def test_a_notebook_buys_nothing_that_is_over_a_limit_or_has_a_fault(
