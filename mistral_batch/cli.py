@@ -24,7 +24,7 @@ from environment import SettingsError, run_command
 from . import screens, steps, tables
 from .api import Trouble
 from .engine import PENDING
-from .errors import BAD_INPUT, FAILED, BatchError, InputError, OverLimit
+from .errors import BAD_INPUT, FAILED, BatchError, InputError, OverLimit, program
 from .estimate import keep_limits
 from .join import Join, answered
 from .lines import Form
@@ -196,7 +196,7 @@ def submit(
     batch = _begun(_checked(table, form), yes, max_cost, max_requests, pending, again, url)
     with _interruptible(batch):
         batch.submit()
-    say(f"To wait for it: mistral-batch watch {batch.name}")
+    say(f"To wait for it: {program()} watch {batch.name}")
     print(batch.name)
 
 
@@ -206,7 +206,7 @@ def watch(name: Name) -> None:
     batch = _named(name)
     if not batch.run.settled:
         _watch(batch)
-    say(f"To have the rows: mistral-batch results {batch.name} -o FILE")
+    say(f"To have the rows: {program()} results {batch.name} -o FILE")
     raise typer.Exit(batch.exit_code(*answered(batch.run)))
 
 
@@ -259,9 +259,7 @@ def cancel(name: Name) -> None:
     """Ask the jobs of a run to stop; what they did until then is kept."""
     batch = _named(name)
     asked = batch.cancel()
-    say(
-        f"{screens.plural(asked, 'job')} asked to stop; what was done: mistral-batch results {name}"
-    )
+    say(f"{screens.plural(asked, 'job')} asked to stop; what was done: {program()} results {name}")
 
 
 @app.command("ls")
@@ -406,7 +404,7 @@ def _interruptible(batch: BatchRun) -> Iterator[None]:
         yield
     except KeyboardInterrupt as error:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        say(f"\nWhat was sent goes on. To watch again: mistral-batch watch {batch.name}")
+        say(f"\nWhat was sent goes on. To watch again: {program()} watch {batch.name}")
         if batch.api.is_gateway:
             say("(The same command does that too: nothing is bought twice.)")
         raise typer.Exit(INTERRUPTED) from error

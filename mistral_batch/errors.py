@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 FAILED = 1
 BAD_INPUT = 2
@@ -35,6 +36,15 @@ def installing(extra: str) -> str:
     if not find_spec("pip"):  # as in uv's environments
         pip = f"uv pip install --python {sys.executable}"
     return f"{pip} {_PACKAGES[extra]}"
+
+
+def program() -> str:
+    """How this command is called, for hints to call it again."""
+    if Path(sys.argv[0]).name != "__main__.py":
+        return "mistral-batch"
+    python = Path(sys.executable)
+    here = Path.cwd()
+    return f"{python.relative_to(here) if python.is_relative_to(here) else python} -m mistral_batch"
 
 
 class MissingExtra(InputError):

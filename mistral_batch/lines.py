@@ -102,7 +102,7 @@ class Lines:
             raise InputError(f"{source.name} has no rows")
         self._template, self._blank = _template(form)
         if self._template:
-            _check_columns(source, [*self._template.columns, *filter(None, [form.id])])
+            _check_columns(source, form, self._template.columns)
         elif source.columns and not {"body", "custom_id"} & {*source.columns}:
             raise InputError(
                 f"the rows of {source.name} are no requests, which have a body;"
@@ -311,14 +311,15 @@ def _check_endpoint(endpoint: str) -> None:
         raise InputError(f"there is no endpoint {endpoint!r}{hint}")
 
 
-def _check_columns(source: Source, used: list[str]) -> None:
-    for name in used if source.columns else ():
+def _check_columns(source: Source, form: Form, used: list[str]) -> None:
+    for name in [*used, *filter(None, [form.id])] if source.columns else ():
         if name not in source.columns:
-            near = get_close_matches(name, source.columns, 1)
+            near = [each for each in source.columns if each.lower() == name.lower()]
+            near = near or get_close_matches(name, source.columns, 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
+            braces = "" if name == form.id else " (for a brace that is no column, write {{ or }})"
             raise InputError(
-                f"{source.name} has no column {name!r}; it has {', '.join(source.columns[:50])}{hint}"
-                " (for a brace that is no column, write {{ or }})"
+                f"{source.name} has no column {name!r}; it has {', '.join(source.columns[:50])}{hint}{braces}"
             )
 
 

@@ -279,8 +279,12 @@ class Runs:
         known = [run for run in self if run.manifest.name.startswith(name)]
         if name and len(known) == 1:
             return known[0]
+        stem = [run for run in known if run.manifest.name.rpartition("-")[0] == name]
+        if len(stem) == 1:
+            return stem[0]
         listed = ", ".join(run.manifest.name for run in known or self) or "none"
-        raise NoSuchRun(f"there is no one run {name!r}; there are {listed}")
+        how = "several runs begin so" if name and known else "no run begins so"
+        raise NoSuchRun(f"{name!r} names no run: {how}; there are {listed}")
 
     def _free(self, stem: str, identity: str) -> Path:
         """A folder without a run: the shortest such name."""

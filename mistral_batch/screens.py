@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 import sys
 import time
 from contextlib import suppress
@@ -17,6 +18,7 @@ from rich.table import Table
 from environment import variables
 
 from .check import Checked
+from .errors import program
 from .estimate import Charge, Estimate, Range
 from .prices import NoPrice, price
 from .runs import Chunk, Run
@@ -149,9 +151,10 @@ def summed(summary: Summary, run: Run, out: Path | None) -> str:
     for column, number in summary.nothing.items():
         lines.append(f"{plural(number, 'answer')} had nothing for the column {column}.")
     if not run.finished:
-        lines.append(f"To send the rest: mistral-batch watch {run.manifest.name}")
+        lines.append(f"To send the rest: {program()} watch {run.manifest.name}")
     elif summary.again:
-        lines.append(f"To redo the {summary.again:,}: mistral-batch retry {run.manifest.name}")
+        where = f" -o {shlex.quote(str(out))}" if out else ""
+        lines.append(f"To redo the {summary.again:,}: {program()} retry {run.manifest.name}{where}")
     return "\n".join(lines)
 
 

@@ -32,6 +32,7 @@ from .errors import (
     SOME_FAILED,
     BatchError,
     InputError,
+    program,
 )
 from .estimate import Bill, Estimate, estimate, scaled
 from .join import Join, again
@@ -121,7 +122,7 @@ class Busy(BatchError):
     """Another process is at the run."""
 
     def __init__(self) -> None:
-        super().__init__("another process is at this run; to look on: mistral-batch watch RUN")
+        super().__init__(f"another process is at this run; to look on: {program()} watch RUN")
 
 
 class BatchRun:

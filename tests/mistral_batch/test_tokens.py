@@ -243,13 +243,13 @@ def test_a_text_about_images_is_a_text() -> None:
     assert count(sample_of([asked('say "image_url"', note={"image_url": 1})]), MODEL, CHAT).tokens
 
 
-def test_without_mistral_common_characters_are_counted_and_it_is_said(
+def test_without_mistral_common_bytes_are_counted_and_it_is_said(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "mistral_common.tokens.tokenizers.mistral", None)
-    found = count(sample_of([asked("x" * 450)]), MODEL, CHAT)
-    assert (found.tokens, found.error) == (100, 30)
-    assert "4.5 characters" in found.source
+    found = count(sample_of([asked("x" * 384)]), MODEL, CHAT)
+    assert (found.tokens, found.error) == (100, 40)
+    assert "4 bytes" in found.source
     assert "install mistral-common" in found.source
     assert "rough" in found.notes[0]
 
