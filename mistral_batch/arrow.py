@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
 from .errors import InputError, MissingExtra
-from .sources import BLOCK, ROWS, Batch, check_names
+from .sources import BLOCK, FEW, ROWS, Batch, check_names
 from .text_files import File, reading
 
 
@@ -28,12 +29,12 @@ class _Arrow:
     def batches(self) -> Iterator[Batch]:
         """The rows in record batches."""
         first = 1
-        for batch in self._record_batches():
-            if len(batch):
-                yield Batch(first, arrow=batch)
+        for batch in _gathered(self._record_batches()):
+            yield Batch(first, arrow=batch)
             first += len(batch)
 
     def _record_batches(self) -> Iterator[Any]:
+        """All rows, `FEW` at a time."""
         raise NotImplementedError
 
 
@@ -48,7 +49,7 @@ class Parquet(_Arrow):
             rows = max(file.metadata.num_rows, 1)
             groups = map(file.metadata.row_group, range(file.metadata.num_row_groups))
             size = sum(group.total_byte_size for group in groups)
-            self.batch_size = max(1, min(ROWS, 16 * BLOCK * rows // max(size, 1)))
+            self.batch_size = max(1, min(FEW, 16 * BLOCK * rows // max(size, 1)))
             super().__init__(str(path), file.schema_arrow.names)
 
     def _record_batches(self) -> Iterator[Any]:
@@ -94,8 +95,21 @@ class ArrowTable(_Arrow):
         return hashed.hexdigest()
 
     def _record_batches(self) -> Iterator[Any]:
-        for start in range(0, self.table.num_rows, ROWS):
-            yield from self.table.slice(start, ROWS).combine_chunks().to_batches()
+        for start in range(0, self.table.num_rows, FEW):
+            yield from self.table.slice(start, FEW).combine_chunks().to_batches()
+
+
+def _gathered(batches: Iterable[Any]) -> Iterator[Any]:
+    """Record batches put together to some megabytes, as they are in memory: a file's bytes do not say that of texts that repeat."""
+    arrow = _module("pyarrow", "a table")
+    held: list[Any] = []
+    for batch in chain(batches, [None]):
+        rows, size = sum(map(len, held)), sum(each.nbytes for each in held)
+        if held and (batch is None or rows + len(batch) > ROWS or size + batch.nbytes > 16 * BLOCK):
+            yield from arrow.Table.from_batches(held).combine_chunks().to_batches()
+            held = []
+        if batch is not None and len(batch):
+            held.append(batch)
 
 
 class _Sink:

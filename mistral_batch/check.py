@@ -42,7 +42,7 @@ def check(lines: Lines, seen: Callable[[bytes], object] | None = None) -> Checke
     ids = _Ids()
     digest, size, count = hashlib.sha256(), 0, 0
     faults: list[Fault] = []
-    for batch in lines.source.batches():
+    for batch in lines.batches():
         read = lines.read(batch)
         ids.add(read.ids, read.numbers)
         faults += read.faults[: MAX_FAULTS - len(faults)]
@@ -95,7 +95,7 @@ class _Ids:
 def _told(lines: Lines, repeats: dict[int, int]) -> Iterator[Fault]:
     """The faults of rows that repeat an earlier one's id; the rows are read once more for it."""
     unit = lines.source.unit
-    for batch in lines.source.batches() if repeats else ():
+    for batch in lines.batches() if repeats else ():
         read = lines.read(batch)
         for number, custom_id in zip(read.numbers, read.ids, strict=True):
             if number in repeats:

@@ -19,7 +19,18 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from .errors import InputError
-from .sources import MAX_LINE, UNREADABLE, Batch, Fault, Source, are_braced, check_utf8, reason
+from .sources import (
+    BLOCK,
+    FEW,
+    MAX_LINE,
+    UNREADABLE,
+    Batch,
+    Fault,
+    Source,
+    are_braced,
+    check_utf8,
+    reason,
+)
 from .templates import (
     Faults,
     Hole,
@@ -108,7 +119,7 @@ class Lines:
                 f"the rows of {source.name} are no requests, which have a body;"
                 " say with --prompt or --body what is asked of each"
             )
-        read = _terms(self._written(first, {})[0])
+        read = _terms(self._written(next(self._parts(first)), {})[0])
         terms = read[0] if read else _Terms(_TermsBody())
         self.endpoint = form.endpoint or terms.url or CHAT
         self.model = form.model or terms.body.model
@@ -125,6 +136,20 @@ class Lines:
         self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(request)
         self._once = [name for name in ("custom_id", "body", needs) if name]
         """Members that no request has twice."""
+
+    def batches(self) -> Iterator[Batch]:
+        """All rows, so few at a time that their lines take some megabytes."""
+        for batch in self.source.batches():
+            yield from self._parts(batch)
+
+    def _parts(self, batch: Batch) -> Iterator[Batch]:
+        if self._template is None and batch.lines is not None:
+            yield batch
+            return
+        each = len(self._template.text) if self._template else 1
+        step = max(1, min(FEW, 32 * BLOCK // each))
+        for start in range(0, len(batch) or 1, step):  # without rows there may be faults
+            yield batch.part(start, start + step)
 
     def ids(self, batch: Batch) -> list[str]:
         """The `custom_id` of each row. InputError for a row that has none that can be used."""

@@ -7,6 +7,7 @@ row is noted in its batch; InputError is for a table that cannot be read at all.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 from collections import Counter
@@ -26,6 +27,9 @@ BLOCK = 1 << 18
 
 ROWS = 4_096
 """Rows of a batch, at most, where they are not read as bytes."""
+
+FEW = 128
+"""Rows of which lines are made at a time, at most: their bytes are known only then, as one long text may be in all of them."""
 
 MAX_LINE = 16 << 20
 """Bytes. No request is longer: a gateway reads lines of a file up to here, and inline requests take less."""
@@ -113,6 +117,24 @@ class Batch:
                 columns = zip(*map(self.column, names), strict=True)
                 self._rows = [dict(zip(names, values, strict=True)) for values in columns]
         return self._rows
+
+    def part(self, start: int, stop: int) -> Batch:
+        """The rows from the index `start` to before `stop`."""
+        cut = slice(start, stop)
+        numbers = self.numbers
+        begin = numbers[start] if start else 0
+        end = numbers[stop] if stop < len(self) else math.inf
+        rows = self.read() if self.lines is not None else self._rows
+        columns = self._columns
+        return Batch(
+            self.first + start,
+            None if rows is None else rows[cut],
+            None if self.arrow is None else self.arrow[cut],
+            columns=columns and {name: values[cut] for name, values in columns.items()},
+            numbers=numbers[cut],
+            unit=self.unit,
+            found=[fault for fault in self.found if begin <= fault.number < end],
+        )
 
     def fault(self, index: int, what: str) -> Fault:
         """What is wrong with the row at `index`."""

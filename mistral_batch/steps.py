@@ -303,7 +303,7 @@ def takes(pairs: Iterable[tuple[str, str]]) -> list[Take]:
 def _all(lines: Lines, digest: str) -> Iterator[bytes]:
     """All request lines; InputError at their end when they are not those of this digest."""
     hashed = hashlib.sha256()
-    for batch in lines.source.batches():
+    for batch in lines.batches():
         for line in lines.of(batch):
             hashed.update(line + b"\n")
             yield line

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from mistral_batch.check import Checked, check
 from mistral_batch.errors import InputError
@@ -255,3 +257,32 @@ def test_a_row_that_makes_too_long_a_request_is_a_fault() -> None:
     found = of([{"text": "a"}, {"text": "x" * (16 << 20)}], prompt="{text}")
     assert places(found) == ["row 2"]
     assert "longer" in found.faults[0].what
+
+
+@pytest.mark.parametrize("kind", ["parquet", "list", "csv"])
+def test_lines_are_made_so_few_at_a_time_that_a_long_text_in_all_takes_little(
+    tmp_path: Path, kind: str
+) -> None:
+    long, path = "x" * 100_000, tmp_path / f"t.{kind}"
+    table: Any = [{"n": n, "doc": long} for n in range(2_000)]
+    form = Form(prompt="{doc} {n}")
+    if kind == "parquet":
+        parquet.write_table(pyarrow.Table.from_pylist(table), path)
+        table = path
+    elif kind == "csv":
+        path.write_text("n\n" + "1\n" * 2_000)
+        table, form = path, Form(prompt="{n}", system=long)
+    tracemalloc.start()
+    checked = check(Lines(open_source(table), form))
+    assert (checked.requests, checked.faults) == (2_000, [])
+    assert checked.size > 200_000_000
+    assert tracemalloc.get_traced_memory()[1] < 80_000_000
+    tracemalloc.stop()
+
+
+def test_a_fault_of_a_line_that_is_in_no_batch_is_told_with_a_prompt(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    rows = ['{"q":"x"}'] * 300 + ["{"] + ['{"q":"x"}'] * 300
+    path.write_text("\n".join([*rows, '{"q":"%s"}' % ("x" * (17 << 20))]))
+    checked = check(Lines(open_source(path), Form(prompt="{q}")))
+    assert (checked.requests, [fault.number for fault in checked.faults]) == (600, [301, 602])
