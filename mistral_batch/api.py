@@ -257,8 +257,9 @@ class BatchAPI:
                         used = use(response)
                         # service/edge.py: what a gateway says of each call, and Mistral of none.
                         if self.is_gateway is None:
-                            timing = response.headers.get("Server-Timing", "")
-                            self.is_gateway = "gateway;dur=" in timing
+                            timings = response.headers.get("Server-Timing", "").split(",")
+                            names = {timing.partition(";")[0].strip() for timing in timings}
+                            self.is_gateway = "gateway" in names
                         return used
                     sentence, pause = _judge(response, repeat)
             except requests.exceptions.SSLError as error:

@@ -241,8 +241,12 @@ class Engine:
                         raise
                     lost.append(f"{member} {file_id} cannot be had: {error}; {ANEW}")
         counts = {name: _results(self.run.folder / name) for name in saved}
-        there, said = sum(counts.values()), int(job.get("completed_requests") or 0)
-        if job["status"] == "SUCCESS" and saved and not lost and there < said:
+        completed, succeeded, failed = (
+            int(job.get(f"{kind}_requests") or 0) for kind in ("completed", "succeeded", "failed")
+        )
+        there, said = sum(counts.values()), max(completed, succeeded + failed)
+        had = saved or not is_inline(self.attempt)
+        if job["status"] == "SUCCESS" and had and not lost and there < said:
             saved = [name for name in saved if counts[name]]
             lost.append(f"the files have {there:,} of {said:,} results; {ANEW}")
         if is_inline(self.attempt) and (lost or not saved):

@@ -46,6 +46,14 @@ def test_the_token_is_shown_and_no_other_that_this_machine_has_for_the_host(
     assert shown == ["Bearer secret", None]
 
 
+@pytest.mark.parametrize("timing", ["api-gateway;dur=3", "cdn;desc=gateway", "", "gateways;dur=1"])
+def test_what_stands_before_a_place_makes_no_gateway_of_it(
+    timing: str, mistral: responses.RequestsMock
+) -> None:
+    mistral.get(LIST, json={"data": []}, headers={"Server-Timing": timing})
+    assert not BatchAPI(URL).keeps_keys
+
+
 def test_nobody_there_is_said_soon(closed_port: int, pauses: list[float]) -> None:
     url = f"http://127.0.0.1:{closed_port}"
     with pytest.raises(Unreachable, match=f"{url} cannot be reached.*--url"):

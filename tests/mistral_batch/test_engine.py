@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from mistral_batch.api import BatchAPI, FilesRefused, NoMoney, Refused, Trouble, Unclear
+from mistral_batch.api import BatchAPI, FilesRefused, Job, NoMoney, Refused, Trouble, Unclear
 from mistral_batch.chunks import ChunkDamaged
 from mistral_batch.engine import cancel, has_jobs
 from mistral_batch.join import again
@@ -387,6 +387,19 @@ def test_a_file_with_fewer_results_than_the_job_has_is_not_taken_for_whole(
     carry_out(api, tmp_path, ask(4), ends(sandbox), limits=TWO)
     assert begin(tmp_path, api.url, ask(4)).settled
     assert results(tmp_path) == asked(ask(4))
+
+
+def test_a_job_that_succeeded_and_names_no_file_has_lost_its_results(
+    api: BatchAPI, ask: Ask, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bare(api: BatchAPI, job_id: str, **given: Any) -> Job:
+        return {**found(api, job_id, **given), "output_file": None}
+
+    found = BatchAPI.get_job
+    with monkeypatch.context() as patch:
+        patch.setattr(BatchAPI, "get_job", bare)
+        first, _ = carry_out(api, tmp_path, ask(4), ends(sandbox), limits=TWO).chunks
+    assert "0 of 2" in first.lost and not first.saved
 
 
 def test_a_job_that_is_gone_is_said_to_be_lost(
