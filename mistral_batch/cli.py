@@ -224,7 +224,7 @@ def retry(
     name: Name,
     out: Out = None,
     take: Takes = None,
-    everything: Annotated[bool, typer.Option("--all", help="Also what failed and would fail again")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Also what would fail again, or was paid and cannot be read")] = False,
     yes: Yes = False,
     max_cost: MaxCost = None,
     max_requests: MaxRequests = None,
@@ -232,6 +232,11 @@ def retry(
 ) -> None:  # fmt: skip
     """Send what failed and may succeed once more, as a further attempt, and join the later answers."""
     rows, batch = Rows(out, take, strict), _named(name)
+    if not batch.run.all_sent and (max_cost, max_requests) != (None, None):
+        raise OverLimit(
+            f"{batch.name} was not sent whole, and that comes first, past the limits of a retry; nothing was sent."
+            f" To send the rest: {program()} watch {batch.name}"
+        )
     if not batch.run.settled:
         broken_off = not batch.run.finished
         _watch(batch)
@@ -240,7 +245,7 @@ def retry(
     failed = _read(batch.joined(rows.takes))
     number = failed.failed if everything else failed.again
     if number:
-        left = f" ({failed.never:,} left out: they would fail again; --all sends them too)"
+        left = f" ({failed.never:,} left out: they would fail again, or were paid and cannot be read; --all sends them too)"
         said = screens.plural(number, "request")
         say(f"{said} again{left if number < failed.failed else ''}.")
         estimated = batch.estimate_retry(everything)

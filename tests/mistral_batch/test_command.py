@@ -212,10 +212,11 @@ def test_limits_hold_for_what_of_a_run_was_not_sent_yet(
 ) -> None:
     monkeypatch.setattr(steps, "plan", partial(plan, limits=Limits(1, 1 << 20)))
     path = table(["x"] * 3)
-    command("submit", path, *asked, "--yes", "--pending", "1")
+    name = command("submit", path, *asked, "--yes", "--pending", "1").stdout.strip()
     assert creates(place) == 1
     for limit in ("--max-requests", "--max-cost"):
         assert command("run", path, *asked, "--yes", limit, "2").exit_code == 6
+        assert command("retry", name, "--yes", limit, "2").exit_code == 6
     with pytest.raises(mistral_batch.OverLimit):
         mistral_batch.run(path, prompt=asked[1], id="id", model=MODEL, max_requests=2)
     assert creates(place) == 1
