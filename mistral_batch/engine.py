@@ -77,7 +77,7 @@ class Engine:
         before anything is sent; other APIErrors, NotWritten and ChunkDamaged at once. Whatever it is, it can be gone on with.
         """
         chunks = self.attempt.chunks
-        waiting = deque(chunk for chunk in chunks if not chunk.job_id and not chunk.fetched)
+        waiting = deque(chunk for chunk in chunks if not chunk.sent)
         running = [chunk for chunk in chunks if chunk.job_id and (not chunk.fetched or chunk.lost)]
         if waiting and not is_inline(self.attempt):
             self.api.check_files()

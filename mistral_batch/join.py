@@ -13,10 +13,9 @@ import msgspec
 from .chunks import content
 from .errors import InputError, ResultsError
 from .lines import Lines
-from .outcomes import UNREADABLE
 from .results import Found, Results, id_of
 from .runs import Run
-from .sources import Batch, Row
+from .sources import UNREADABLE, Batch, Row
 from .summary import Summary
 from .takes import Take, default
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import msgspec
 
+from .sources import UNREADABLE
+
 AGAIN = frozenset({408, 409, 429})
 """HTTP statuses, beside 500 and above, after which the same request may well succeed."""
 
@@ -25,9 +27,6 @@ STATUS = ("status_code", "raw_status_code", "status", "http_status", "code")
 
 LONG = 2_000
 """Characters of an error that are kept."""
-
-UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-"""What msgspec raises for a line that it cannot read; Python may yet."""
 
 _IN_TEXT = re.compile(r"(?i)\b(?:http|status|code|error)(?:[ _]code)?[ :=]{1,2}([45][0-9]{2})\b")
 _MAY_PASS = re.compile(r"(?i)\btimed?[ -]?out\b|\brate[ _-]?limit|\btoo many requests\b")

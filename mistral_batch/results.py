@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 import msgspec
 
 from .errors import InputError, ResultsError
-from .outcomes import UNREADABLE, Outcome, read
+from .outcomes import Outcome, read
 from .runs import Attempt, Chunk, Run
+from .sources import UNREADABLE
 
 
 class Found(NamedTuple):

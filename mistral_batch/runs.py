@@ -66,6 +66,11 @@ class Chunk(msgspec.Struct):
         """True when its job has ended."""
         return self.status in FINAL
 
+    @property
+    def sent(self) -> bool:
+        """True when there is a job of it, or will never be one."""
+        return bool(self.job_id) or self.fetched
+
 
 class Attempt(msgspec.Struct):
     """All requests of the run for the first one; those that failed and may succeed for each further one."""
@@ -76,9 +81,14 @@ class Attempt(msgspec.Struct):
     """False until all chunks are here."""
 
     @property
+    def finished(self) -> bool:
+        """True when nothing of it is to be sent or fetched."""
+        return self.planned and all(chunk.fetched for chunk in self.chunks)
+
+    @property
     def settled(self) -> bool:
-        """True when all results of its jobs are here."""
-        return self.planned and all(chunk.fetched and not chunk.lost for chunk in self.chunks)
+        """True when it has finished and nothing is lost: what is, is worth another look, since it may have been a wrong token."""
+        return self.finished and not any(chunk.lost for chunk in self.chunks)
 
 
 class Manifest(msgspec.Struct):
@@ -135,23 +145,21 @@ class Run:
 
     @property
     def all_sent(self) -> bool:
-        """True when there is a job of each chunk, or it will never have one."""
+        """True when all of it was."""
         chunks = [chunk for each in self.manifest.attempts for chunk in each.chunks]
-        return bool(chunks) and all(chunk.job_id or chunk.fetched for chunk in chunks)
+        return bool(chunks) and all(chunk.sent for chunk in chunks)
 
     @property
     def finished(self) -> bool:
         """True when nothing of it is to be sent or fetched."""
         attempts = self.manifest.attempts
-        return bool(attempts) and all(
-            attempt.planned and all(chunk.fetched for chunk in attempt.chunks)
-            for attempt in attempts
-        )
+        return bool(attempts) and all(attempt.finished for attempt in attempts)
 
     @property
     def settled(self) -> bool:
-        """True when it has finished and nothing is lost: what is, is worth another look, since it may have been a wrong token."""
-        return self.finished and all(attempt.settled for attempt in self.manifest.attempts)
+        """True when each of its attempts is."""
+        attempts = self.manifest.attempts
+        return bool(attempts) and all(attempt.settled for attempt in attempts)
 
     @contextmanager
     def lock(self, busy: Callable[[], None] = lambda: None) -> Iterator[None]:

@@ -147,7 +147,7 @@ def summed(summary: Summary, run: Run, out: Path | None) -> str:
     if others := len(summary.errors[KINDS:]):
         lines.append(f"  and {plural(others, 'other kind')} of errors")
     for column, meant in summary.renamed.items():
-        lines.append(f"The table has a column {column}; the new one is {meant}.")
+        lines.append(f"There is another column {column}; the new one is {meant}.")
     for column, number in summary.nothing.items():
         lines.append(f"{plural(number, 'answer')} had nothing for the column {column}.")
     if not run.finished:
@@ -243,7 +243,7 @@ def state(run: Run) -> str:
 
 
 def _state(chunk: Chunk) -> str:
-    if not chunk.job_id and not chunk.fetched:
+    if not chunk.sent:
         return "not sent"
     if chunk.lost:
         return "results lost"

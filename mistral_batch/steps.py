@@ -226,10 +226,9 @@ class BatchRun:
         """What it means, as `errors` has it, that of so many requests so many have an answer."""
         if answered == requests:
             return 0
-        chunks = self.run.manifest.attempts[-1].chunks
-        if not all(chunk.job_id or chunk.fetched for chunk in chunks):
+        if not self.run.all_sent:
             return OVER_LIMIT  # why else was it not sent?
-        if any(chunk.status == "FAILED" for chunk in chunks):
+        if any(chunk.status == "FAILED" for chunk in self.run.manifest.attempts[-1].chunks):
             return JOB_FAILED
         return SOME_FAILED if answered else NONE_SUCCEEDED
 

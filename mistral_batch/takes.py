@@ -13,7 +13,6 @@ CONTENT = "answer=choices[0].message.content"
 DEFAULTS = {
     "/v1/chat/completions": CONTENT,
     "/v1/fim/completions": CONTENT,
-    "/v1/agents/completions": CONTENT,
     "/v1/embeddings": "embedding=data[0].embedding",
 }
 """What is taken where nothing is said; at other endpoints the whole body."""
